@@ -1,0 +1,1 @@
+"""Demo upstream servers of `agentapi dev`."""

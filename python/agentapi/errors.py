@@ -1,0 +1,145 @@
+"""Domain errors, each with a stable ``code``; none of them knows HTTP.
+
+The message of an error is written for the person who caused it. What only the operator may read (why a token
+was refused, which address a name resolved to) goes into ``log_context``, never into the message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "AgentAPIError",
+    "ConflictError",
+    "EgressRefusedError",
+    "FieldError",
+    "ForbiddenError",
+    "InsufficientScopeError",
+    "InvalidRequestError",
+    "NotFoundError",
+    "PayloadTooLargeError",
+    "StartupError",
+    "StorageUnavailableError",
+    "UnauthenticatedError",
+    "UnsupportedMediaTypeError",
+    "UpstreamError",
+    "UpstreamNeedsConnectionError",
+    "UpstreamTimeoutError",
+]
+
+
+class AgentAPIError(Exception):
+    """Root of every error that AgentAPI raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, **log_context: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.log_context = log_context
+
+
+class UnauthenticatedError(AgentAPIError):
+    """The caller presented no acceptable credential. The reason is for the log alone."""
+
+    code = "unauthenticated"
+
+    def __init__(self, reason: str, *, presented: bool) -> None:
+        super().__init__("The access token is missing, expired or not valid for this server.", reason=reason)
+        self.reason = reason
+        self.presented = presented
+
+
+class ForbiddenError(AgentAPIError):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+
+
+class InsufficientScopeError(ForbiddenError):
+    """The token lacks scopes; ``scopes`` names all that the operation needs (RFC 6750, section 3.1)."""
+
+    code = "insufficient_scope"
+
+    def __init__(self, scopes: tuple[str, ...]) -> None:
+        super().__init__(f"The access token needs the scopes: {' '.join(scopes)}.")
+        self.scopes = scopes
+
+
+class NotFoundError(AgentAPIError):
+    """There is no such thing, or none that the caller may know of; both read alike."""
+
+    code = "not_found"
+
+
+class ConflictError(AgentAPIError):
+    """The change collides with what is stored."""
+
+    code = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field of the input and what is wrong with it; ``pointer`` is an RFC 6901 pointer into the body."""
+
+    pointer: str
+    detail: str
+
+
+class InvalidRequestError(AgentAPIError):
+    """The input is wrong; ``fields`` says where."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, fields: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class PayloadTooLargeError(AgentAPIError):
+    """The request body exceeds the limit."""
+
+    code = "payload_too_large"
+
+
+class UnsupportedMediaTypeError(AgentAPIError):
+    """The request body is not of the media type that the route reads."""
+
+    code = "unsupported_media_type"
+
+
+class EgressRefusedError(AgentAPIError):
+    """The address guard refused to let the process connect there."""
+
+    code = "egress_refused"
+
+
+class StorageUnavailableError(AgentAPIError):
+    """The database cannot be reached now."""
+
+    code = "storage_unavailable"
+
+
+class UpstreamError(AgentAPIError):
+    """An upstream server could not be reached or spoke nonsense."""
+
+    code = "upstream_unavailable"
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """An upstream server did not answer in time."""
+
+    code = "upstream_timeout"
+
+
+class UpstreamNeedsConnectionError(UpstreamError):
+    """The upstream needs a credential that the caller has not connected."""
+
+    code = "connection_required"
+
+
+class StartupError(AgentAPIError):
+    """The process cannot start; the message is one sentence that says what to do."""
+
+    code = "startup_failed"

@@ -1,0 +1,38 @@
+"""Who calls: a frozen type that knows nothing of tokens, HTTP or storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+from uuid import UUID
+
+__all__ = ["OrgId", "Principal", "Role", "UpstreamId", "UserId", "WorkspaceId"]
+
+OrgId = NewType("OrgId", UUID)
+UserId = NewType("UserId", UUID)
+WorkspaceId = NewType("WorkspaceId", UUID)
+UpstreamId = NewType("UpstreamId", UUID)
+
+
+class Role(StrEnum):
+    """What a principal is within its organisation, from most to least trusted."""
+
+    PLATFORM_ADMIN = "platform_admin"
+    ORG_ADMIN = "org_admin"
+    MEMBER = "member"
+    VIEWER = "viewer"
+    AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """One authenticated user or agent, acting in exactly one organisation."""
+
+    user_id: UserId
+    org_id: OrgId
+    org_slug: str
+    role: Role
+    issuer: str
+    subject: str
+    scopes: frozenset[str] = frozenset()

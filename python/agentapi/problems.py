@@ -1,0 +1,77 @@
+"""Errors as responses; the only owner of HTTP status codes.
+
+``/api`` answers with ``application/problem+json`` (RFC 9457). Bearer errors carry ``WWW-Authenticate``
+(RFC 6750, section 3; RFC 9728, section 5.1).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from agentapi import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["bearer_challenge", "problem_response", "status_of"]
+
+_STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
+    (errors.UnauthenticatedError, 401, "Authentication required"),
+    (errors.InsufficientScopeError, 403, "Insufficient scope"),
+    (errors.ForbiddenError, 403, "Forbidden"),
+    (errors.NotFoundError, 404, "Not found"),
+    (errors.ConflictError, 409, "Conflict"),
+    (errors.PayloadTooLargeError, 413, "Payload too large"),
+    (errors.UnsupportedMediaTypeError, 415, "Unsupported media type"),
+    (errors.InvalidRequestError, 422, "Invalid request"),
+    (errors.EgressRefusedError, 422, "Address refused"),
+    (errors.StorageUnavailableError, 503, "Storage unavailable"),
+    (errors.UpstreamTimeoutError, 504, "Upstream timed out"),
+    (errors.UpstreamError, 502, "Upstream unavailable"),
+    (errors.AgentAPIError, 500, "Internal error"),
+)
+"""First match wins, so a subclass stands before its base."""
+
+
+def _lookup(error: errors.AgentAPIError) -> tuple[int, str]:
+    return next((status, title) for kind, status, title in _STATUS if isinstance(error, kind))
+
+
+def status_of(error: errors.AgentAPIError) -> int:
+    """Return the HTTP status that stands for ``error``."""
+    return _lookup(error)[0]
+
+
+def problem_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] | None = None) -> Response:
+    """Render ``error`` as a problem document (RFC 9457, section 3)."""
+    status, title = _lookup(error)
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "code": error.code,
+        "detail": error.message,
+    }
+    if isinstance(error, errors.InvalidRequestError) and error.fields:
+        document["errors"] = [{"pointer": field.pointer, "detail": field.detail} for field in error.fields]
+    return Response(
+        json.dumps(document, ensure_ascii=False),
+        status_code=status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def bearer_challenge(error: errors.AgentAPIError, *, resource_metadata: str, scopes: tuple[str, ...]) -> str:
+    """Return the ``WWW-Authenticate`` value for a 401 or 403 (RFC 6750, section 3; RFC 9728, section 5.1)."""
+    fields = {"resource_metadata": resource_metadata}
+    if scopes:
+        fields["scope"] = " ".join(scopes)
+    if isinstance(error, errors.InsufficientScopeError):
+        fields = {"error": "insufficient_scope", **fields, "scope": " ".join(error.scopes)}
+    elif isinstance(error, errors.UnauthenticatedError) and error.presented:
+        fields = {"error": "invalid_token", **fields}
+    return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in fields.items())

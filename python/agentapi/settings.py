@@ -1,0 +1,135 @@
+"""Every ``AGENTAPI_*`` variable; the only reader of the environment."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["ClaimRules", "IssuerSettings", "Settings", "StdioCommand"]
+
+Network = IPv4Network | IPv6Network
+"""An address range in CIDR notation."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClaimRules(_Strict):
+    """Where the claims of an issuer's tokens say who the caller is. Pointers are RFC 6901 JSON pointers."""
+
+    organization_pointer: str | None = None
+    """Claim that names the organisation."""
+    organizations: dict[str, str] = {}
+    """Claim value to organisation slug; a value that is not listed is taken as the slug itself."""
+    organization: str | None = None
+    """Slug for tokens without the claim: an issuer that serves one organisation needs no claim."""
+    role_pointer: str | None = None
+    """Claim that names the role: a string or a list of strings."""
+    roles: dict[str, str] = {}
+    """Claim value to role; a value that is neither listed nor the name of a role is ignored."""
+    default_role: str | None = None
+    """Role of a caller whose token names none. Unset: such a caller is refused."""
+    email_pointer: str | None = "/email"
+    scope_pointer: str | None = "/scope"
+    """Claim with the scopes: a space-separated string or a list of strings."""
+
+
+class IssuerSettings(_Strict):
+    """One authorization server whose tokens are accepted."""
+
+    issuer: str
+    """Compared exactly with the ``iss`` claim."""
+    preset: Literal["generic", "supabase", "auth0", "entra", "keycloak", "google"] = "generic"
+    """Shape of the claims; what ``claims`` sets explicitly wins."""
+    audiences: tuple[str, ...] = ()
+    """Accepted ``aud`` values besides the resource URL itself."""
+    jwks_url: HttpUrl | None = None
+    """Key set address. Unset: taken from the issuer's OpenID Connect discovery document."""
+    jwks: str | None = None
+    """The key set itself, as JSON, for an issuer that cannot be reached."""
+    shared_secret: SecretStr | None = None
+    """HS256 secret; an issuer with one accepts HS256 and nothing else."""
+    required_scopes: tuple[str, ...] = ()
+    """Scopes without which a token of this issuer is answered 403."""
+    claims: ClaimRules = ClaimRules()
+
+
+class StdioCommand(_Strict):
+    """One command line that the platform admin allows; tenants refer to it by name."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: dict[str, SecretStr] = {}
+    description: str = ""
+
+
+class Settings(BaseSettings):
+    """Settings of one process, read once at start."""
+
+    model_config = SettingsConfigDict(env_prefix="AGENTAPI_", extra="ignore", frozen=True, env_nested_delimiter=None)
+
+    environment: Literal["production", "development"] = "production"
+    public_url: HttpUrl = HttpUrl("http://127.0.0.1:8000")
+    """Address under which clients reach the gateway; MCP URLs and audiences are built from it."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+
+    database_url: SecretStr | None = None
+    """PostgreSQL as the application role, which owns nothing."""
+    migration_database_url: SecretStr | None = None
+    """PostgreSQL as the owner of the schema; read by ``agentapi migrate`` alone."""
+    database_app_role: str = "agentapi_app"
+    """Role that migrations grant to."""
+    database_pool_min: Annotated[int, Field(ge=0, le=1000)] = 2
+    database_pool_max: Annotated[int, Field(ge=1, le=1000)] = 10
+    database_timeout_s: Annotated[float, Field(gt=0, le=300)] = 5.0
+
+    keyring: SecretStr | None = None
+    """Sealing keyring as ``agentapi keys generate`` prints it."""
+    keyring_file: Path | None = None
+
+    issuers: tuple[IssuerSettings, ...] = ()
+    issuers_file: Path | None = None
+    """JSON file with the same list as ``AGENTAPI_ISSUERS``."""
+    jwt_leeway_s: Annotated[int, Field(ge=0, le=300)] = 30
+    jwt_cache_entries: Annotated[int, Field(ge=0, le=10_000_000)] = 100_000
+    key_set_ttl_s: Annotated[float, Field(ge=10, le=86_400)] = 600.0
+    """Age after which a key set is fetched again in the background."""
+    key_set_min_interval_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """Least time between two fetches of one issuer's key set, unknown ``kid`` or not."""
+
+    egress_allow_networks: tuple[Network, ...] = ()
+    """Private ranges that upstreams and issuers may be in; link-local metadata addresses only if listed here."""
+    egress_allow_http: bool = False
+    """Allow ``http://`` upstreams and issuers."""
+    egress_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+
+    stdio_commands: dict[str, StdioCommand] = {}
+    """Allow-list of stdio servers, by name."""
+    sandbox: Literal["off", "auto", "required"] = "auto"
+    stdio_memory_mb: Annotated[int, Field(ge=16, le=1_048_576)] = 4096
+    stdio_cpu_s: Annotated[int, Field(ge=1, le=86_400)] = 3600
+    stdio_processes: Annotated[int, Field(ge=1, le=100_000)] = 256
+    stdio_file_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 256
+
+    upstream_connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+    upstream_call_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    upstream_idle_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    upstream_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 500
+    catalogue_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    bare_tool_names: bool = False
+    """Leave out the upstream prefix in workspaces with exactly one upstream."""
+
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024
+    max_json_depth: Annotated[int, Field(ge=4, le=512)] = 64
+    allowed_origins: tuple[str, ...] = ()
+    """Browser origins that may call ``/mcp``, besides the public URL's own."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"

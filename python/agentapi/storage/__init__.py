@@ -1,0 +1,1 @@
+"""PostgreSQL: the pool, the tenant boundary, migrations and the embedded server."""

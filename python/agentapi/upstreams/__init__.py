@@ -1,0 +1,1 @@
+"""The upstream servers of a workspace and how to talk to them."""
