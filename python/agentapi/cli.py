@@ -1,1 +1,321 @@
 """The command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from platformdirs import user_data_path
+
+import agentapi
+from agentapi.errors import AgentAPIError, InvalidRequestError, StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentapi.dev import Ready
+    from agentapi.upstreams.mcp_servers import DeclaredServer
+
+__all__ = ["main"]
+
+# Commands import what they need when they run: `agentapi --help` must not load a web framework.
+
+
+def main() -> None:
+    """Run the command line; an error that a person can mend is one sentence and exit status 1."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Aborted.", err=True)
+        sys.exit(1)
+    except InvalidRequestError as error:
+        details = " ".join(f"{field.pointer}: {field.detail}" for field in error.fields)
+        click.echo(f"agentapi: {error.message} {details}".rstrip(), err=True)
+        sys.exit(1)
+    except AgentAPIError as error:
+        click.echo(f"agentapi: {error.message}", err=True)
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(agentapi.__version__, prog_name="agentapi")
+def cli() -> None:
+    """AgentAPI, a multi-tenant MCP gateway: one URL per workspace, every upstream MCP server behind it."""
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port."
+)
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Data directory; kept between starts.  [default: a directory of your user]",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object once it serves; logs go to stderr."
+)
+@click.option(
+    "--upstream", "upstreams", multiple=True, metavar="URL", help="Put this MCP server behind the gateway."
+)
+@click.option(
+    "--mcp-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Put the servers of this mcpServers JSON behind the gateway (Claude Desktop, Cursor, VS Code).",
+)
+@click.option("--yes", is_flag=True, help="Run the commands of --mcp-config without asking.")
+def dev(
+    *,
+    host: str,
+    port: int,
+    data_dir: Path | None,
+    as_json: bool,
+    upstreams: Sequence[str],
+    mcp_config: Path | None,
+    yes: bool,
+) -> None:
+    """Start a whole gateway with nothing to configure: database, issuer, a demo organisation with two servers."""
+    from agentapi.dev import DevOptions, run_dev  # noqa: PLC0415
+    from agentapi.observability.logs import configure_logging  # noqa: PLC0415
+
+    servers = _declared_servers(upstreams, mcp_config)
+    _confirm_commands(servers, yes=yes)
+    configure_logging(level="info", fmt="console" if sys.stderr.isatty() else "json")
+    options = DevOptions(
+        data_dir=(data_dir or _default_data_dir()).expanduser().absolute(),
+        host=host,
+        port=port,
+        servers=servers,
+    )
+    _run(run_dev(options, _print_json if as_json else _print_welcome))
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on.  [default: AGENTAPI_HOST]")
+@click.option("--port", type=click.IntRange(0, 65535), help="[default: AGENTAPI_PORT]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Processes.  [default: AGENTAPI_WORKERS]")
+def serve(*, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve in production, configured by AGENTAPI_* variables."""
+    import uvicorn  # noqa: PLC0415
+
+    from agentapi.app import from_environment  # noqa: PLC0415
+    from agentapi.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    from_environment()  # Says what is wrong with the settings here, once, instead of in every worker.
+    uvicorn.run(
+        "agentapi.app:from_environment",
+        factory=True,
+        host=host or settings.host,
+        port=settings.port if port is None else port,
+        workers=workers or settings.workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+    )
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the schema of AGENTAPI_MIGRATION_DATABASE_URL up to date, as its owner."""
+    from agentapi.settings import load_settings  # noqa: PLC0415
+    from agentapi.storage.migrations import migrate as run_migrations  # noqa: PLC0415
+
+    settings = load_settings()
+    if settings.migration_database_url is None:
+        raise StartupError("Set AGENTAPI_MIGRATION_DATABASE_URL to the database as the owner of the schema.")
+    applied = asyncio.run(
+        run_migrations(settings.migration_database_url.get_secret_value(), settings.database_app_role)
+    )
+    click.echo("\n".join(f"applied {name}" for name in applied) or "up to date")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def config(*, as_json: bool) -> None:
+    """Show the effective settings, secrets redacted, each with its source."""
+    from agentapi.settings import describe_settings  # noqa: PLC0415
+
+    described = describe_settings()
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+        return
+    for name, entry in described.items():
+        click.echo(f"{name}={entry['value']}  ({entry['source']})")
+
+
+@cli.group()
+def token() -> None:
+    """Access tokens of the dev issuer."""
+
+
+@token.command("mint")
+@click.option(
+    "--data", "data_dir", type=click.Path(file_okay=False, path_type=Path), help="Data directory of `dev`."
+)
+@click.option(
+    "--base-url", default="http://127.0.0.1:8000", show_default=True, help="Gateway that the token is for."
+)
+@click.option("--subject", default="developer", show_default=True)
+@click.option("--organization", default="demo", show_default=True)
+@click.option(
+    "--role",
+    default="member",
+    show_default=True,
+    type=click.Choice(["org_admin", "member", "viewer", "agent"]),
+)
+@click.option("--scope", "scopes", multiple=True, help="Repeatable.")
+@click.option(
+    "--lifetime", "lifetime_s", default=3600, show_default=True, type=click.IntRange(1), metavar="SECONDS"
+)
+def token_mint(
+    *,
+    data_dir: Path | None,
+    base_url: str,
+    subject: str,
+    organization: str,
+    role: str,
+    scopes: Sequence[str],
+    lifetime_s: int,
+) -> None:
+    """Print a token that the gateway of `agentapi dev` accepts."""
+    from agentapi.dev import ISSUER, issuer_key_path  # noqa: PLC0415
+    from agentapi.identity.token_issuer import TokenIssuer  # noqa: PLC0415
+    from agentapi.principal import Role  # noqa: PLC0415
+
+    path = issuer_key_path((data_dir or _default_data_dir()).expanduser())
+    if not path.exists():
+        raise StartupError(
+            f"There is no dev issuer in {path.parent}; start `agentapi dev` once, or give --data."
+        )
+    minted = TokenIssuer.from_file(ISSUER, path).mint(
+        subject=subject,
+        audiences=[base_url],
+        organization=organization,
+        role=Role(role),
+        lifetime_s=lifetime_s,
+        scopes=scopes,
+    )
+    click.echo(minted)
+
+
+@cli.group()
+def keys() -> None:
+    """The sealing keyring."""
+
+
+@keys.command("generate")
+@click.option("--key-id", default="k1", show_default=True)
+def keys_generate(*, key_id: str) -> None:
+    """Print a new keyring for AGENTAPI_KEYRING or AGENTAPI_KEYRING_FILE. Keep it safe: nothing opens without it."""
+    from agentapi._core import Keyring, KeyringError  # noqa: PLC0415
+
+    try:
+        click.echo(Keyring.generate(key_id))
+    except KeyringError as error:
+        raise StartupError(f"--key-id: {error}.") from None
+
+
+def _run(coroutine: Any) -> None:  # noqa: ANN401 - whatever asyncio.run takes
+    if sys.platform == "win32":
+        asyncio.run(coroutine)
+        return
+    import uvloop  # noqa: PLC0415
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(coroutine)
+
+
+def _default_data_dir() -> Path:
+    """Return where `dev` keeps its data: for root a system directory, since PostgreSQL then runs as another user."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    return Path("/var/lib/agentapi/dev") if root else user_data_path("agentapi") / "dev"
+
+
+def _declared_servers(upstreams: Sequence[str], mcp_config: Path | None) -> list[DeclaredServer]:
+    from agentapi.upstreams.mcp_servers import DeclaredServer, name_for_url, parse_mcp_servers  # noqa: PLC0415
+    from agentapi.upstreams.models import Transport  # noqa: PLC0415
+
+    servers = parse_mcp_servers(mcp_config.read_bytes()) if mcp_config is not None else []
+    taken = {"notes", "clock"}
+    for server in servers:
+        if server.name in taken:
+            raise InvalidRequestError(f"The name '{server.name}' belongs to a demo server; rename the entry.")
+    taken |= {server.name for server in servers}
+    for url in upstreams:
+        name = name_for_url(url, taken)
+        taken.add(name)
+        servers.append(DeclaredServer(name, Transport.HTTP, endpoint=url))
+    return servers
+
+
+def _confirm_commands(servers: Sequence[DeclaredServer], *, yes: bool) -> None:
+    for server in servers:
+        if server.command is None or yes:
+            continue
+        line = " ".join((server.command.command, *server.command.args))
+        if not sys.stdin.isatty():
+            raise StartupError(
+                f"'{server.name}' would run the command: {line} - repeat with --yes to allow it."
+            )
+        click.confirm(f"'{server.name}' runs the command: {line}\nAllow it?", abort=True, err=True)
+
+
+def _print_json(ready: Ready) -> None:
+    click.echo(json.dumps(asdict(ready)))
+    sys.stdout.flush()
+
+
+def _print_welcome(ready: Ready) -> None:
+    click.echo(
+        f"""
+AgentAPI {agentapi.__version__} is ready. Ctrl-C stops it.
+
+  MCP URL  {ready.mcp_url}
+  Token    {ready.token}
+  Data     {ready.data_dir}
+
+Call a tool with curl:
+
+  curl -s {ready.mcp_url} \\
+    -H 'Authorization: Bearer {ready.token}' \\
+    -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' \\
+    -H 'MCP-Protocol-Version: 2026-07-28' -H 'Mcp-Method: tools/call' -H 'Mcp-Name: clock__current_time' \\
+    -d '{_CURL_BODY}'
+
+Connect Claude Code:
+
+  claude mcp add --transport http agentapi {ready.mcp_url} \\
+    --header 'Authorization: Bearer {ready.token}'
+"""
+    )
+    sys.stdout.flush()
+
+
+_CURL_BODY = json.dumps(
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {
+            "name": "clock__current_time",
+            "arguments": {"time_zone": "Europe/Berlin"},
+            "_meta": {
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities": {},
+            },
+        },
+    }
+)

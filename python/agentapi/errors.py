@@ -17,6 +17,7 @@ __all__ = [
     "ForbiddenError",
     "InsufficientScopeError",
     "InvalidRequestError",
+    "MethodNotAllowedError",
     "NotFoundError",
     "PayloadTooLargeError",
     "StartupError",
@@ -65,6 +66,12 @@ class InsufficientScopeError(ForbiddenError):
     def __init__(self, scopes: tuple[str, ...]) -> None:
         super().__init__(f"The access token needs the scopes: {' '.join(scopes)}.")
         self.scopes = scopes
+
+
+class MethodNotAllowedError(AgentAPIError):
+    """The resource exists and does not take this method."""
+
+    code = "method_not_allowed"
 
 
 class NotFoundError(AgentAPIError):

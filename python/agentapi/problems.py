@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -16,13 +17,18 @@ from agentapi import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["bearer_challenge", "problem_response", "status_of"]
+__all__ = ["bearer_challenge", "problem_response", "rpc_error_response"]
+
+_INVALID_REQUEST = -32600
+_INTERNAL_ERROR = -32603
+"""Codes of the JSON-RPC 2.0 specification, section 5.1."""
 
 _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
     (errors.UnauthenticatedError, 401, "Authentication required"),
     (errors.InsufficientScopeError, 403, "Insufficient scope"),
     (errors.ForbiddenError, 403, "Forbidden"),
     (errors.NotFoundError, 404, "Not found"),
+    (errors.MethodNotAllowedError, 405, "Method not allowed"),
     (errors.ConflictError, 409, "Conflict"),
     (errors.PayloadTooLargeError, 413, "Payload too large"),
     (errors.UnsupportedMediaTypeError, 415, "Unsupported media type"),
@@ -38,11 +44,6 @@ _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
 
 def _lookup(error: errors.AgentAPIError) -> tuple[int, str]:
     return next((status, title) for kind, status, title in _STATUS if isinstance(error, kind))
-
-
-def status_of(error: errors.AgentAPIError) -> int:
-    """Return the HTTP status that stands for ``error``."""
-    return _lookup(error)[0]
 
 
 def problem_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] | None = None) -> Response:
@@ -65,13 +66,29 @@ def problem_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] 
     )
 
 
-def bearer_challenge(error: errors.AgentAPIError, *, resource_metadata: str, scopes: tuple[str, ...]) -> str:
+def rpc_error_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] | None = None) -> Response:
+    """Render ``error`` as a JSON-RPC error without an id, for a request that never reached the protocol engine."""
+    status, _ = _lookup(error)
+    code = _INTERNAL_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _INVALID_REQUEST
+    document = {
+        "jsonrpc": "2.0",
+        "id": None,
+        "error": {"code": code, "message": error.message, "data": {"code": error.code}},
+    }
+    return Response(json.dumps(document), status_code=status, media_type="application/json", headers=headers)
+
+
+def bearer_challenge(
+    error: errors.AgentAPIError, *, resource_metadata: str | None = None, scopes: tuple[str, ...] = ()
+) -> str:
     """Return the ``WWW-Authenticate`` value for a 401 or 403 (RFC 6750, section 3; RFC 9728, section 5.1)."""
-    fields = {"resource_metadata": resource_metadata}
+    fields: dict[str, str] = {}
+    if resource_metadata is not None:
+        fields["resource_metadata"] = resource_metadata
     if scopes:
         fields["scope"] = " ".join(scopes)
     if isinstance(error, errors.InsufficientScopeError):
         fields = {"error": "insufficient_scope", **fields, "scope": " ".join(error.scopes)}
     elif isinstance(error, errors.UnauthenticatedError) and error.presented:
         fields = {"error": "invalid_token", **fields}
-    return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in fields.items())
+    return " ".join(["Bearer", ", ".join(f'{name}="{value}"' for name, value in fields.items())]).rstrip()

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from platformdirs import user_state_path
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-__all__ = ["ClaimRules", "IssuerSettings", "Settings", "StdioCommand"]
+from agentapi.errors import StartupError
+
+__all__ = [
+    "ClaimRules",
+    "IssuerSettings",
+    "Settings",
+    "StdioCommand",
+    "describe_settings",
+    "load_issuers",
+    "load_settings",
+]
 
 Network = IPv4Network | IPv6Network
 """An address range in CIDR notation."""
@@ -71,7 +82,9 @@ class StdioCommand(_Strict):
 class Settings(BaseSettings):
     """Settings of one process, read once at start."""
 
-    model_config = SettingsConfigDict(env_prefix="AGENTAPI_", extra="ignore", frozen=True, env_nested_delimiter=None)
+    model_config = SettingsConfigDict(
+        env_prefix="AGENTAPI_", extra="ignore", frozen=True, env_nested_delimiter=None
+    )
 
     environment: Literal["production", "development"] = "production"
     public_url: HttpUrl = HttpUrl("http://127.0.0.1:8000")
@@ -79,6 +92,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+
+    state_dir: Path = Field(default_factory=lambda: user_state_path("agentapi"))
+    """Directory for the working directories of stdio servers."""
 
     database_url: SecretStr | None = None
     """PostgreSQL as the application role, which owns nothing."""
@@ -127,9 +143,65 @@ class Settings(BaseSettings):
     """Leave out the upstream prefix in workspaces with exactly one upstream."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024
-    max_json_depth: Annotated[int, Field(ge=4, le=512)] = 64
     allowed_origins: tuple[str, ...] = ()
     """Browser origins that may call ``/mcp``, besides the public URL's own."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+
+
+_ISSUERS: TypeAdapter[tuple[IssuerSettings, ...]] = TypeAdapter(tuple[IssuerSettings, ...])
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment; what is given here wins.
+
+    Raises:
+        StartupError: Names every variable that is wrong, at once.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type] # pydantic checks what the caller cannot
+    except SettingsError as error:
+        raise StartupError(f"{error}; the value must be JSON.") from None
+    except ValidationError as error:
+        raise StartupError("; ".join(_complaints(error, prefix="AGENTAPI_"))) from None
+
+
+def load_issuers(settings: Settings) -> tuple[IssuerSettings, ...]:
+    """Return the issuers of ``AGENTAPI_ISSUERS`` and of the file that ``AGENTAPI_ISSUERS_FILE`` names.
+
+    Raises:
+        StartupError: The file cannot be read or is wrong.
+    """
+    if settings.issuers_file is None:
+        return settings.issuers
+    try:
+        return settings.issuers + _ISSUERS.validate_json(settings.issuers_file.read_bytes())
+    except OSError as error:
+        raise StartupError(f"AGENTAPI_ISSUERS_FILE cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        raise StartupError("; ".join(_complaints(error, prefix="AGENTAPI_ISSUERS_FILE: "))) from None
+
+
+def describe_settings() -> dict[str, dict[str, Any]]:
+    """Return each variable with its effective value, secrets redacted, and where that came from.
+
+    Raises:
+        StartupError: A variable is wrong.
+    """
+    settings = load_settings()
+    values = settings.model_dump(mode="json")
+    return {
+        f"AGENTAPI_{name.upper()}": {
+            "value": values[name],
+            "source": "environment" if name in settings.model_fields_set else "default",
+        }
+        for name in type(settings).model_fields
+    }
+
+
+def _complaints(error: ValidationError, *, prefix: str) -> list[str]:
+    return [
+        f"{prefix}{'.'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"
+        for detail in error.errors(include_url=False, include_context=False, include_input=False)
+    ]

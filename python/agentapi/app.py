@@ -1,0 +1,267 @@
+"""The composition root: builds every room from the settings and hands each what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import structlog
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from agentapi._core import Keyring, KeyringError
+from agentapi.egress.client import Egress
+from agentapi.errors import (
+    AgentAPIError,
+    InsufficientScopeError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    StartupError,
+    UnauthenticatedError,
+)
+from agentapi.gateway.catalogue import Catalogue
+from agentapi.gateway.endpoint import McpEndpoint, ProtectedResource
+from agentapi.gateway.server import GatewayServer
+from agentapi.identity.authentication import authenticate
+from agentapi.identity.issuers import IssuerDirectory
+from agentapi.observability.health import HealthBoard, Probe
+from agentapi.observability.logs import configure_logging
+from agentapi.observability.middleware import RequestContextMiddleware
+from agentapi.problems import bearer_challenge, problem_response
+from agentapi.settings import load_issuers, load_settings
+from agentapi.storage.database import Database
+from agentapi.tenancy.admission import Admission
+from agentapi.upstreams.connections import ConnectionPool
+from agentapi.upstreams.registry import UpstreamRegistry
+from agentapi.upstreams.routes import UpstreamRoutes
+from agentapi.upstreams.sandbox import SandboxSupport
+from agentapi.upstreams.stdio import StdioCommands
+from agentapi.upstreams.transports import TransportFactory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+    from agentapi.principal import Principal
+    from agentapi.settings import IssuerSettings, Settings
+
+__all__ = ["Extension", "create_app", "from_environment"]
+
+_log = structlog.get_logger(__name__)
+
+_FAILURE_TTL_S = 15.0
+"""How long an upstream that failed is left out of lists before it is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What ``agentapi dev`` adds to a production gateway: routes, and a context that lasts as long as it serves."""
+
+    routes: Sequence[BaseRoute] = ()
+    lifespan: Callable[[], AbstractAsyncContextManager[None]] = field(default=contextlib.nullcontext)
+
+
+def from_environment() -> Starlette:
+    """Build the application from ``AGENTAPI_*``; the factory that uvicorn's workers call."""
+    settings = load_settings()
+    configure_logging(level=settings.log_level, fmt=settings.log_format)
+    return create_app(settings)
+
+
+def create_app(settings: Settings, extension: Extension | None = None) -> Starlette:
+    """Return the gateway as an ASGI application; everything that needs an event loop is opened by its lifespan.
+
+    Raises:
+        StartupError: The settings cannot work; one sentence says which and how to mend it.
+    """
+    extension = extension or Extension()
+    keyring = _keyring(settings)
+    issuers = load_issuers(settings)
+    if not issuers:
+        raise StartupError("No issuer is configured; set AGENTAPI_ISSUERS or AGENTAPI_ISSUERS_FILE.")
+    if settings.database_url is None:
+        raise StartupError("AGENTAPI_DATABASE_URL is not set; `agentapi dev` needs no database of yours.")
+    database_url = settings.database_url.get_secret_value()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            database = await Database.connect(
+                database_url,
+                pool_min=settings.database_pool_min,
+                pool_max=settings.database_pool_max,
+                timeout_s=settings.database_timeout_s,
+            )
+            stack.push_async_callback(database.close)
+            egress = await stack.enter_async_context(Egress.from_settings(settings))
+            directory = _directory(settings, issuers, egress)
+            stack.push_async_callback(directory.close)
+            app.router.routes.extend(await _routes(settings, stack, database, egress, directory, keyring))
+            await directory.load()
+            async with extension.lifespan():
+                yield
+
+    return Starlette(
+        routes=list(extension.routes),
+        middleware=[Middleware(RequestContextMiddleware)],
+        exception_handlers={AgentAPIError: _problem, HTTPException: _http_problem, Exception: _crash},
+        lifespan=lifespan,
+    )
+
+
+async def _routes(
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    database: Database,
+    egress: Egress,
+    directory: IssuerDirectory,
+    keyring: Keyring,
+) -> list[BaseRoute]:
+    public_url = str(settings.public_url).rstrip("/")
+    clock = time.monotonic
+    admission = Admission(database, clock=clock)
+    registry = UpstreamRegistry(database, clock=clock)
+    support = await asyncio.to_thread(SandboxSupport.detect)
+    _log.info("sandbox", mode=settings.sandbox, **support.as_dict())
+    commands = StdioCommands.from_settings(
+        settings, root=settings.state_dir / "stdio", support=support, hidden=(settings.state_dir.parent,)
+    )
+    transports = TransportFactory(
+        egress=egress, commands=commands, keyring=keyring, read_timeout_s=settings.upstream_call_timeout_s
+    )
+    pool = ConnectionPool(
+        connect_timeout_s=settings.upstream_connect_timeout_s,
+        idle_s=settings.upstream_idle_s,
+        max_connections=settings.upstream_max_connections,
+    )
+    await stack.enter_async_context(pool.run())
+    catalogue = Catalogue(
+        pool=pool,
+        transports=transports,
+        ttl_s=settings.catalogue_ttl_s,
+        failure_ttl_s=min(_FAILURE_TTL_S, settings.catalogue_ttl_s),
+        list_timeout_s=settings.upstream_connect_timeout_s,
+        bare_names=settings.bare_tool_names,
+        clock=clock,
+    )
+    gateway = GatewayServer(
+        catalogue=catalogue,
+        pool=pool,
+        transports=transports,
+        call_timeout_s=settings.upstream_call_timeout_s,
+        list_ttl_s=settings.catalogue_ttl_s,
+    )
+    sessions = StreamableHTTPSessionManager(
+        gateway.server, stateless=True, max_request_body_size=settings.max_body_bytes
+    )
+    await stack.enter_async_context(sessions.run())
+    scopes = tuple(
+        sorted({scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)})
+    )
+    resource = ProtectedResource(public_url=public_url, issuers=directory.issuers, scopes=scopes)
+    endpoint = McpEndpoint(
+        resource=resource,
+        issuers=directory,
+        admission=admission,
+        registry=registry,
+        sessions=sessions,
+        public_url=public_url,
+        allowed_origins=settings.allowed_origins,
+    )
+
+    async def authorize(request: Request) -> Principal:
+        token = await authenticate(directory, request.scope["headers"], audience=public_url)
+        principal = await admission.admit(token)
+        request.state.org, request.state.user_id = principal.org_slug, str(principal.user_id)
+        return principal
+
+    upstreams = UpstreamRoutes(
+        authorize=authorize,
+        registry=registry,
+        transports=transports,
+        keyring=keyring,
+        check_url=egress.check,
+        commands=commands.names,
+        test_timeout_s=settings.upstream_connect_timeout_s * 2,
+    )
+    board = HealthBoard([Probe("database", database.ping, critical=True)])
+    return [
+        *board.routes(),
+        Route("/mcp/{org}/{workspace}", endpoint),
+        Route(
+            "/.well-known/oauth-protected-resource/mcp/{org}/{workspace}", resource.metadata, methods=["GET"]
+        ),
+        *upstreams.routes(),
+    ]
+
+
+def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Egress) -> IssuerDirectory:
+    async def fetch(url: str) -> bytes:
+        return await egress.get_bytes(url, max_bytes=256 * 1024)
+
+    return IssuerDirectory(
+        issuers,
+        fetch=fetch,
+        leeway_s=settings.jwt_leeway_s,
+        cache_entries=settings.jwt_cache_entries,
+        ttl_s=settings.key_set_ttl_s,
+        min_interval_s=settings.key_set_min_interval_s,
+        clock=time.monotonic,
+    )
+
+
+def _keyring(settings: Settings) -> Keyring:
+    if settings.keyring is not None:
+        text = settings.keyring.get_secret_value()
+    elif settings.keyring_file is not None:
+        try:
+            text = settings.keyring_file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise StartupError(f"AGENTAPI_KEYRING_FILE cannot be read: {error.strerror}.") from error
+    else:
+        raise StartupError(
+            "Set AGENTAPI_KEYRING or AGENTAPI_KEYRING_FILE; `agentapi keys generate` makes a keyring."
+        )
+    try:
+        return Keyring.parse(text)
+    except KeyringError as error:
+        raise StartupError(f"The keyring cannot be used: {error}.") from None
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    if not isinstance(error, AgentAPIError):
+        raise AssertionError(type(error))
+    headers = {}
+    if isinstance(error, UnauthenticatedError | InsufficientScopeError):
+        headers["WWW-Authenticate"] = bearer_challenge(error)
+    return problem_response(error, headers=headers)
+
+
+async def _http_problem(_: Request, error: Exception) -> Response:
+    """Give what the router refuses the same form as everything else."""
+    if not isinstance(error, HTTPException):
+        raise AssertionError(type(error))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return problem_response(
+            MethodNotAllowedError("This route does not take that method."), headers=error.headers
+        )
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return problem_response(NotFoundError("There is no such route."))
+    return problem_response(InvalidRequestError(error.detail))
+
+
+async def _crash(_: Request, __: Exception) -> Response:
+    """Answer for a defect of ours; the log has it, the client need not."""
+    return problem_response(AgentAPIError("Something went wrong here; the log has the details."))

@@ -1,0 +1,359 @@
+"""``agentapi dev``: a whole gateway from nothing, on loopback, for one person to try."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import uvicorn
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from agentapi._core import Keyring
+from agentapi.app import Extension, create_app
+from agentapi.errors import StartupError
+from agentapi.identity.token_issuer import TokenIssuer, write_private_file
+from agentapi.observability.logs import configure_logging
+from agentapi.principal import OrgId, Principal, Role, UpstreamId, WorkspaceId
+from agentapi.settings import IssuerSettings, Settings, StdioCommand, load_issuers, load_settings
+from agentapi.storage.database import Database
+from agentapi.storage.embedded import embedded_postgres
+from agentapi.storage.migrations import migrate
+from agentapi.tenancy import store as tenancy_store
+from agentapi.tenancy.models import user_id_of
+from agentapi.upstreams import store as upstream_store
+from agentapi.upstreams.mcp_servers import DeclaredServer
+from agentapi.upstreams.models import Auth, Scope, Transport, Upstream
+from agentapi.upstreams.secrets import seal_secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+
+    from agentapi.storage.embedded import EmbeddedPostgres
+    from agentapi.tenancy.models import Workspace
+
+__all__ = ["ISSUER", "DevOptions", "Ready", "issuer_key_path", "run_dev"]
+
+ORGANIZATION = "demo"
+WORKSPACE = "main"
+SUBJECT = "developer"
+TOKEN_LIFETIME_S = 7 * 24 * 3600
+ISSUER = "urn:agentapi:dev"
+"""Independent of the port, so that the developer stays the same person."""
+
+_MAX_SERVERS = 1000
+
+_LOCAL_NETWORKS = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+"""A developer's own servers may be on this machine or in the house; metadata services are in none of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevOptions:
+    """What the command line says."""
+
+    data_dir: Path
+    host: str
+    port: int
+    servers: Sequence[DeclaredServer] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a newcomer needs once the gateway serves."""
+
+    base_url: str
+    mcp_url: str
+    token: str = field(repr=False)
+    organization: str
+    workspace: str
+    data_dir: str
+
+
+def issuer_key_path(data_dir: Path) -> Path:
+    """Return where the dev issuer of a data directory keeps its key."""
+    return data_dir / "issuer-key.json"
+
+
+async def run_dev(options: DevOptions, on_ready: Callable[[Ready], None]) -> None:
+    """Serve until SIGINT or SIGTERM; whatever this started has ended when it returns.
+
+    Raises:
+        StartupError: The gateway cannot start; one sentence says why.
+    """
+    loop = asyncio.get_running_loop()
+    serving = asyncio.ensure_future(_serve(options, on_ready))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, serving.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None:
+    """Start everything in order and wait; being cancelled is the way to stop, at any point."""
+    with _listening_socket(options.host, options.port) as listener:
+        base_url = f"http://{options.host}:{listener.getsockname()[1]}"
+        async with embedded_postgres(options.data_dir) as postgres:
+            await migrate(postgres.owner_dsn, postgres.app_role)
+            issuer = TokenIssuer.from_file(ISSUER, issuer_key_path(options.data_dir))
+            settings = _settings(options, base_url, issuer, postgres)
+            configure_logging(level=settings.log_level, fmt=settings.log_format)
+            demo_token = secrets.token_urlsafe(32)
+            await _seed(settings, issuer, [*_demo_servers(base_url, demo_token), *options.servers])
+            async with _http_server(create_app(settings, _extension(issuer, demo_token)), listener):
+                on_ready(_ready(options, base_url, issuer))
+                await asyncio.get_running_loop().create_future()
+
+
+@contextlib.asynccontextmanager
+async def _http_server(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve ``app`` on ``listener`` for the length of the context; signals are the caller's business."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        lifespan="on",
+    )
+    server = _Server(config)
+    task = asyncio.ensure_future(server.serve(sockets=[listener]))
+    started = asyncio.ensure_future(server.is_started.wait())
+    try:
+        await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+        if not server.started:
+            await task
+            raise StartupError("The gateway did not start; the log above says why.")
+        yield
+    finally:
+        started.cancel()
+        server.should_exit = True
+        await task
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals alone and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_started = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_started.set()
+
+
+def _listening_socket(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(
+            f"Port {port} on {host} cannot be used ({error.strerror}); choose another with --port."
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _settings(
+    options: DevOptions, base_url: str, issuer: TokenIssuer, postgres: EmbeddedPostgres
+) -> Settings:
+    """Return the environment's settings with what ``dev`` decides on top."""
+    given = load_settings()
+    own = IssuerSettings(issuer=issuer.issuer, audiences=(base_url,), jwks=issuer.key_set())
+    commands = {
+        server.name: server.command for server in (_CLOCK, *options.servers) if server.command is not None
+    }
+    return load_settings(
+        environment="development",
+        public_url=base_url,
+        host=options.host,
+        database_url=postgres.app_dsn,
+        keyring=_keyring(options.data_dir),
+        issuers=(own, *load_issuers(given)),
+        issuers_file=None,
+        egress_allow_http=True,
+        egress_allow_networks=(*given.egress_allow_networks, *map(ip_network, _LOCAL_NETWORKS)),
+        stdio_commands={**given.stdio_commands, **commands},
+        state_dir=options.data_dir / "state",
+        log_format="console" if sys.stderr.isatty() else given.log_format,
+    )
+
+
+def _keyring(data_dir: Path) -> str:
+    path = data_dir / "keyring.json"
+    if not path.exists():
+        write_private_file(path, Keyring.generate("dev"))
+    return path.read_text(encoding="utf-8")
+
+
+_CLOCK = DeclaredServer(
+    "clock",
+    Transport.STDIO,
+    command=StdioCommand(command=sys.executable, args=("-m", "agentapi.demo.clock"), description="Demo"),
+)
+
+
+def _demo_servers(base_url: str, token: str) -> list[DeclaredServer]:
+    notes = DeclaredServer(
+        "notes", Transport.HTTP, endpoint=f"{base_url}/demo/notes/mcp", auth=Auth.BEARER, secret=token
+    )
+    return [notes, _CLOCK]
+
+
+def _extension(issuer: TokenIssuer, demo_token: str) -> Extension:
+    from agentapi.demo.notes import notes_app  # noqa: PLC0415 - a production gateway never loads it
+
+    notes = notes_app(demo_token)
+    key_set = issuer.key_set()
+
+    async def jwks(_: Request) -> Response:
+        return Response(
+            key_set, media_type="application/jwk-set+json", headers={"Cache-Control": "max-age=300"}
+        )
+
+    @contextlib.asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with notes.router.lifespan_context(notes):
+            yield
+
+    return Extension(
+        routes=[Route("/.well-known/jwks.json", jwks, methods=["GET"]), Mount("/demo/notes", notes)],
+        lifespan=lifespan,
+    )
+
+
+async def _seed(settings: Settings, issuer: TokenIssuer, servers: Sequence[DeclaredServer]) -> None:
+    """Bring the demo organisation to what was declared; what a person added stays."""
+    if settings.database_url is None or settings.keyring is None:
+        raise AssertionError
+    keyring = Keyring.parse(settings.keyring.get_secret_value())
+    database = await Database.connect(
+        settings.database_url.get_secret_value(),
+        pool_min=1,
+        pool_max=1,
+        timeout_s=settings.database_timeout_s,
+    )
+    try:
+        principal = await _demo_principal(database, issuer)
+        async with database.tenant_transaction(principal) as connection:
+            workspace = await tenancy_store.find_workspace(connection, WORKSPACE)
+            if workspace is None:
+                workspace = await tenancy_store.create_workspace(
+                    connection,
+                    workspace_id=WorkspaceId(uuid4()),
+                    org_id=principal.org_id,
+                    slug=WORKSPACE,
+                    name="Main",
+                )
+            stored = await upstream_store.list_upstreams(
+                connection, workspace_id=workspace.id, limit=_MAX_SERVERS
+            )
+            existing = {upstream.name: upstream for upstream in stored}
+            for server in servers:
+                upstream = _as_upstream(server, principal, workspace, keyring, existing.get(server.name))
+                if server.name in existing:
+                    await upstream_store.update_upstream(connection, upstream, now=upstream.updated_at)
+                else:
+                    await upstream_store.insert_upstream(connection, upstream)
+    finally:
+        await database.close()
+
+
+async def _demo_principal(database: Database, issuer: TokenIssuer) -> Principal:
+    async with database.directory_transaction(ORGANIZATION) as connection:
+        found = await tenancy_store.find_organization(connection, ORGANIZATION)
+    org_id = found.id if found is not None else OrgId(uuid4())
+    principal = Principal(
+        user_id=user_id_of(issuer.issuer, SUBJECT),
+        org_id=org_id,
+        org_slug=ORGANIZATION,
+        role=Role.ORG_ADMIN,
+        issuer=issuer.issuer,
+        subject=SUBJECT,
+    )
+    if found is None:
+        async with database.tenant_transaction(principal) as connection:
+            await tenancy_store.create_organization(connection, org_id=org_id, slug=ORGANIZATION, name="Demo")
+    return principal
+
+
+def _as_upstream(
+    server: DeclaredServer,
+    principal: Principal,
+    workspace: Workspace,
+    keyring: Keyring,
+    existing: Upstream | None,
+) -> Upstream:
+    now = datetime.now(UTC)
+    upstream = existing or Upstream(
+        id=UpstreamId(uuid4()),
+        org_id=principal.org_id,
+        workspace_id=workspace.id,
+        name=server.name,
+        transport=server.transport,
+        endpoint=None,
+        command=None,
+        auth=server.auth,
+        auth_header=None,
+        secret=None,
+        scope=Scope.ORGANIZATION,
+        owner_id=None,
+        enabled=True,
+        description="",
+        version=1,
+        created_at=now,
+        updated_at=now,
+        created_by=principal.user_id,
+    )
+    return replace(
+        upstream,
+        updated_at=now,
+        transport=server.transport,
+        endpoint=server.endpoint,
+        command=server.name if server.command is not None else None,
+        auth=server.auth,
+        auth_header=server.auth_header,
+        secret=None
+        if server.secret is None
+        else seal_secret(keyring, upstream.org_id, upstream.id, server.secret),
+        enabled=True,
+    )
+
+
+def _ready(options: DevOptions, base_url: str, issuer: TokenIssuer) -> Ready:
+    mcp_url = f"{base_url}/mcp/{ORGANIZATION}/{WORKSPACE}"
+    token = issuer.mint(
+        subject=SUBJECT,
+        audiences=[base_url],
+        organization=ORGANIZATION,
+        role=Role.ORG_ADMIN,
+        lifetime_s=TOKEN_LIFETIME_S,
+    )
+    return Ready(
+        base_url=base_url,
+        mcp_url=mcp_url,
+        token=token,
+        organization=ORGANIZATION,
+        workspace=WORKSPACE,
+        data_dir=str(options.data_dir),
+    )

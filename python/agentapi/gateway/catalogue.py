@@ -1,0 +1,231 @@
+"""The tools of a workspace as one list, fetched from its upstreams in parallel and kept for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from mcp import MCPError
+from mcp_types import INVALID_PARAMS, PaginatedRequestParams
+
+from agentapi.errors import AgentAPIError, UpstreamError
+from agentapi.gateway.names import public_name, upstream_of
+from agentapi.upstreams.connections import ConnectionKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mcp.client.session import ClientSession
+
+    from agentapi.principal import Principal
+    from agentapi.upstreams.connections import ConnectionPool
+    from agentapi.upstreams.models import Upstream
+    from agentapi.upstreams.transports import TransportFactory
+
+__all__ = ["Catalogue", "CatalogueTool", "UnknownToolError"]
+
+_log = structlog.get_logger(__name__)
+
+_MAX_PAGES = 100
+_MAX_TOOLS = 10_000
+_MIN_REFETCH_S = 1.0
+"""Calls to names that do not exist ask an upstream for its list at most this often."""
+
+
+class UnknownToolError(AgentAPIError):
+    """No upstream of the workspace offers a tool of this name to this caller."""
+
+    code = "unknown_tool"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueTool:
+    """One tool: as the client sees it, and where it comes from."""
+
+    name: str
+    upstream: Upstream
+    upstream_name: str
+    definition: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of one upstream's tools: a list, or the failure to get one, until ``expires``."""
+
+    fetched: float
+    expires: float
+    upstream: Upstream
+    definitions: tuple[dict[str, Any], ...] = ()
+    failure: UpstreamError | None = None
+    _named: dict[bool, dict[str, CatalogueTool]] = field(default_factory=dict)
+
+    def named(self, *, bare: bool) -> dict[str, CatalogueTool]:
+        """Return the tools by public name, in the upstream's order; of one name listed twice the first counts."""
+        tools = self._named.get(bare)
+        if tools is None:
+            tools = self._named[bare] = {}
+            for definition in self.definitions:
+                name = public_name(self.upstream.name, definition["name"], bare=bare)
+                tool = CatalogueTool(name, self.upstream, definition["name"], {**definition, "name": name})
+                tools.setdefault(name, tool)
+        return tools
+
+
+class Catalogue:
+    """Tool lists per upstream and caller.
+
+    Args:
+        pool: Connections to the upstreams.
+        transports: Opens them.
+        ttl_s: How long a list is served without asking again.
+        failure_ttl_s: How long an upstream that failed is left out without asking again.
+        list_timeout_s: Bound on one upstream's list.
+        bare_names: Leave out the prefix where a workspace has one upstream.
+        max_entries: Bound on remembered lists; the least recently used goes first.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool: ConnectionPool,
+        transports: TransportFactory,
+        ttl_s: float,
+        failure_ttl_s: float,
+        list_timeout_s: float,
+        bare_names: bool,
+        clock: Callable[[], float],
+        max_entries: int = 10_000,
+    ) -> None:
+        self._pool = pool
+        self._transports = transports
+        self._ttl_s = ttl_s
+        self._failure_ttl_s = failure_ttl_s
+        self._list_timeout_s = list_timeout_s
+        self._bare_names = bare_names
+        self._clock = clock
+        self._max_entries = max_entries
+        self._entries: OrderedDict[ConnectionKey, _Entry] = OrderedDict()
+        self._fetching: dict[ConnectionKey, asyncio.Task[_Entry]] = {}
+
+    async def tools(self, upstreams: Sequence[Upstream], principal: Principal) -> list[CatalogueTool]:
+        """Return every tool that ``principal`` sees, ordered by upstream and then as the upstream orders them.
+
+        An upstream that cannot be listed is left out and the reason logged.
+        """
+        ordered = sorted(upstreams, key=lambda upstream: upstream.name)
+        entries = await asyncio.gather(*(self._entry(upstream, principal) for upstream in ordered))
+        bare = self._bare(upstreams)
+        return [tool for entry in entries for tool in entry.named(bare=bare).values()]
+
+    async def find(self, upstreams: Sequence[Upstream], principal: Principal, name: str) -> CatalogueTool:
+        """Return the tool that ``principal`` sees as ``name``, asking only the upstream that it names.
+
+        Raises:
+            UnknownToolError: There is none.
+            UpstreamError: Its upstream cannot be listed now.
+        """
+        bare = self._bare(upstreams)
+        prefix = upstream_of(name)
+        candidates = upstreams if bare else [upstream for upstream in upstreams if upstream.name == prefix]
+        for upstream in candidates:
+            entry = await self._entry(upstream, principal)
+            found = entry.named(bare=bare).get(name)
+            if found is None and self._clock() - entry.fetched >= _MIN_REFETCH_S:
+                # The upstream may have gained the tool, or come back, since the list was remembered.
+                entry = await self._fetch(upstream, principal)
+                found = entry.named(bare=bare).get(name)
+            if found is not None:
+                return found
+            if entry.failure is not None:
+                raise type(entry.failure)(entry.failure.message)
+        raise UnknownToolError(f"Unknown tool: {name}")
+
+    def input_schema(
+        self, upstreams: Sequence[Upstream], principal: Principal, name: str
+    ) -> dict[str, Any] | None:
+        """Return the input schema of a tool whose list is at hand, without asking anybody."""
+        bare = self._bare(upstreams)
+        for upstream in upstreams:
+            entry = self._entries.get(_key(upstream, principal))
+            found = entry.named(bare=bare).get(name) if entry is not None else None
+            if found is not None:
+                schema: dict[str, Any] = found.definition["inputSchema"]
+                return schema
+        return None
+
+    def _bare(self, upstreams: Sequence[Upstream]) -> bool:
+        return self._bare_names and len(upstreams) == 1
+
+    async def _entry(self, upstream: Upstream, principal: Principal) -> _Entry:
+        key = _key(upstream, principal)
+        entry = self._entries.get(key)
+        if entry is not None and entry.expires > self._clock():
+            self._entries.move_to_end(key)
+            return entry
+        return await self._fetch(upstream, principal)
+
+    async def _fetch(self, upstream: Upstream, principal: Principal) -> _Entry:
+        """Fetch one list; callers that come meanwhile wait for the same answer."""
+        key = _key(upstream, principal)
+        task = self._fetching.get(key)
+        if task is None:
+            task = asyncio.ensure_future(self._fetch_now(key, upstream))
+            self._fetching[key] = task
+            task.add_done_callback(lambda _: self._fetching.pop(key, None))
+        # One caller that goes away must not take the answer from the others.
+        return await asyncio.shield(task)
+
+    async def _fetch_now(self, key: ConnectionKey, upstream: Upstream) -> _Entry:
+        entry = _Entry(self._clock(), 0.0, upstream)
+        try:
+            entry.definitions = await self._pool.call(
+                key,
+                upstream.name,
+                self._transports.open(upstream),
+                _list_tools,
+                timeout_s=self._list_timeout_s,
+            )
+        except UpstreamError as error:
+            entry.failure = error
+        except (MCPError, ValueError) as error:
+            entry.failure = UpstreamError(
+                f"Upstream '{upstream.name}' did not list its tools: {str(error)[:200]}"
+            )
+        if entry.failure is not None:
+            _log.warning(
+                "upstream_left_out",
+                upstream=upstream.name,
+                upstream_id=str(upstream.id),
+                reason=entry.failure.message,
+            )
+        entry.fetched = self._clock()
+        entry.expires = entry.fetched + (self._failure_ttl_s if entry.failure is not None else self._ttl_s)
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+        return entry
+
+
+def _key(upstream: Upstream, principal: Principal) -> ConnectionKey:
+    return ConnectionKey(upstream.org_id, upstream.id, upstream.version, principal.user_id)
+
+
+async def _list_tools(session: ClientSession) -> tuple[dict[str, Any], ...]:
+    tools: list[dict[str, Any]] = []
+    cursor: str | None = None
+    for _ in range(_MAX_PAGES):
+        page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
+        tools.extend(tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools)
+        cursor = page.next_cursor
+        if cursor is None:
+            return tuple(tools)
+        if len(tools) > _MAX_TOOLS:
+            break
+    raise MCPError(
+        code=INVALID_PARAMS, message=f"the list has more than {_MAX_TOOLS} tools or {_MAX_PAGES} pages"
+    )

@@ -1,0 +1,173 @@
+"""The MCP server that clients talk to: the SDK's protocol engine around the catalogue and the upstream connections."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mcp import MCPError
+from mcp.server import Server
+from mcp.server.caching import CacheHint
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolRequest, CallToolRequestParams
+from pydantic import TypeAdapter, ValidationError
+
+import agentapi
+from agentapi.errors import AgentAPIError, ForbiddenError, UpstreamError
+from agentapi.gateway.catalogue import UnknownToolError
+from agentapi.identity.permissions import Permission, require
+from agentapi.upstreams.connections import ConnectionKey
+
+if TYPE_CHECKING:
+    from mcp.client.session import ClientSession
+    from mcp.server.context import ServerRequestContext
+    from mcp_types import PaginatedRequestParams
+
+    from agentapi.gateway.catalogue import Catalogue, CatalogueTool
+    from agentapi.principal import Principal
+    from agentapi.upstreams.connections import ConnectionPool
+    from agentapi.upstreams.registry import WorkspaceView
+    from agentapi.upstreams.transports import TransportFactory
+
+__all__ = ["CALL_SCOPE_KEY", "CallContext", "GatewayServer"]
+
+CALL_SCOPE_KEY = "agentapi.call"
+"""Key of the ``CallContext`` in the ASGI scope."""
+
+_RAW_RESULT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+"""Results pass as they came, so that no field is lost to a model."""
+
+_ENVELOPE_META_PREFIX = "io.modelcontextprotocol/"
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Who calls, and what they see of the workspace."""
+
+    principal: Principal
+    view: WorkspaceView
+
+
+_current: ContextVar[CallContext] = ContextVar("agentapi_call")
+
+
+class GatewayServer:
+    """Answers ``tools/list`` and ``tools/call`` for every workspace.
+
+    Args:
+        catalogue: The tools of a workspace.
+        pool: Connections to the upstreams.
+        transports: Opens them.
+        call_timeout_s: Bound on one tool call.
+        list_ttl_s: Freshness that is promised to clients for a list.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        pool: ConnectionPool,
+        transports: TransportFactory,
+        call_timeout_s: float,
+        list_ttl_s: float,
+    ) -> None:
+        self._catalogue = catalogue
+        self._pool = pool
+        self._transports = transports
+        self._call_timeout_s = call_timeout_s
+        # Lists vary by authorization, so no client may share them (specification 2026-07-28, "Caching").
+        hint = CacheHint(ttl_ms=int(list_ttl_s * 1000), scope="private")
+        self.server: Server[dict[str, Any]] = Server(
+            "agentapi",
+            version=agentapi.__version__,
+            cache_hints={"tools/list": hint},
+            get_tool_input_schema=self._input_schema,
+            on_list_tools=self._list_tools,  # type: ignore[arg-type] # a handler may return the wire form (HandlerResult)
+            on_call_tool=self._call_tool,  # type: ignore[arg-type] # likewise
+        )
+
+    async def _list_tools(
+        self, ctx: ServerRequestContext[Any], params: PaginatedRequestParams | None
+    ) -> dict[str, Any]:
+        call = _call_context(ctx)
+        if params is not None and params.cursor is not None:
+            raise MCPError(code=INVALID_PARAMS, message="Unknown cursor: the list comes in one page.")
+        try:
+            require(call.principal, Permission.TOOLS_LIST)
+            tools = await self._catalogue.tools(call.view.upstreams, call.principal)
+        except AgentAPIError as error:
+            raise _rpc_error(error) from error
+        return {"tools": [tool.definition for tool in tools]}
+
+    async def _call_tool(
+        self, ctx: ServerRequestContext[Any], params: CallToolRequestParams
+    ) -> dict[str, Any]:
+        call = _call_context(ctx)
+        try:
+            require(call.principal, Permission.TOOLS_CALL)
+            tool = await self._catalogue.find(call.view.upstreams, call.principal, params.name)
+            return await self._forward(ctx, call, tool, params)
+        except AgentAPIError as error:
+            raise _rpc_error(error) from error
+
+    async def _forward(
+        self,
+        ctx: ServerRequestContext[Any],
+        call: CallContext,
+        tool: CatalogueTool,
+        params: CallToolRequestParams,
+    ) -> dict[str, Any]:
+        upstream = tool.upstream
+        meta = dict(params.meta or {})
+        wants_progress = meta.pop("progress_token", None) is not None
+        # The envelope is per hop: the SDK's client writes its own for the upstream.
+        passed = {name: value for name, value in meta.items() if not name.startswith(_ENVELOPE_META_PREFIX)}
+        request = CallToolRequest(
+            params=CallToolRequestParams.model_validate(
+                {"name": tool.upstream_name, "arguments": params.arguments, "_meta": passed or None}
+            )
+        )
+
+        async def operation(session: ClientSession) -> dict[str, Any]:
+            return await session.send_request(
+                request,
+                _RAW_RESULT,
+                progress_callback=ctx.session.report_progress if wants_progress else None,
+            )
+
+        key = ConnectionKey(upstream.org_id, upstream.id, upstream.version, call.principal.user_id)
+        try:
+            return await self._pool.call(
+                key, upstream.name, self._transports.open(upstream), operation, timeout_s=self._call_timeout_s
+            )
+        except ValidationError:
+            raise UpstreamError(
+                f"Upstream '{upstream.name}' answered with a result that the protocol does not allow."
+            ) from None
+
+    def _input_schema(self, name: str) -> dict[str, Any] | None:
+        """Give the SDK the schema against which it checks ``Mcp-Param-*`` headers."""
+        call = _current.get()
+        return self._catalogue.input_schema(call.view.upstreams, call.principal, name)
+
+
+def bind(scope: dict[str, Any], call: CallContext) -> None:
+    """Attach ``call`` to the request, for the handlers and for the schema hook, which is given a name and no more."""
+    scope[CALL_SCOPE_KEY] = call
+    _current.set(call)
+
+
+def _call_context(ctx: ServerRequestContext[Any]) -> CallContext:
+    if ctx.request is None:
+        raise AssertionError(ctx.method)
+    call: CallContext = ctx.request.scope[CALL_SCOPE_KEY]
+    return call
+
+
+def _rpc_error(error: AgentAPIError) -> MCPError:
+    code = INTERNAL_ERROR
+    if isinstance(error, UnknownToolError):
+        code = INVALID_PARAMS
+    elif isinstance(error, ForbiddenError):
+        code = INVALID_REQUEST
+    return MCPError(code=code, message=error.message, data={"code": error.code})

@@ -1,0 +1,52 @@
+"""From the headers of a request to a verified token; everything before the tenant is known."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from agentapi.errors import InsufficientScopeError, UnauthenticatedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agentapi._core import VerifiedToken
+    from agentapi.identity.issuers import IssuerDirectory
+
+__all__ = ["authenticate", "bearer_token"]
+
+_BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.IGNORECASE)
+"""``credentials`` of RFC 6750, section 2.1."""
+
+
+def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the bearer token of ASGI ``headers``.
+
+    Raises:
+        UnauthenticatedError: There is none, more than one, or it is not a bearer token.
+    """
+    values = [value for name, value in headers if name == b"authorization"]
+    if not values:
+        raise UnauthenticatedError("no_authorization_header", presented=False)
+    if len(values) > 1:
+        raise UnauthenticatedError("several_authorization_headers", presented=True)
+    match = _BEARER.fullmatch(values[0].decode("latin-1"))
+    if match is None:
+        raise UnauthenticatedError("not_a_bearer_token", presented=True)
+    return match.group(1)
+
+
+async def authenticate(
+    issuers: IssuerDirectory, headers: Iterable[tuple[bytes, bytes]], *, audience: str
+) -> VerifiedToken:
+    """Return the verified token of a request to the resource ``audience``.
+
+    Raises:
+        UnauthenticatedError: The token is missing or not acceptable here.
+        InsufficientScopeError: The token lacks a scope that its issuer's tokens must carry.
+    """
+    verified = await issuers.verify(bearer_token(headers), audience)
+    required = issuers.required_scopes(verified.issuer)
+    if not verified.scopes.issuperset(required):
+        raise InsufficientScopeError(required)
+    return verified

@@ -1,0 +1,194 @@
+"""The issuers whose tokens are accepted, and their key sets: fetched, cached, refreshed, served stale.
+
+Invariants:
+    * A key set is fetched at most once per ``min_interval_s`` and issuer, however many unknown ``kid`` arrive.
+    * While an issuer is down its last key set stays in force.
+    * What a token claims never chooses an address to fetch from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agentapi._core import (
+    ClaimRules,
+    IssuerPolicy,
+    KeySetError,
+    TokenError,
+    TokenVerifier,
+    UnknownKeyError,
+    VerifiedToken,
+)
+from agentapi.errors import AgentAPIError, StartupError, UnauthenticatedError
+from agentapi.identity.presets import PRESETS, effective_claims
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from agentapi.settings import IssuerSettings
+
+__all__ = ["IssuerDirectory"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _KeySource:
+    settings: IssuerSettings
+    jwks_url: str | None
+    attempted: float | None = None
+    fetched: float | None = None
+    refresh: asyncio.Task[bool] | None = None
+
+
+class IssuerDirectory:
+    """Verifies bearer tokens against the configured issuers.
+
+    Args:
+        issuers: The accepted issuers.
+        fetch: Fetches a document, bounded in size and time and guarded against private addresses.
+        leeway_s: Clock skew allowed to issuers.
+        cache_entries: Bound on remembered tokens.
+        ttl_s: Age after which a key set is fetched again in the background.
+        min_interval_s: Least time between two fetches of one key set.
+        clock: Monotonic seconds.
+
+    Raises:
+        StartupError: An issuer is configured twice, or its inline keys or secret are unusable.
+    """
+
+    def __init__(
+        self,
+        issuers: Sequence[IssuerSettings],
+        *,
+        fetch: Callable[[str], Awaitable[bytes]],
+        leeway_s: int,
+        cache_entries: int,
+        ttl_s: float,
+        min_interval_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._fetch = fetch
+        self._ttl_s = ttl_s
+        self._min_interval_s = min_interval_s
+        self._clock = clock
+        self._sources: dict[str, _KeySource] = {}
+        self._required_scopes = {settings.issuer: settings.required_scopes for settings in issuers}
+        self.issuers = tuple(settings.issuer for settings in issuers)
+        if len(self._required_scopes) != len(issuers):
+            raise StartupError("AGENTAPI_ISSUERS names one issuer twice; give each issuer once.")
+        try:
+            self._verifier = TokenVerifier(
+                [_policy(settings) for settings in issuers], leeway_s=leeway_s, cache_entries=cache_entries
+            )
+            for settings in issuers:
+                if settings.jwks is not None:
+                    self._verifier.replace_keys(settings.issuer, settings.jwks.encode())
+                elif settings.shared_secret is None:
+                    url = str(settings.jwks_url) if settings.jwks_url is not None else None
+                    self._sources[settings.issuer] = _KeySource(settings, url)
+        except ValueError as error:
+            raise StartupError(f"AGENTAPI_ISSUERS: {error}") from error
+
+    def required_scopes(self, issuer: str) -> tuple[str, ...]:
+        """Return the scopes that every token of ``issuer`` must carry."""
+        return self._required_scopes[issuer]
+
+    async def verify(self, token: str, audience: str) -> VerifiedToken:
+        """Return the verified token; the same object for the same token while it lives.
+
+        Raises:
+            UnauthenticatedError: It is not acceptable here; the reason is for the log.
+        """
+        try:
+            verified = self._verifier.verify(token, audience)
+        except UnknownKeyError as error:
+            verified = await self._verify_after_refresh(token, audience, error)
+        except TokenError as error:
+            raise UnauthenticatedError(error.reason, presented=True) from None
+        self._refresh_if_old(verified.issuer)
+        return verified
+
+    async def load(self) -> None:
+        """Fetch every key set once; one that cannot be had now is fetched when a token needs it."""
+        await asyncio.gather(*(self._refresh(source) for source in self._sources.values()))
+
+    async def close(self) -> None:
+        """Stop the fetches under way."""
+        tasks = [source.refresh for source in self._sources.values() if source.refresh is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _verify_after_refresh(self, token: str, audience: str, error: UnknownKeyError) -> VerifiedToken:
+        source = self._sources.get(error.issuer)
+        if source is None or not await self._refresh(source):
+            raise UnauthenticatedError(error.reason, presented=True) from None
+        try:
+            return self._verifier.verify(token, audience)
+        except TokenError as again:
+            raise UnauthenticatedError(again.reason, presented=True) from None
+
+    def _refresh_if_old(self, issuer: str) -> None:
+        source = self._sources.get(issuer)
+        if (
+            source is not None
+            and source.fetched is not None
+            and self._clock() - source.fetched >= self._ttl_s
+        ):
+            self._start_refresh(source)
+
+    async def _refresh(self, source: _KeySource) -> bool:
+        """Fetch the key set unless that was tried too recently; return whether there is a newer one."""
+        task = self._start_refresh(source)
+        return False if task is None else await asyncio.shield(task)
+
+    def _start_refresh(self, source: _KeySource) -> asyncio.Task[bool] | None:
+        if source.refresh is not None and not source.refresh.done():
+            return source.refresh
+        now = self._clock()
+        if source.attempted is not None and now - source.attempted < self._min_interval_s:
+            return None
+        source.attempted = now
+        source.refresh = asyncio.ensure_future(self._fetch_keys(source))
+        return source.refresh
+
+    async def _fetch_keys(self, source: _KeySource) -> bool:
+        issuer = source.settings.issuer
+        try:
+            if source.jwks_url is None:
+                source.jwks_url = await self._discover(issuer)
+            count = self._verifier.replace_keys(issuer, await self._fetch(source.jwks_url))
+        except (AgentAPIError, KeySetError, ValueError) as error:
+            _log.warning(
+                "key_set_refresh_failed", issuer=issuer, reason=str(error), stale=source.fetched is not None
+            )
+            return False
+        source.fetched = self._clock()
+        _log.info("key_set_refreshed", issuer=issuer, keys=count)
+        return True
+
+    async def _discover(self, issuer: str) -> str:
+        """Return ``jwks_uri`` of the issuer's discovery document (OpenID Connect Discovery 1.0, section 4)."""
+        document = json.loads(await self._fetch(f"{issuer.rstrip('/')}/.well-known/openid-configuration"))
+        if not isinstance(document, dict) or document.get("issuer") != issuer:
+            raise ValueError("the discovery document names another issuer")
+        jwks_uri = document.get("jwks_uri")
+        if not isinstance(jwks_uri, str):
+            raise ValueError("the discovery document has no jwks_uri")  # noqa: TRY004 - the document is wrong, not a type
+        return jwks_uri
+
+
+def _policy(settings: IssuerSettings) -> IssuerPolicy:
+    secret = settings.shared_secret
+    return IssuerPolicy(
+        issuer=settings.issuer,
+        audiences=settings.audiences or PRESETS[settings.preset].audiences,
+        shared_secret=secret.get_secret_value().encode() if secret is not None else None,
+        claims=ClaimRules(**effective_claims(settings)),
+    )

@@ -1,0 +1,50 @@
+"""Permission by role: one table, deny by default, checked in one place."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from agentapi.errors import ForbiddenError
+from agentapi.principal import Role
+
+if TYPE_CHECKING:
+    from agentapi.principal import Principal
+
+__all__ = ["Permission", "permits", "require"]
+
+
+class Permission(StrEnum):
+    """One thing that a principal may be allowed to do."""
+
+    TOOLS_LIST = "tools:list"
+    TOOLS_CALL = "tools:call"
+    UPSTREAMS_READ = "upstreams:read"
+    UPSTREAMS_WRITE_ORGANIZATION = "upstreams:write:organization"
+    UPSTREAMS_WRITE_OWN = "upstreams:write:own"
+
+
+_P = Permission
+
+_TABLE: dict[Role, frozenset[Permission]] = {
+    Role.PLATFORM_ADMIN: frozenset(Permission),
+    Role.ORG_ADMIN: frozenset(Permission),
+    Role.MEMBER: frozenset({_P.TOOLS_LIST, _P.TOOLS_CALL, _P.UPSTREAMS_READ, _P.UPSTREAMS_WRITE_OWN}),
+    Role.VIEWER: frozenset({_P.TOOLS_LIST, _P.UPSTREAMS_READ}),
+    Role.AGENT: frozenset({_P.TOOLS_LIST, _P.TOOLS_CALL}),
+}
+
+
+def permits(principal: Principal, permission: Permission) -> bool:
+    """Return whether the principal's role carries ``permission``."""
+    return permission in _TABLE.get(principal.role, frozenset())
+
+
+def require(principal: Principal, permission: Permission) -> None:
+    """Refuse unless the principal's role carries ``permission``.
+
+    Raises:
+        ForbiddenError: It does not.
+    """
+    if not permits(principal, permission):
+        raise ForbiddenError(f"The role '{principal.role}' lacks the permission '{permission}'.")

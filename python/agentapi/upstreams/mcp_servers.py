@@ -1,0 +1,132 @@
+"""The ``mcpServers`` JSON of Claude Desktop, Cursor and VS Code (``servers``), as upstreams. Parsing only."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from agentapi.errors import InvalidRequestError
+from agentapi.settings import StdioCommand
+from agentapi.upstreams.models import Auth, Transport
+
+__all__ = ["DeclaredServer", "name_for_url", "parse_mcp_servers"]
+
+_MAX_NAME = 32
+_REMOTE_TYPES = {
+    "http": Transport.HTTP,
+    "streamable-http": Transport.HTTP,
+    "streamableHttp": Transport.HTTP,
+    "sse": Transport.SSE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredServer:
+    """One server that somebody declared: remote, with its credential, or a command line."""
+
+    name: str
+    transport: Transport
+    endpoint: str | None = None
+    auth: Auth = Auth.NONE
+    auth_header: str | None = None
+    secret: str | None = field(default=None, repr=False)
+    command: StdioCommand | None = None
+
+
+def parse_mcp_servers(text: str | bytes) -> list[DeclaredServer]:
+    """Return the servers of ``text`` in its order.
+
+    Raises:
+        InvalidRequestError: One sentence naming the entry that is wrong and how to mend it.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError("The file is not JSON.") from None
+    servers = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
+    if not isinstance(servers, dict) or not servers:
+        raise InvalidRequestError("The file has no 'mcpServers' object with entries.")
+    declared = [_server(label, entry) for label, entry in servers.items()]
+    names = [server.name for server in declared]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequestError(f"Two entries would both be called '{name}'; rename one.")
+    return declared
+
+
+def name_for_url(url: str, taken: set[str]) -> str:
+    """Return an upstream name for ``url`` that is not in ``taken``."""
+    parts = urlsplit(url)
+    base = _slug(
+        f"{parts.hostname or 'upstream'}-{parts.port}" if parts.port else parts.hostname or "upstream"
+    )
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        suffix = f"-{count}"
+        name = base[: _MAX_NAME - len(suffix)].rstrip("-") + suffix
+    return name
+
+
+def _server(label: str, entry: Any) -> DeclaredServer:  # noqa: ANN401 - unvalidated JSON
+    if not isinstance(entry, dict):
+        raise InvalidRequestError(f"Entry '{label}' is not an object.")
+    _refuse_placeholders(label, entry)
+    name = _slug(label)
+    if "command" in entry:
+        return DeclaredServer(name, Transport.STDIO, command=_command(label, entry))
+    url, kind = entry.get("url", entry.get("serverUrl")), entry.get("type", entry.get("transport", "http"))
+    if not isinstance(url, str):
+        raise InvalidRequestError(f"Entry '{label}' has neither 'command' nor 'url'.")
+    if kind not in _REMOTE_TYPES:
+        raise InvalidRequestError(f"Entry '{label}' has the unknown type '{kind}'; use http, sse or stdio.")
+    auth, header, secret = _credential(label, entry.get("headers", {}))
+    return DeclaredServer(
+        name, _REMOTE_TYPES[kind], endpoint=url, auth=auth, auth_header=header, secret=secret
+    )
+
+
+def _command(label: str, entry: dict[str, Any]) -> StdioCommand:
+    command, args, env = entry["command"], entry.get("args", []), entry.get("env", {})
+    texts = isinstance(command, str) and isinstance(args, list) and all(isinstance(arg, str) for arg in args)
+    if not texts or not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
+        raise InvalidRequestError(
+            f"Entry '{label}' needs 'command' as text, 'args' as texts and 'env' as texts."
+        )
+    return StdioCommand(
+        command=command, args=tuple(args), env=env, description=f"From the configuration: {label}"
+    )
+
+
+def _credential(label: str, headers: Any) -> tuple[Auth, str | None, str | None]:  # noqa: ANN401 - unvalidated JSON
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+        raise InvalidRequestError(f"Entry '{label}': 'headers' must map names to texts.")
+    if not headers:
+        return Auth.NONE, None, None
+    if len(headers) > 1:
+        raise InvalidRequestError(
+            f"Entry '{label}' has {len(headers)} headers; an upstream takes one credential header."
+        )
+    ((header, value),) = headers.items()
+    scheme, _, token = value.partition(" ")
+    if header.lower() == "authorization" and scheme.lower() == "bearer":
+        return Auth.BEARER, None, token.strip()
+    return Auth.API_KEY, header, value
+
+
+def _refuse_placeholders(label: str, value: Any) -> None:  # noqa: ANN401 - unvalidated JSON
+    if isinstance(value, str) and "${" in value:
+        raise InvalidRequestError(f"Entry '{label}' has a placeholder like ${{...}}; write the value itself.")
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        _refuse_placeholders(label, child)
+
+
+def _slug(text: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_MAX_NAME].strip("-")
+    if not slug:
+        raise InvalidRequestError(f"'{text}' has no letter or digit to make a name of.")
+    return slug

@@ -1,0 +1,176 @@
+"""The registered upstream servers of an organisation: changes go to the database, calls read a short-lived view."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from agentapi.errors import NotFoundError
+from agentapi.identity.permissions import Permission, require
+from agentapi.tenancy import store as tenancy_store
+from agentapi.upstreams import store
+from agentapi.upstreams.models import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentapi.principal import OrgId, Principal, UpstreamId, UserId, WorkspaceId
+    from agentapi.storage.database import Database
+    from agentapi.tenancy.models import Workspace
+    from agentapi.upstreams.models import Upstream
+
+__all__ = ["UpstreamRegistry", "WorkspaceView"]
+
+_NO_WORKSPACE = "There is no such workspace."
+_MAX_WORKSPACES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceView:
+    """What one principal sees of a workspace: its enabled upstreams."""
+
+    workspace: Workspace
+    upstreams: tuple[Upstream, ...]
+
+
+class UpstreamRegistry:
+    """Reads and changes the upstreams of organisations, always as a principal.
+
+    Args:
+        database: Where they are.
+        view_ttl_s: How long a view is served without asking again; a change made through another process shows at
+            most this much later, one made here at once.
+        clock: Monotonic seconds.
+        max_views: Bound on remembered views.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float],
+        view_ttl_s: float = 5.0,
+        max_views: int = 10_000,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._view_ttl_s = view_ttl_s
+        self._max_views = max_views
+        self._views: OrderedDict[tuple[OrgId, UserId, str], tuple[float, WorkspaceView]] = OrderedDict()
+
+    async def view(self, principal: Principal, workspace_slug: str) -> WorkspaceView:
+        """Return the workspace and its enabled upstreams as ``principal`` sees them.
+
+        Raises:
+            NotFoundError: The organisation has no such workspace.
+        """
+        key = (principal.org_id, principal.user_id, workspace_slug)
+        remembered = self._views.get(key)
+        if remembered is not None and remembered[0] > self._clock():
+            self._views.move_to_end(key)
+            return remembered[1]
+        async with self._database.tenant_transaction(principal) as connection:
+            workspace = await tenancy_store.find_workspace(connection, workspace_slug)
+            if workspace is None:
+                raise NotFoundError(_NO_WORKSPACE)
+            upstreams = await store.list_for_workspace(connection, workspace.id)
+        view = WorkspaceView(workspace, tuple(upstreams))
+        self._views[key] = (self._clock() + self._view_ttl_s, view)
+        self._views.move_to_end(key)
+        while len(self._views) > self._max_views:
+            self._views.popitem(last=False)
+        return view
+
+    async def workspace(self, principal: Principal, slug: str) -> Workspace:
+        """Return a workspace of the principal's organisation.
+
+        Raises:
+            NotFoundError: There is none of that slug.
+        """
+        async with self._database.tenant_transaction(principal) as connection:
+            workspace = await tenancy_store.find_workspace(connection, slug)
+        if workspace is None:
+            raise NotFoundError(_NO_WORKSPACE)
+        return workspace
+
+    async def workspace_slugs(self, principal: Principal) -> dict[WorkspaceId, str]:
+        """Return the slugs of the organisation's workspaces by id."""
+        async with self._database.tenant_transaction(principal) as connection:
+            workspaces = await tenancy_store.list_workspaces(connection, limit=_MAX_WORKSPACES)
+        return {workspace.id: workspace.slug for workspace in workspaces}
+
+    def require_write(self, principal: Principal, scope: Scope) -> None:
+        """Refuse unless ``principal`` may change upstreams of ``scope``.
+
+        Raises:
+            ForbiddenError: It may not.
+        """
+        own = scope is Scope.USER
+        require(principal, Permission.UPSTREAMS_WRITE_OWN if own else Permission.UPSTREAMS_WRITE_ORGANIZATION)
+
+    async def get(self, principal: Principal, upstream_id: UpstreamId) -> Upstream:
+        """Return one upstream.
+
+        Raises:
+            NotFoundError: There is none that the principal may see.
+        """
+        require(principal, Permission.UPSTREAMS_READ)
+        async with self._database.tenant_transaction(principal) as connection:
+            return await store.get_upstream(connection, upstream_id)
+
+    async def page(
+        self,
+        principal: Principal,
+        *,
+        workspace_id: WorkspaceId | None,
+        after: tuple[str, UpstreamId] | None,
+        limit: int,
+    ) -> list[Upstream]:
+        """Return up to ``limit`` upstreams in order of name and id, from behind ``after``."""
+        require(principal, Permission.UPSTREAMS_READ)
+        async with self._database.tenant_transaction(principal) as connection:
+            return await store.list_upstreams(connection, workspace_id=workspace_id, after=after, limit=limit)
+
+    async def create(self, principal: Principal, upstream: Upstream) -> None:
+        """Store a new upstream.
+
+        Raises:
+            ForbiddenError: The role may not create one of this scope.
+            ConflictError: The name is taken.
+        """
+        self.require_write(principal, upstream.scope)
+        async with self._database.tenant_transaction(principal) as connection:
+            await store.insert_upstream(connection, upstream)
+        self._forget(principal.org_id)
+
+    async def update(self, principal: Principal, upstream: Upstream) -> Upstream:
+        """Replace a stored upstream whose version is still ``upstream.version``.
+
+        Raises:
+            ForbiddenError: The role may not change it.
+            ConflictError: It changed meanwhile, or the name is taken.
+        """
+        self.require_write(principal, upstream.scope)
+        async with self._database.tenant_transaction(principal) as connection:
+            updated = await store.update_upstream(connection, upstream, now=datetime.now(UTC))
+        self._forget(principal.org_id)
+        return updated
+
+    async def delete(self, principal: Principal, upstream_id: UpstreamId) -> None:
+        """Delete an upstream.
+
+        Raises:
+            NotFoundError: There is none that the principal may see.
+            ForbiddenError: The role may not delete it.
+        """
+        upstream = await self.get(principal, upstream_id)
+        self.require_write(principal, upstream.scope)
+        async with self._database.tenant_transaction(principal) as connection:
+            await store.delete_upstream(connection, upstream_id)
+        self._forget(principal.org_id)
+
+    def _forget(self, org_id: OrgId) -> None:
+        for key in [key for key in self._views if key[0] == org_id]:
+            del self._views[key]
