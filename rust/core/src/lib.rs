@@ -4,3 +4,18 @@
 //! time comes in as `now`, keys and rules come in as values.
 
 #![forbid(unsafe_code)]
+
+pub mod claims;
+mod json;
+pub mod jwks;
+pub mod jwt;
+pub mod sealed;
+pub mod token_cache;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// Decodes base64url as RFC 7515 wants it: no padding, no other alphabet, zero trailing bits.
+fn decode_base64url(text: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}

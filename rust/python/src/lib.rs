@@ -1,7 +1,21 @@
 //! `agentapi._core`: the Python face of `agentapi-core`.
+//!
+//! Every class is frozen and may be used from any thread. Nothing here calls back into Python while a lock of
+//! the core is held.
+
+mod error;
+mod jwt;
+mod sealed;
 
 use pyo3::prelude::*;
 
 /// The performance-critical decisions of `AgentAPI`.
 #[pymodule]
-mod _core {}
+mod _core {
+    #[pymodule_export]
+    use crate::error::{KeySetError, KeyringError, SealError, TokenError, UnknownKeyError};
+    #[pymodule_export]
+    use crate::jwt::{ClaimRules, IssuerPolicy, TokenVerifier, VerifiedToken};
+    #[pymodule_export]
+    use crate::sealed::Keyring;
+}

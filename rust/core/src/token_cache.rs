@@ -1,0 +1,266 @@
+//! Tokens that were verified already.
+//!
+//! Invariants: only the identical token hits, byte for byte; what depends on time and place (`exp`, `nbf`, the
+//! audience) is checked again on every hit; a token whose key has left its set never hits. The memory is bounded by
+//! the number of entries and by [`MAX_CACHED_TOKEN_BYTES`] for each.
+//!
+//! An entry is found by a keyed hash of the end of the token. That is enough: the end is the signature, which
+//! nobody can choose, and only tokens with a good signature are ever remembered. One hash holds one entry, so
+//! that even a collision costs a verification and not a search.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+
+use parking_lot::Mutex;
+
+use crate::jwks::{KeySet, KeySetError};
+use crate::jwt::{TokenError, Verified, Verifier};
+
+/// A longer token is verified each time.
+pub const MAX_CACHED_TOKEN_BYTES: usize = 4096;
+
+/// How much of the end of a token is hashed: 48 bytes of signature.
+const HASHED_BYTES: usize = 64;
+const MAX_SHARDS: usize = 64;
+/// Smaller shards would evict while others have room.
+const MIN_SHARD_ENTRIES: usize = 64;
+/// How many entries an eviction looks at.
+const EVICTION_SAMPLE: usize = 8;
+
+/// A [`Verifier`] that remembers what it has verified as `V`, which gives access to its [`Verified`].
+pub struct CachingVerifier<V> {
+    verifier: Verifier,
+    hash_key: RandomState,
+    shards: Box<[Mutex<Shard<V>>]>,
+    shard_entries: usize,
+}
+
+struct Entry<V> {
+    hash: u64,
+    token: Box<str>,
+    value: V,
+}
+
+struct Shard<V> {
+    entries: Vec<Entry<V>>,
+    /// Hash to position in `entries`.
+    index: HashMap<u64, usize, BuildHasherDefault<AlreadyHashed>>,
+    /// Where the next eviction begins to look.
+    hand: usize,
+}
+
+impl<V: Borrow<Verified>> CachingVerifier<V> {
+    /// Remembers at most `capacity` tokens; with 0 it remembers none.
+    #[must_use]
+    pub fn new(verifier: Verifier, capacity: usize) -> Self {
+        let shards = (capacity / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
+        Self {
+            verifier,
+            hash_key: RandomState::new(),
+            shards: (0..shards).map(|_| Mutex::new(Shard::new())).collect(),
+            shard_entries: capacity / shards,
+        }
+    }
+
+    /// Answers for a token that is remembered: `take` of what was remembered, or why it does not hold here and
+    /// now. `None` if the token has to be verified. `take` runs under a lock and must not wait for anything.
+    pub fn recall<R>(
+        &self,
+        token: &str,
+        audience: &str,
+        now: i64,
+        take: impl FnOnce(&V) -> R,
+    ) -> Option<Result<R, TokenError>> {
+        let hash = self.hash(token);
+        let mut shard = self.shard(hash).lock();
+        let entry = shard.find(hash, token)?;
+        let verified: &Verified = entry.value.borrow();
+        let leeway_s = self.verifier.leeway_s();
+        if verified.is_key_retired() || verified.is_expired(now, leeway_s) {
+            let dead = shard.remove(hash);
+            drop(shard);
+            drop(dead);
+            return None;
+        }
+        Some(
+            verified
+                .check(audience, now, leeway_s)
+                .map(|()| take(&entry.value)),
+        )
+    }
+
+    /// Verifies a token that is not remembered.
+    ///
+    /// # Errors
+    /// Any [`TokenError`].
+    pub fn verify(&self, token: &str, audience: &str, now: i64) -> Result<Verified, TokenError> {
+        self.verifier.verify(token, audience, now)
+    }
+
+    /// Remembers `value` for `token` unless another thread was faster, and takes from what is remembered then.
+    pub fn remember<R>(&self, token: &str, value: V, now: i64, take: impl FnOnce(&V) -> R) -> R {
+        if self.shard_entries == 0 || token.len() > MAX_CACHED_TOKEN_BYTES {
+            return take(&value);
+        }
+        let hash = self.hash(token);
+        let mut shard = self.shard(hash).lock();
+        if let Some(entry) = shard
+            .find(hash, token)
+            .filter(|entry| !entry.value.borrow().is_key_retired())
+        {
+            return take(&entry.value);
+        }
+        let mut evicted = shard.remove(hash);
+        if shard.entries.len() >= self.shard_entries {
+            evicted = evicted.or(shard.evict(now, self.verifier.leeway_s()));
+        }
+        let answer = take(&value);
+        shard.insert(Entry {
+            hash,
+            token: Box::from(token),
+            value,
+        });
+        drop(shard);
+        drop(evicted);
+        answer
+    }
+
+    /// Puts a key set in the place of the issuer's, forgets what retired keys have verified, and returns how many
+    /// keys are usable.
+    ///
+    /// # Errors
+    /// Any [`KeySetError`]; the old set then stays.
+    pub fn replace_keys(&self, issuer: &str, key_set: &[u8]) -> Result<usize, KeySetError> {
+        let keys = KeySet::parse(key_set)?;
+        let usable = keys.len();
+        if self.verifier.replace_keys(issuer, keys)? {
+            for shard in &self.shards {
+                let dead = shard.lock().remove_all(Verified::is_key_retired);
+                drop(dead);
+            }
+        }
+        Ok(usable)
+    }
+
+    /// How many tokens are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
+    }
+
+    /// Whether no token is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn hash(&self, token: &str) -> u64 {
+        let bytes = token.as_bytes();
+        let end = bytes
+            .len()
+            .checked_sub(HASHED_BYTES)
+            .and_then(|start| bytes.get(start..))
+            .unwrap_or(bytes);
+        let mut hasher = self.hash_key.build_hasher();
+        hasher.write(end);
+        hasher.finish()
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "some bits of the hash are as good as all"
+    )]
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "a remainder is smaller than its divisor, and there is a shard"
+    )]
+    fn shard(&self, hash: u64) -> &Mutex<Shard<V>> {
+        &self.shards[(hash >> 32) as usize % self.shards.len()]
+    }
+}
+
+impl<V> std::fmt::Debug for CachingVerifier<V> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("CachingVerifier")
+            .field("verifier", &self.verifier)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<V: Borrow<Verified>> Shard<V> {
+    fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            index: HashMap::default(),
+            hand: 0,
+        }
+    }
+
+    fn find(&self, hash: u64, token: &str) -> Option<&Entry<V>> {
+        let at = *self.index.get(&hash)?;
+        self.entries.get(at).filter(|entry| entry.token.as_ref() == token)
+    }
+
+    fn insert(&mut self, entry: Entry<V>) {
+        self.index.insert(entry.hash, self.entries.len());
+        self.entries.push(entry);
+    }
+
+    fn remove(&mut self, hash: u64) -> Option<Entry<V>> {
+        let at = self.index.remove(&hash)?;
+        if at >= self.entries.len() {
+            return None;
+        }
+        let removed = self.entries.swap_remove(at);
+        if let Some(moved) = self.entries.get(at) {
+            self.index.insert(moved.hash, at);
+        }
+        Some(removed)
+    }
+
+    fn remove_all(&mut self, is_dead: impl Fn(&Verified) -> bool) -> Vec<Entry<V>> {
+        let dead: Vec<u64> = self
+            .entries
+            .iter()
+            .filter(|entry| is_dead(entry.value.borrow()))
+            .map(|entry| entry.hash)
+            .collect();
+        dead.into_iter().filter_map(|hash| self.remove(hash)).collect()
+    }
+
+    /// Makes room: of a few entries, taken in turn, one that is dead, else the one that dies first.
+    fn evict(&mut self, now: i64, leeway_s: i64) -> Option<Entry<V>> {
+        let len = self.entries.len();
+        let sample = (self.hand..self.hand + EVICTION_SAMPLE.min(len)).map(|at| at % len.max(1));
+        let victim = sample.filter_map(|at| self.entries.get(at)).min_by_key(|entry| {
+            let verified: &Verified = entry.value.borrow();
+            let is_alive = !verified.is_key_retired() && !verified.is_expired(now, leeway_s);
+            (is_alive, verified.expires_at)
+        })?;
+        let hash = victim.hash;
+        self.hand = (self.hand + EVICTION_SAMPLE) % len.max(1);
+        self.remove(hash)
+    }
+}
+
+/// The keys of the index are hashes already.
+#[derive(Default)]
+struct AlreadyHashed(u64);
+
+impl Hasher for AlreadyHashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
