@@ -167,9 +167,7 @@ async def _routes(
         gateway.server, stateless=True, max_request_body_size=settings.max_body_bytes
     )
     await stack.enter_async_context(sessions.run())
-    scopes = tuple(
-        sorted({scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)})
-    )
+    scopes = tuple(sorted({scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}))
     resource = ProtectedResource(public_url=public_url, issuers=directory.issuers, scopes=scopes)
     endpoint = McpEndpoint(
         resource=resource,
@@ -200,9 +198,7 @@ async def _routes(
     return [
         *board.routes(),
         Route("/mcp/{org}/{workspace}", endpoint),
-        Route(
-            "/.well-known/oauth-protected-resource/mcp/{org}/{workspace}", resource.metadata, methods=["GET"]
-        ),
+        Route("/.well-known/oauth-protected-resource/mcp/{org}/{workspace}", resource.metadata, methods=["GET"]),
         *upstreams.routes(),
     ]
 
@@ -231,9 +227,7 @@ def _keyring(settings: Settings) -> Keyring:
         except OSError as error:
             raise StartupError(f"AGENTAPI_KEYRING_FILE cannot be read: {error.strerror}.") from error
     else:
-        raise StartupError(
-            "Set AGENTAPI_KEYRING or AGENTAPI_KEYRING_FILE; `agentapi keys generate` makes a keyring."
-        )
+        raise StartupError("Set AGENTAPI_KEYRING or AGENTAPI_KEYRING_FILE; `agentapi keys generate` makes a keyring.")
     try:
         return Keyring.parse(text)
     except KeyringError as error:
@@ -254,9 +248,7 @@ async def _http_problem(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise AssertionError(type(error))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return problem_response(
-            MethodNotAllowedError("This route does not take that method."), headers=error.headers
-        )
+        return problem_response(MethodNotAllowedError("This route does not take that method."), headers=error.headers)
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem_response(NotFoundError("There is no such route."))
     return problem_response(InvalidRequestError(error.detail))

@@ -54,21 +54,15 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port."
-)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port.")
 @click.option(
     "--data",
     "data_dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Data directory; kept between starts.  [default: a directory of your user]",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object once it serves; logs go to stderr."
-)
-@click.option(
-    "--upstream", "upstreams", multiple=True, metavar="URL", help="Put this MCP server behind the gateway."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object once it serves; logs go to stderr.")
+@click.option("--upstream", "upstreams", multiple=True, metavar="URL", help="Put this MCP server behind the gateway.")
 @click.option(
     "--mcp-config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -162,12 +156,8 @@ def token() -> None:
 
 
 @token.command("mint")
-@click.option(
-    "--data", "data_dir", type=click.Path(file_okay=False, path_type=Path), help="Data directory of `dev`."
-)
-@click.option(
-    "--base-url", default="http://127.0.0.1:8000", show_default=True, help="Gateway that the token is for."
-)
+@click.option("--data", "data_dir", type=click.Path(file_okay=False, path_type=Path), help="Data directory of `dev`.")
+@click.option("--base-url", default="http://127.0.0.1:8000", show_default=True, help="Gateway that the token is for.")
 @click.option("--subject", default="developer", show_default=True)
 @click.option("--organization", default="demo", show_default=True)
 @click.option(
@@ -177,9 +167,7 @@ def token() -> None:
     type=click.Choice(["org_admin", "member", "viewer", "agent"]),
 )
 @click.option("--scope", "scopes", multiple=True, help="Repeatable.")
-@click.option(
-    "--lifetime", "lifetime_s", default=3600, show_default=True, type=click.IntRange(1), metavar="SECONDS"
-)
+@click.option("--lifetime", "lifetime_s", default=3600, show_default=True, type=click.IntRange(1), metavar="SECONDS")
 def token_mint(
     *,
     data_dir: Path | None,
@@ -197,9 +185,7 @@ def token_mint(
 
     path = issuer_key_path((data_dir or _default_data_dir()).expanduser())
     if not path.exists():
-        raise StartupError(
-            f"There is no dev issuer in {path.parent}; start `agentapi dev` once, or give --data."
-        )
+        raise StartupError(f"There is no dev issuer in {path.parent}; start `agentapi dev` once, or give --data.")
     minted = TokenIssuer.from_file(ISSUER, path).mint(
         subject=subject,
         audiences=[base_url],
@@ -267,9 +253,7 @@ def _confirm_commands(servers: Sequence[DeclaredServer], *, yes: bool) -> None:
             continue
         line = " ".join((server.command.command, *server.command.args))
         if not sys.stdin.isatty():
-            raise StartupError(
-                f"'{server.name}' would run the command: {line} - repeat with --yes to allow it."
-            )
+            raise StartupError(f"'{server.name}' would run the command: {line} - repeat with --yes to allow it.")
         click.confirm(f"'{server.name}' runs the command: {line}\nAllow it?", abort=True, err=True)
 
 

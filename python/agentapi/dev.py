@@ -174,15 +174,11 @@ def _listening_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _settings(
-    options: DevOptions, base_url: str, issuer: TokenIssuer, postgres: EmbeddedPostgres
-) -> Settings:
+def _settings(options: DevOptions, base_url: str, issuer: TokenIssuer, postgres: EmbeddedPostgres) -> Settings:
     """Return the environment's settings with what ``dev`` decides on top."""
     given = load_settings()
     own = IssuerSettings(issuer=issuer.issuer, audiences=(base_url,), jwks=issuer.key_set())
-    commands = {
-        server.name: server.command for server in (_CLOCK, *options.servers) if server.command is not None
-    }
+    commands = {server.name: server.command for server in (_CLOCK, *options.servers) if server.command is not None}
     return load_settings(
         environment="development",
         public_url=base_url,
@@ -227,9 +223,7 @@ def _extension(issuer: TokenIssuer, demo_token: str) -> Extension:
     key_set = issuer.key_set()
 
     async def jwks(_: Request) -> Response:
-        return Response(
-            key_set, media_type="application/jwk-set+json", headers={"Cache-Control": "max-age=300"}
-        )
+        return Response(key_set, media_type="application/jwk-set+json", headers={"Cache-Control": "max-age=300"})
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -265,9 +259,7 @@ async def _seed(settings: Settings, issuer: TokenIssuer, servers: Sequence[Decla
                     slug=WORKSPACE,
                     name="Main",
                 )
-            stored = await upstream_store.list_upstreams(
-                connection, workspace_id=workspace.id, limit=_MAX_SERVERS
-            )
+            stored = await upstream_store.list_upstreams(connection, workspace_id=workspace.id, limit=_MAX_SERVERS)
             existing = {upstream.name: upstream for upstream in stored}
             for server in servers:
                 upstream = _as_upstream(server, principal, workspace, keyring, existing.get(server.name))
@@ -333,9 +325,7 @@ def _as_upstream(
         command=server.name if server.command is not None else None,
         auth=server.auth,
         auth_header=server.auth_header,
-        secret=None
-        if server.secret is None
-        else seal_secret(keyring, upstream.org_id, upstream.id, server.secret),
+        secret=None if server.secret is None else seal_secret(keyring, upstream.org_id, upstream.id, server.secret),
         enabled=True,
     )
 

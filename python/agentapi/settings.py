@@ -82,9 +82,7 @@ class StdioCommand(_Strict):
 class Settings(BaseSettings):
     """Settings of one process, read once at start."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AGENTAPI_", extra="ignore", frozen=True, env_nested_delimiter=None
-    )
+    model_config = SettingsConfigDict(env_prefix="AGENTAPI_", extra="ignore", frozen=True, env_nested_delimiter=None)
 
     environment: Literal["production", "development"] = "production"
     public_url: HttpUrl = HttpUrl("http://127.0.0.1:8000")

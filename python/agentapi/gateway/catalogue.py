@@ -144,9 +144,7 @@ class Catalogue:
                 raise type(entry.failure)(entry.failure.message)
         raise UnknownToolError(f"Unknown tool: {name}")
 
-    def input_schema(
-        self, upstreams: Sequence[Upstream], principal: Principal, name: str
-    ) -> dict[str, Any] | None:
+    def input_schema(self, upstreams: Sequence[Upstream], principal: Principal, name: str) -> dict[str, Any] | None:
         """Return the input schema of a tool whose list is at hand, without asking anybody."""
         bare = self._bare(upstreams)
         for upstream in upstreams:
@@ -192,9 +190,7 @@ class Catalogue:
         except UpstreamError as error:
             entry.failure = error
         except (MCPError, ValueError) as error:
-            entry.failure = UpstreamError(
-                f"Upstream '{upstream.name}' did not list its tools: {str(error)[:200]}"
-            )
+            entry.failure = UpstreamError(f"Upstream '{upstream.name}' did not list its tools: {str(error)[:200]}")
         if entry.failure is not None:
             _log.warning(
                 "upstream_left_out",
@@ -226,6 +222,4 @@ async def _list_tools(session: ClientSession) -> tuple[dict[str, Any], ...]:
             return tuple(tools)
         if len(tools) > _MAX_TOOLS:
             break
-    raise MCPError(
-        code=INVALID_PARAMS, message=f"the list has more than {_MAX_TOOLS} tools or {_MAX_PAGES} pages"
-    )
+    raise MCPError(code=INVALID_PARAMS, message=f"the list has more than {_MAX_TOOLS} tools or {_MAX_PAGES} pages")

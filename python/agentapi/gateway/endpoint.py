@@ -81,9 +81,7 @@ class ProtectedResource:
         if self.scopes:
             document["scopes_supported"] = list(self.scopes)
         # Browser-based clients read it across origins; it holds nothing that is not public.
-        return JSONResponse(
-            document, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": "max-age=3600"}
-        )
+        return JSONResponse(document, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": "max-age=3600"})
 
 
 class McpEndpoint:
@@ -125,9 +123,7 @@ class McpEndpoint:
         if not _is_name(org, workspace):
             raise NotFoundError(_NO_WORKSPACE)
         self._check_origin(scope)
-        token = await authenticate(
-            self._issuers, scope["headers"], audience=self._resource.resource(org, workspace)
-        )
+        token = await authenticate(self._issuers, scope["headers"], audience=self._resource.resource(org, workspace))
         if token.organization != org:
             raise NotFoundError(_NO_WORKSPACE)
         try:

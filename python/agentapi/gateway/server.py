@@ -99,9 +99,7 @@ class GatewayServer:
             raise _rpc_error(error) from error
         return {"tools": [tool.definition for tool in tools]}
 
-    async def _call_tool(
-        self, ctx: ServerRequestContext[Any], params: CallToolRequestParams
-    ) -> dict[str, Any]:
+    async def _call_tool(self, ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> dict[str, Any]:
         call = _call_context(ctx)
         try:
             require(call.principal, Permission.TOOLS_CALL)

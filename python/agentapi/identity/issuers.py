@@ -136,11 +136,7 @@ class IssuerDirectory:
 
     def _refresh_if_old(self, issuer: str) -> None:
         source = self._sources.get(issuer)
-        if (
-            source is not None
-            and source.fetched is not None
-            and self._clock() - source.fetched >= self._ttl_s
-        ):
+        if source is not None and source.fetched is not None and self._clock() - source.fetched >= self._ttl_s:
             self._start_refresh(source)
 
     async def _refresh(self, source: _KeySource) -> bool:
@@ -165,9 +161,7 @@ class IssuerDirectory:
                 source.jwks_url = await self._discover(issuer)
             count = self._verifier.replace_keys(issuer, await self._fetch(source.jwks_url))
         except (AgentAPIError, KeySetError, ValueError) as error:
-            _log.warning(
-                "key_set_refresh_failed", issuer=issuer, reason=str(error), stale=source.fetched is not None
-            )
+            _log.warning("key_set_refresh_failed", issuer=issuer, reason=str(error), stale=source.fetched is not None)
             return False
         source.fetched = self._clock()
         _log.info("key_set_refreshed", issuer=issuer, keys=count)

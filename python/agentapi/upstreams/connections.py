@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import structlog
 from mcp import Client, MCPError
-from mcp.client.session import ClientSession
 from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
@@ -25,6 +24,7 @@ from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
+    from mcp.client.session import ClientSession
 
     from agentapi.principal import OrgId, UpstreamId, UserId
 

@@ -60,9 +60,7 @@ def parse_mcp_servers(text: str | bytes) -> list[DeclaredServer]:
 def name_for_url(url: str, taken: set[str]) -> str:
     """Return an upstream name for ``url`` that is not in ``taken``."""
     parts = urlsplit(url)
-    base = _slug(
-        f"{parts.hostname or 'upstream'}-{parts.port}" if parts.port else parts.hostname or "upstream"
-    )
+    base = _slug(f"{parts.hostname or 'upstream'}-{parts.port}" if parts.port else parts.hostname or "upstream")
     name, count = base, 1
     while name in taken:
         count += 1
@@ -84,21 +82,15 @@ def _server(label: str, entry: Any) -> DeclaredServer:  # noqa: ANN401 - unvalid
     if kind not in _REMOTE_TYPES:
         raise InvalidRequestError(f"Entry '{label}' has the unknown type '{kind}'; use http, sse or stdio.")
     auth, header, secret = _credential(label, entry.get("headers", {}))
-    return DeclaredServer(
-        name, _REMOTE_TYPES[kind], endpoint=url, auth=auth, auth_header=header, secret=secret
-    )
+    return DeclaredServer(name, _REMOTE_TYPES[kind], endpoint=url, auth=auth, auth_header=header, secret=secret)
 
 
 def _command(label: str, entry: dict[str, Any]) -> StdioCommand:
     command, args, env = entry["command"], entry.get("args", []), entry.get("env", {})
     texts = isinstance(command, str) and isinstance(args, list) and all(isinstance(arg, str) for arg in args)
     if not texts or not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
-        raise InvalidRequestError(
-            f"Entry '{label}' needs 'command' as text, 'args' as texts and 'env' as texts."
-        )
-    return StdioCommand(
-        command=command, args=tuple(args), env=env, description=f"From the configuration: {label}"
-    )
+        raise InvalidRequestError(f"Entry '{label}' needs 'command' as text, 'args' as texts and 'env' as texts.")
+    return StdioCommand(command=command, args=tuple(args), env=env, description=f"From the configuration: {label}")
 
 
 def _credential(label: str, headers: Any) -> tuple[Auth, str | None, str | None]:  # noqa: ANN401 - unvalidated JSON

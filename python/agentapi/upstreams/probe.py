@@ -90,9 +90,7 @@ async def _inventory(client: Client) -> dict[str, tuple[str, ...]]:
         found["tools"] = await _names(client.list_tools, "tools", "name")
     if offered.resources is not None:
         found["resources"] = await _names(client.list_resources, "resources", "uri")
-        found["resource_templates"] = await _names(
-            client.list_resource_templates, "resource_templates", "uri_template"
-        )
+        found["resource_templates"] = await _names(client.list_resource_templates, "resource_templates", "uri_template")
     if offered.prompts is not None:
         found["prompts"] = await _names(client.list_prompts, "prompts", "name")
     return found

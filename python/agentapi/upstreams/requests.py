@@ -95,9 +95,7 @@ def check_input(
     """
     complaints = [*_target(given, refusal, commands), *_credential(given, stored)]
     if stored is not None and given.scope is not stored.scope:
-        complaints.append(
-            FieldError("/scope", "The scope of a configuration cannot change; create another one.")
-        )
+        complaints.append(FieldError("/scope", "The scope of a configuration cannot change; create another one."))
     if complaints:
         raise InvalidRequestError("The request body is not valid.", tuple(complaints))
 
@@ -122,9 +120,7 @@ def _target(given: UpstreamInput, refusal: str | None, commands: Iterable[str]) 
 def _credential(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldError]:
     needs_secret = given.auth in {Auth.BEARER, Auth.API_KEY}
     if given.transport is Transport.STDIO and given.auth is not Auth.NONE:
-        yield FieldError(
-            "/auth", "A stdio server takes its credential from the allowed command's environment."
-        )
+        yield FieldError("/auth", "A stdio server takes its credential from the allowed command's environment.")
         return
     if given.auth_header is not None:
         if given.auth is not Auth.API_KEY:
@@ -146,9 +142,7 @@ def _credential(given: UpstreamInput, stored: Upstream | None) -> Iterable[Field
             stored.auth_header,
         ):
             # Whoever may edit must not thereby learn: a kept secret never follows to another address.
-            yield FieldError(
-                "/secret", "Give the secret again: the stored one goes only where it was meant to go."
-            )
+            yield FieldError("/secret", "Give the secret again: the stored one goes only where it was meant to go.")
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

@@ -97,9 +97,7 @@ class UpstreamRoutes:
         upstream = await self._new(principal, given)
         await self._registry.create(principal, upstream)
         location = f"/api/v1/mcp/configurations/{upstream.id}"
-        return JSONResponse(
-            _document(upstream, given.workspace), status_code=201, headers={"Location": location}
-        )
+        return JSONResponse(_document(upstream, given.workspace), status_code=201, headers={"Location": location})
 
     async def page(self, request: Request) -> Response:
         """``GET /api/v1/mcp/configurations?workspace=&limit=&cursor=``."""

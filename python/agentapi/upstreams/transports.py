@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -18,6 +17,8 @@ from agentapi.upstreams.models import Auth, Transport
 from agentapi.upstreams.secrets import credential_headers
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from agentapi._core import Keyring
     from agentapi.egress.client import Egress
     from agentapi.upstreams.models import Upstream
@@ -36,9 +37,7 @@ class TransportFactory:
         read_timeout_s: Longest silence on an HTTP answer.
     """
 
-    def __init__(
-        self, *, egress: Egress, commands: StdioCommands, keyring: Keyring, read_timeout_s: float
-    ) -> None:
+    def __init__(self, *, egress: Egress, commands: StdioCommands, keyring: Keyring, read_timeout_s: float) -> None:
         self._egress = egress
         self._commands = commands
         self._keyring = keyring
