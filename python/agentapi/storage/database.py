@@ -1,0 +1,211 @@
+"""The connection pool, and the only ways into a transaction.
+
+Invariants:
+
+* The role that is connected can see no row that row-level security hides: it is no superuser, has no
+  BYPASSRLS, owns nothing, and belongs to no role that is or does.
+* Whose rows a transaction sees is set inside it and ends with it (``set_config(..., true)``), so a connection
+  that goes back to the pool carries nothing over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+import asyncpg
+
+from agentapi.errors import StartupError, StorageUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from asyncpg.pool import PoolConnectionProxy
+
+    from agentapi.principal import OrgId, Principal
+
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    """A connection inside a transaction that knows whose rows it may see."""
+
+__all__ = ["Connection", "Database"]
+
+_APPLICATION_NAME = "agentapi"
+_AWAY = "The database is not available."
+
+_SET_CONTEXT = (
+    "SELECT set_config('app.org_id', $1, true), set_config('app.user_id', $2, true),"
+    " set_config('app.org_slug', $3, true)"
+)
+_PING = "SELECT 1"
+_DESCRIBE_ROLE = """
+SELECT current_user AS name,
+       me.rolsuper AS superuser,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_roles r
+           WHERE (r.rolbypassrls OR r.rolsuper) AND pg_has_role(current_user, r.oid, 'MEMBER')
+       ) AS bypasses,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+             AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+             AND pg_has_role(current_user, c.relowner, 'MEMBER')
+       ) OR EXISTS (
+           SELECT FROM pg_catalog.pg_database d
+           WHERE d.datname = current_database() AND pg_has_role(current_user, d.datdba, 'MEMBER')
+       ) AS owns
+FROM pg_catalog.pg_roles me WHERE me.rolname = current_user
+"""
+
+_LOST = (
+    OSError,  # TimeoutError among them
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+"""What says that the database is away, whenever it comes up."""
+
+
+class Database:
+    """A pool of connections to one database."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+
+    @classmethod
+    async def connect(cls, dsn: str, *, pool_min: int, pool_max: int, timeout_s: float) -> Self:
+        """Open the pool as the application's role.
+
+        ``timeout_s`` bounds connecting, acquiring a connection, and each statement.
+
+        Raises:
+            StartupError: the role could see through row-level security, or may not log in.
+            StorageUnavailableError: the database cannot be reached.
+        """
+        try:
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=min(pool_min, pool_max),
+                max_size=pool_max,
+                timeout=timeout_s,
+                command_timeout=timeout_s,
+                server_settings={"application_name": _APPLICATION_NAME},
+            )
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise StartupError(
+                f"The database refuses the login of AGENTAPI_DATABASE_URL: {error}."
+            ) from error
+        except _LOST as error:
+            raise StorageUnavailableError("The database cannot be reached.", reason=_reason(error)) from error
+        database = cls(pool, timeout_s)
+        try:
+            await database._refuse_powerful_role()
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def _refuse_powerful_role(self) -> None:
+        async with self._acquire() as connection:
+            role = await connection.fetchrow(_DESCRIBE_ROLE)
+        if role is None:  # pragma: no cover - current_user is always a role
+            raise AssertionError
+        power = (
+            "is a superuser"
+            if role["superuser"]
+            else "can bypass row-level security"
+            if role["bypasses"]
+            else "owns tables or the database"
+            if role["owns"]
+            else None
+        )
+        if power is not None:
+            raise StartupError(
+                f"The database role {role['name']} {power}, so tenants would not be kept apart; "
+                "give AGENTAPI_DATABASE_URL a role that owns nothing, such as agentapi_app."
+            )
+
+    @asynccontextmanager
+    async def tenant_transaction(self, principal: Principal) -> AsyncIterator[Connection]:
+        """Open a transaction that sees the rows of the principal's organisation, and the principal's own.
+
+        Raises:
+            StorageUnavailableError: the database is away, or no connection was free in time.
+        """
+        async with self._transaction(
+            org_id=str(principal.org_id), user_id=str(principal.user_id)
+        ) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def organization_transaction(self, org_id: OrgId) -> AsyncIterator[Connection]:
+        """Open a transaction that sees what an organisation shares, for work that no user asked for.
+
+        An organisation is created in the transaction of its new id.
+        """
+        async with self._transaction(org_id=str(org_id)) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def directory_transaction(self, org_slug: str) -> AsyncIterator[Connection]:
+        """Open a transaction that sees one row, an organisation looked up before a principal exists."""
+        async with self._transaction(org_slug=org_slug) as connection:
+            yield connection
+
+    async def ping(self) -> None:
+        """Make one round trip to the database.
+
+        Raises:
+            StorageUnavailableError: the database is away, or no connection was free in time.
+        """
+        async with self._acquire() as connection:
+            await connection.fetchval(_PING)
+
+    async def close(self) -> None:
+        """Close the pool: connections in use get ``timeout_s`` to come back, then they are cut."""
+        try:
+            await asyncio.wait_for(self._pool.close(), self._timeout_s)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def _transaction(
+        self, *, org_id: str = "", user_id: str = "", org_slug: str = ""
+    ) -> AsyncIterator[Connection]:
+        async with self._acquire() as connection, connection.transaction():
+            await connection.fetchrow(_SET_CONTEXT, org_id, user_id, org_slug)
+            yield connection
+
+    @asynccontextmanager
+    async def _acquire(self) -> AsyncIterator[Connection]:
+        acquired = False
+        try:
+            async with self._pool.acquire(timeout=self._timeout_s) as connection:
+                acquired = True
+                try:
+                    yield connection
+                except asyncpg.InterfaceError as error:
+                    # The driver's word for a connection that is closed, and for misuse, which is ours to see.
+                    if _is_gone(connection):
+                        raise StorageUnavailableError(_AWAY, reason=_reason(error)) from error
+                    raise
+        except _LOST as error:
+            raise StorageUnavailableError(_AWAY, reason=_reason(error)) from error
+        except asyncpg.InterfaceError as error:
+            if acquired:
+                raise
+            raise StorageUnavailableError(_AWAY, reason=_reason(error)) from error
+
+
+def _is_gone(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # The pool was terminated and took the connection back.
+        return True
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,61 @@
+"""Organisations, their workspaces, their members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid5
+
+from agentapi.principal import UserId
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from agentapi.principal import OrgId, Role, WorkspaceId
+
+__all__ = ["Member", "Organization", "Workspace", "user_id_of"]
+
+_USER_NAMESPACE = UUID("6f1f1a0e-6d0b-4d0e-9c5a-6f5d2a1c7b90")
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """A tenant."""
+
+    id: OrgId
+    slug: str
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A set of upstream servers that has a URL of its own."""
+
+    id: WorkspaceId
+    org_id: OrgId
+    slug: str
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Somebody that an organisation has seen: a subject of an issuer."""
+
+    org_id: OrgId
+    user_id: UserId
+    issuer: str
+    subject: str
+    email: str | None
+    role: Role
+    created_at: datetime
+    last_seen_at: datetime
+
+
+def user_id_of(issuer: str, subject: str) -> UserId:
+    """Return the id of a subject of an issuer: the same in every process and organisation (UUID version 5).
+
+    The length of the issuer stands first, so no two pairs are written alike.
+    """
+    return UserId(uuid5(_USER_NAMESPACE, f"{len(issuer)}:{issuer}{subject}"))

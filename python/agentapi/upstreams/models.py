@@ -1,0 +1,70 @@
+"""An upstream MCP server as an organisation has registered it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
+
+__all__ = ["Auth", "Scope", "Transport", "Upstream", "secret_aad"]
+
+
+class Transport(StrEnum):
+    """How the upstream is spoken to."""
+
+    HTTP = "http"
+    SSE = "sse"
+    STDIO = "stdio"
+
+
+class Auth(StrEnum):
+    """Which credential the upstream wants."""
+
+    NONE = "none"
+    BEARER = "bearer"
+    API_KEY = "api_key"
+    OAUTH = "oauth"
+
+
+class Scope(StrEnum):
+    """Who sees the upstream: everybody in the organisation, or its owner alone."""
+
+    ORGANIZATION = "organization"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """One registered server. ``secret`` is sealed with ``secret_aad``."""
+
+    id: UpstreamId
+    org_id: OrgId
+    workspace_id: WorkspaceId
+    name: str
+    transport: Transport
+    endpoint: str | None = None
+    """URL; set unless the transport is stdio."""
+    command: str | None = None
+    """Name of an allowed command; set if the transport is stdio."""
+    auth: Auth = Auth.NONE
+    auth_header: str | None = None
+    secret: bytes | None = field(default=None, repr=False)
+    scope: Scope = Scope.ORGANIZATION
+    owner_id: UserId | None = None
+    """Set if the scope is user."""
+    enabled: bool = True
+    description: str = ""
+    version: int = 1
+    created_by: UserId
+    created_at: datetime
+    updated_at: datetime
+
+
+def secret_aad(org_id: OrgId, upstream_id: UpstreamId) -> bytes:
+    """Return what a sealed secret is bound to, so that it opens nowhere else: table, tenant, row."""
+    return f"upstreams.secret/{org_id}/{upstream_id}".encode()

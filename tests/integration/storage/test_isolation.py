@@ -1,0 +1,377 @@
+"""The tenancy boundary, as the application's role meets it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agentapi.errors import ConflictError, NotFoundError
+from agentapi.storage.database import Database
+from agentapi.tenancy.store import find_organization, find_workspace, list_workspaces, upsert_member
+from agentapi.upstreams import store
+from tenants import NOW, Tenant, make_tenant
+
+if TYPE_CHECKING:
+    from agentapi.upstreams.models import Upstream
+
+TENANT_TABLES = ("organizations", "workspaces", "members", "upstreams")
+WITHOUT_TENANT = {"schema_migrations"}
+
+SECURITY_OF_TABLES = """
+SELECT c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
+       ARRAY(SELECT DISTINCT p.cmd FROM pg_policies p
+             WHERE p.schemaname = 'public' AND p.tablename = c.relname ORDER BY 1) AS commands,
+       EXISTS (SELECT FROM pg_policies p WHERE p.tablename = c.relname AND p.permissive <> 'PERMISSIVE'
+               OR p.tablename = c.relname AND (p.qual = 'true' OR p.with_check = 'true')) AS odd
+FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+"""
+TABLES_WITH_ORG_ID = """
+SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND a.attname = 'org_id'
+"""
+INDEXES_WITHOUT_ORG_ID = """
+SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'org_id'
+WHERE c.relnamespace = 'public'::regnamespace AND i.indkey[0] <> a.attnum
+"""
+
+
+async def count(connection: Any, table: str) -> int:
+    return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))  # noqa: S608
+
+
+async def test_every_tenant_table_has_forced_security_with_policies_for_all_commands(
+    owner_connection: asyncpg.Connection[Any],
+) -> None:
+    tables = {row["name"]: row for row in await owner_connection.fetch(SECURITY_OF_TABLES)}
+    with_org_id = {row["relname"] for row in await owner_connection.fetch(TABLES_WITH_ORG_ID)}
+    assert set(TENANT_TABLES) <= with_org_id | {"organizations"}
+    assert set(tables) - WITHOUT_TENANT == with_org_id | {"organizations"}
+    for name in with_org_id | {"organizations"}:
+        table = tables[name]
+        assert (table["enabled"], table["forced"], table["odd"]) == (True, True, False), name
+        assert table["commands"] == ["DELETE", "INSERT", "SELECT", "UPDATE"], name
+
+
+async def test_every_index_of_a_tenant_table_leads_with_the_organisation(
+    owner_connection: asyncpg.Connection[Any],
+) -> None:
+    assert await owner_connection.fetch(INDEXES_WITHOUT_ORG_ID) == []
+
+
+async def test_no_view_or_function_of_the_schema_runs_with_the_rights_of_its_owner(
+    owner_connection: asyncpg.Connection[Any],
+) -> None:
+    definers = "SELECT proname FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace"
+    views = "SELECT viewname FROM pg_views WHERE schemaname = 'public'"
+    assert await owner_connection.fetch(definers) == []
+    assert await owner_connection.fetch(views) == []
+
+
+async def test_two_tenants_on_one_connection_see_their_own_rows(database: Database) -> None:
+    one, two = await make_tenant(database), await make_tenant(database, "bob")
+    seen = []
+    for tenant in (one, two, one):
+        async with database.tenant_transaction(tenant.principal) as connection:
+            await upsert_member(connection, tenant.principal, email=None)
+            backend = await connection.fetchval("SELECT pg_backend_pid()")
+            orgs = await connection.fetch("SELECT id FROM organizations")
+            workspaces = await list_workspaces(connection, limit=10)
+            members = await connection.fetch("SELECT user_id FROM members")
+            seen.append(backend)
+        assert [row["id"] for row in orgs] == [tenant.principal.org_id]
+        assert [workspace.id for workspace in workspaces] == [tenant.workspace_id]
+        assert [row["user_id"] for row in members] == [tenant.principal.user_id]
+    assert len(set(seen)) == 1
+
+
+@pytest.mark.parametrize("outcome", ["commit", "error", "cancel"])
+async def test_a_connection_returns_to_the_pool_without_a_tenant(database: Database, outcome: str) -> None:
+    tenant = await make_tenant(database)
+
+    async def work() -> None:
+        async with database.tenant_transaction(tenant.principal) as connection:
+            assert await connection.fetchval("SELECT count(*) FROM organizations") == 1
+            if outcome == "error":
+                raise RuntimeError
+            if outcome == "cancel":
+                await asyncio.get_running_loop().create_future()
+
+    task = asyncio.ensure_future(work())
+    if outcome == "cancel":
+        await asyncio.wait([task], timeout=0.2)
+        task.cancel()
+    await asyncio.wait([task])
+    _ = task.cancelled() or task.exception()
+    settings = "SELECT current_setting('app.org_id', true), current_setting('app.user_id', true)"
+    async with database._acquire() as connection:
+        assert set(await connection.fetchrow(settings) or ()) <= {None, ""}
+        for table in TENANT_TABLES:
+            assert await count(connection, table) == 0
+
+
+async def test_the_directory_sees_one_organisation_and_nothing_in_it(database: Database) -> None:
+    one, two = await make_tenant(database), await make_tenant(database)
+    async with database.directory_transaction(one.principal.org_slug) as connection:
+        found = await find_organization(connection, one.principal.org_slug)
+        assert found is not None
+        assert found.id == one.principal.org_id
+        assert await find_organization(connection, two.principal.org_slug) is None
+        assert await connection.fetchval("SELECT count(*) FROM organizations") == 1
+        assert await find_workspace(connection, "main") is None
+        assert await connection.execute("UPDATE organizations SET name = 'x'") == "UPDATE 0"
+
+
+async def test_without_context_there_are_no_rows_and_writes_are_refused(
+    database: Database, app_connection: asyncpg.Connection[Any]
+) -> None:
+    tenant = await make_tenant(database)
+    org_id, user_id = tenant.principal.org_id, tenant.principal.user_id
+    inserts = (
+        ("INSERT INTO organizations (id, slug, name) VALUES ($1, $2, 'x')", uuid4(), f"x-{uuid4().hex}"),
+        ("INSERT INTO workspaces (id, org_id, slug, name) VALUES ($1, $2, 'x', 'x')", uuid4(), org_id),
+        (
+            """INSERT INTO members (org_id, user_id, issuer, subject, role)
+            VALUES ($1, $2, 'i', 's', 'member')""",
+            org_id,
+            user_id,
+        ),
+        (
+            """INSERT INTO upstreams
+            (id, org_id, workspace_id, name, transport, endpoint, auth, scope, created_by)
+            VALUES ($1, $2, $3, 'x', 'http', 'https://x.example', 'none', 'organization', $1)""",
+            uuid4(),
+            org_id,
+            tenant.workspace_id,
+        ),
+    )
+    for context in (None, ""):
+        if context is not None:
+            await app_connection.execute("SET app.org_id = ''; SET app.user_id = ''; SET app.org_slug = ''")
+        for sql, *arguments in inserts:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+                await app_connection.execute(sql, *arguments)
+        for table, column in zip(TENANT_TABLES, ("name", "name", "email", "name"), strict=True):
+            assert await count(app_connection, table) == 0
+            assert await app_connection.execute(f"UPDATE {table} SET {column} = 'x'") == "UPDATE 0"  # noqa: S608
+            if table != "organizations":
+                assert await app_connection.execute(f"DELETE FROM {table}") == "DELETE 0"  # noqa: S608
+
+
+async def test_the_owner_without_context_sees_nothing_either(
+    database: Database, owner_connection: asyncpg.Connection[Any]
+) -> None:
+    await make_tenant(database)
+    for table in TENANT_TABLES:
+        assert await count(owner_connection, table) == 0
+
+
+async def test_a_tenant_cannot_write_into_another(database: Database) -> None:
+    one, two = await make_tenant(database), await make_tenant(database)
+    async with database.tenant_transaction(two.principal) as connection:
+        await store.insert_upstream(connection, two.upstream("theirs"))
+    attempts = (
+        two.upstream("forged"),
+        replace(one.upstream("forged", private=True), owner_id=two.colleague("eve").principal.user_id),
+    )
+    for attempt in attempts:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            async with database.tenant_transaction(one.principal) as connection:
+                await store.insert_upstream(connection, attempt)
+    with pytest.raises(NotFoundError, match="no such workspace"):
+        async with database.tenant_transaction(one.principal) as connection:
+            await store.insert_upstream(connection, replace(one.upstream("x"), workspace_id=two.workspace_id))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE upstreams DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE upstreams NO FORCE ROW LEVEL SECURITY",
+        "DROP POLICY upstreams_select ON upstreams",
+        "CREATE POLICY mine ON upstreams USING (true)",
+        "TRUNCATE upstreams",
+        "DROP TABLE upstreams",
+        "ALTER TABLE upstreams OWNER TO agentapi_app",
+        "CREATE TABLE mine (org_id uuid)",
+        "CREATE TEMP TABLE upstreams (org_id uuid)",
+        "CREATE SCHEMA mine",
+        "SET ROLE agentapi_owner",
+        "SET SESSION AUTHORIZATION agentapi_owner",
+        "ALTER ROLE agentapi_app BYPASSRLS",
+        "GRANT agentapi_owner TO agentapi_app",
+        "DELETE FROM organizations",
+        "UPDATE upstreams SET org_id = gen_random_uuid()",
+        "UPDATE upstreams SET owner_id = NULL, scope = 'organization'",
+        "UPDATE workspaces SET org_id = gen_random_uuid()",
+        "UPDATE members SET user_id = gen_random_uuid()",
+        "INSERT INTO schema_migrations (name, checksum) VALUES ('x', 'x')",
+        "DELETE FROM schema_migrations",
+        "CREATE TRIGGER t BEFORE UPDATE ON upstreams EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "COPY upstreams TO PROGRAM 'cat'",
+    ],
+)
+async def test_the_application_role_cannot(app_connection: asyncpg.Connection[Any], statement: str) -> None:
+    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError)):
+        await app_connection.execute(statement)
+
+
+async def test_turning_row_security_off_refuses_rather_than_reveals(
+    database: Database, app_connection: asyncpg.Connection[Any]
+) -> None:
+    await make_tenant(database)
+    await app_connection.execute("SET row_security = off")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+        await app_connection.fetch("SELECT * FROM organizations")
+
+
+async def test_a_private_upstream_is_its_owners_alone(database: Database) -> None:
+    alice = await make_tenant(database)
+    bob = alice.colleague("bob")
+    private = alice.upstream("mail", private=True)
+    async with database.tenant_transaction(alice.principal) as connection:
+        await store.insert_upstream(connection, private)
+        assert await store.get_upstream(connection, private.id) == private
+    for attempt in ("get", "update", "delete"):
+        with pytest.raises(NotFoundError):  # noqa: PT012 - one of three statements
+            async with database.tenant_transaction(bob.principal) as connection:
+                if attempt == "get":
+                    await store.get_upstream(connection, private.id)
+                elif attempt == "update":
+                    await store.update_upstream(connection, private, now=NOW)
+                else:
+                    await store.delete_upstream(connection, private.id)
+    async with database.organization_transaction(alice.principal.org_id) as connection:
+        assert await store.list_upstreams(connection, limit=10) == []
+
+
+async def test_two_users_may_have_private_upstreams_of_one_name(database: Database) -> None:
+    alice = await make_tenant(database)
+    for tenant in (alice, alice.colleague("bob")):
+        async with database.tenant_transaction(tenant.principal) as connection:
+            await store.insert_upstream(connection, tenant.upstream("mail", private=True))
+            assert len(await store.list_for_workspace(connection, tenant.workspace_id)) == 1
+
+
+@pytest.mark.parametrize(("first", "second"), [(False, False), (True, True), (True, False), (False, True)])
+async def test_names_that_one_person_would_see_twice_collide(
+    database: Database, first: bool, second: bool
+) -> None:
+    tenant = await make_tenant(database)
+    async with database.tenant_transaction(tenant.principal) as connection:
+        await store.insert_upstream(connection, tenant.upstream("mail", private=first))
+    with pytest.raises(ConflictError) as conflict:
+        async with database.tenant_transaction(tenant.principal) as connection:
+            await store.insert_upstream(connection, tenant.upstream("mail", private=second))
+    assert conflict.value.message == "The name mail is taken in this workspace."
+
+
+async def test_a_conflict_with_a_hidden_row_shows_nothing_of_it(database: Database) -> None:
+    alice = await make_tenant(database)
+    bob = alice.colleague("bob")
+    async with database.tenant_transaction(bob.principal) as connection:
+        await store.insert_upstream(connection, bob.upstream("mail", private=True))
+    with pytest.raises(ConflictError) as conflict:
+        async with database.tenant_transaction(alice.principal) as connection:
+            await store.insert_upstream(connection, alice.upstream("mail"))
+    cause = conflict.value.__cause__
+    assert isinstance(cause, asyncpg.ExclusionViolationError)
+    assert str(bob.principal.user_id) not in f"{cause.as_dict()}"
+
+
+async def test_concurrent_registrations_of_one_name_have_one_winner(
+    postgres: Any, database: Database
+) -> None:
+    alice = await make_tenant(database)
+    pool = await Database.connect(postgres.app_dsn, pool_min=2, pool_max=8, timeout_s=5.0)
+
+    async def register(tenant: Tenant, *, private: bool) -> bool:
+        try:
+            async with pool.tenant_transaction(tenant.principal) as connection:
+                await store.insert_upstream(connection, tenant.upstream("mail", private=private))
+        except ConflictError:
+            return False
+        return True
+
+    try:
+        attempts = [register(alice, private=bool(number % 2)) for number in range(8)]
+        assert sorted(await asyncio.gather(*attempts)) == [False] * 7 + [True]
+    finally:
+        await pool.close()
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from(["insert", "private", "rename", "disable", "delete", "steal", "take over"]),
+        st.sampled_from(["a", "b", "c-d"]),
+        st.integers(0, 15),
+    ),
+    max_size=20,
+)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(operations=OPERATIONS)
+async def test_no_sequence_of_operations_shows_a_foreign_row(
+    database: Database, operations: list[tuple[int, str, str, int]]
+) -> None:
+    """Two users of one organisation and one of another do as they like; a model says what each may see."""
+    alice = await make_tenant(database)
+    actors = [alice, alice.colleague("bob"), await make_tenant(database)]
+    model: dict[UUID, Upstream] = {}
+    touched: list[Upstream] = []
+
+    def sees(actor: Tenant, upstream: Upstream) -> bool:
+        mine = upstream.owner_id in (None, actor.principal.user_id)
+        return upstream.org_id == actor.principal.org_id and mine
+
+    for index, verb, name, pick in operations:
+        actor = actors[index]
+        target = touched[pick % len(touched)] if touched else actor.upstream(name)
+        current = model.get(target.id, target)
+        allowed = target.id in model and sees(actor, current)
+        try:
+            async with database.tenant_transaction(actor.principal) as connection:
+                if verb in {"insert", "private"}:
+                    new = actor.upstream(name, private=verb == "private")
+                    await store.insert_upstream(connection, new)
+                    model[new.id] = new
+                    touched.append(new)
+                elif verb in {"rename", "disable", "take over"}:
+                    change = replace(current, **({"enabled": False} if verb == "disable" else {"name": name}))
+                    if verb == "take over":
+                        change = replace(change, org_id=actor.principal.org_id, owner_id=None)
+                    changed = await store.update_upstream(connection, change, now=NOW)
+                    assert allowed
+                    model[target.id] = changed
+                elif verb == "delete":
+                    await store.delete_upstream(connection, target.id)
+                    assert allowed
+                    del model[target.id]
+                else:
+                    read = await store.get_upstream(connection, target.id)
+                    assert allowed
+                    assert read == current
+        except NotFoundError:
+            assert not allowed
+        except ConflictError:
+            rivals = [other for other in model.values() if other.org_id == actor.principal.org_id]
+            assert name in {rival.name for rival in rivals}
+        for other in actors:
+            async with database.tenant_transaction(other.principal) as connection:
+                listed = await store.list_upstreams(connection, limit=100)
+            assert {up.id: up for up in listed} == {up.id: up for up in model.values() if sees(other, up)}
+            names = [upstream.name for upstream in listed]
+            assert len(names) == len(set(names))
