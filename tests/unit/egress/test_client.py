@@ -253,6 +253,10 @@ async def test_closing_a_client_leaves_the_pool_open() -> None:
         for _ in range(3):
             async with out.client() as client:
                 assert (await client.get(url)).text == "ok"
+        for _ in range(3):
+            client = out.client()
+            await client.get(url)
+            await client.aclose()
         assert server.connections == 1
 
 
