@@ -108,7 +108,9 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             egress = await stack.enter_async_context(Egress.from_settings(settings))
             directory = _directory(settings, issuers, egress)
             stack.push_async_callback(directory.close)
-            app.router.routes.extend(await _routes(settings, stack, database, egress, directory, keyring))
+            app.router.routes.extend(await _routes(
+                    settings, stack, database=database, egress=egress, directory=directory, keyring=keyring
+                ))
             await directory.load()
             async with extension.lifespan():
                 yield
@@ -124,6 +126,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
 async def _routes(
     settings: Settings,
     stack: contextlib.AsyncExitStack,
+    *,
     database: Database,
     egress: Egress,
     directory: IssuerDirectory,
@@ -234,9 +237,11 @@ def _keyring(settings: Settings) -> Keyring:
         raise StartupError(f"The keyring cannot be used: {error}.") from None
 
 
-async def _problem(request: Request, error: Exception) -> Response:
+async def _problem(_: Request, error: Exception) -> Response:
     if not isinstance(error, AgentAPIError):
-        raise AssertionError(type(error))
+        raise AssertionError(error)  # noqa: TRY004 - the router calls this for AgentAPIError alone
+    if error.log_context:
+        _log.info("request_refused", code=error.code, **error.log_context)
     headers = {}
     if isinstance(error, UnauthenticatedError | InsufficientScopeError):
         headers["WWW-Authenticate"] = bearer_challenge(error)
@@ -246,7 +251,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _http_problem(_: Request, error: Exception) -> Response:
     """Give what the router refuses the same form as everything else."""
     if not isinstance(error, HTTPException):
-        raise AssertionError(type(error))
+        raise AssertionError(error)  # noqa: TRY004 - the router calls this for HTTPException alone
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return problem_response(MethodNotAllowedError("This route does not take that method."), headers=error.headers)
     if error.status_code == HTTPStatus.NOT_FOUND:

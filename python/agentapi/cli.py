@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from platformdirs import user_data_path
 
 import agentapi
 from agentapi.errors import AgentAPIError, InvalidRequestError, StartupError
@@ -82,12 +80,13 @@ def dev(
     """Start a whole gateway with nothing to configure: database, issuer, a demo organisation with two servers."""
     from agentapi.dev import DevOptions, run_dev  # noqa: PLC0415
     from agentapi.observability.logs import configure_logging  # noqa: PLC0415
+    from agentapi.storage.embedded import default_data_dir  # noqa: PLC0415
 
     servers = _declared_servers(upstreams, mcp_config)
     _confirm_commands(servers, yes=yes)
     configure_logging(level="info", fmt="console" if sys.stderr.isatty() else "json")
     options = DevOptions(
-        data_dir=(data_dir or _default_data_dir()).expanduser().absolute(),
+        data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
         host=host,
         port=port,
         servers=servers,
@@ -182,8 +181,9 @@ def token_mint(
     from agentapi.dev import ISSUER, issuer_key_path  # noqa: PLC0415
     from agentapi.identity.token_issuer import TokenIssuer  # noqa: PLC0415
     from agentapi.principal import Role  # noqa: PLC0415
+    from agentapi.storage.embedded import default_data_dir  # noqa: PLC0415
 
-    path = issuer_key_path((data_dir or _default_data_dir()).expanduser())
+    path = issuer_key_path((data_dir or default_data_dir()).expanduser())
     if not path.exists():
         raise StartupError(f"There is no dev issuer in {path.parent}; start `agentapi dev` once, or give --data.")
     minted = TokenIssuer.from_file(ISSUER, path).mint(
@@ -224,17 +224,11 @@ def _run(coroutine: Any) -> None:  # noqa: ANN401 - whatever asyncio.run takes
         runner.run(coroutine)
 
 
-def _default_data_dir() -> Path:
-    """Return where `dev` keeps its data: for root a system directory, since PostgreSQL then runs as another user."""
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    return Path("/var/lib/agentapi/dev") if root else user_data_path("agentapi") / "dev"
-
-
 def _declared_servers(upstreams: Sequence[str], mcp_config: Path | None) -> list[DeclaredServer]:
     from agentapi.upstreams.mcp_servers import DeclaredServer, name_for_url, parse_mcp_servers  # noqa: PLC0415
     from agentapi.upstreams.models import Transport  # noqa: PLC0415
 
-    servers = parse_mcp_servers(mcp_config.read_bytes()) if mcp_config is not None else []
+    servers = parse_mcp_servers(mcp_config.read_bytes(), home=Path.home()) if mcp_config is not None else []
     taken = {"notes", "clock"}
     for server in servers:
         if server.name in taken:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ import uvicorn
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+import agentapi
 from agentapi._core import Keyring
 from agentapi.app import Extension, create_app
 from agentapi.errors import StartupError
@@ -26,7 +28,7 @@ from agentapi.observability.logs import configure_logging
 from agentapi.principal import OrgId, Principal, Role, UpstreamId, WorkspaceId
 from agentapi.settings import IssuerSettings, Settings, StdioCommand, load_issuers, load_settings
 from agentapi.storage.database import Database
-from agentapi.storage.embedded import embedded_postgres
+from agentapi.storage.embedded import APP_ROLE, embedded_postgres
 from agentapi.storage.migrations import migrate
 from agentapi.tenancy import store as tenancy_store
 from agentapi.tenancy.models import user_id_of
@@ -37,8 +39,6 @@ from agentapi.upstreams.secrets import seal_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-    from pathlib import Path
-
     from starlette.applications import Starlette
     from starlette.requests import Request
 
@@ -106,7 +106,7 @@ async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None
     with _listening_socket(options.host, options.port) as listener:
         base_url = f"http://{options.host}:{listener.getsockname()[1]}"
         async with embedded_postgres(options.data_dir) as postgres:
-            await migrate(postgres.owner_dsn, postgres.app_role)
+            await migrate(postgres.owner_dsn, APP_ROLE)
             issuer = TokenIssuer.from_file(ISSUER, issuer_key_path(options.data_dir))
             settings = _settings(options, base_url, issuer, postgres)
             configure_logging(level=settings.log_level, fmt=settings.log_format)
@@ -189,6 +189,8 @@ def _settings(options: DevOptions, base_url: str, issuer: TokenIssuer, postgres:
         issuers_file=None,
         egress_allow_http=True,
         egress_allow_networks=(*given.egress_allow_networks, *map(ip_network, _LOCAL_NETWORKS)),
+        # The developer has seen each command line and said yes to it; it may use what they use. See README.
+        sandbox=given.sandbox if "sandbox" in given.model_fields_set else "off",
         stdio_commands={**given.stdio_commands, **commands},
         state_dir=options.data_dir / "state",
         log_format="console" if sys.stderr.isatty() else given.log_format,
@@ -205,7 +207,12 @@ def _keyring(data_dir: Path) -> str:
 _CLOCK = DeclaredServer(
     "clock",
     Transport.STDIO,
-    command=StdioCommand(command=sys.executable, args=("-m", "agentapi.demo.clock"), description="Demo"),
+    command=StdioCommand(
+        command=sys.executable,
+        args=("-m", "agentapi.demo.clock"),
+        readable=(Path(agentapi.__file__).parent.parent,),
+        description="Demo",
+    ),
 )
 
 

@@ -76,6 +76,8 @@ class StdioCommand(_Strict):
     command: str
     args: tuple[str, ...] = ()
     env: dict[str, SecretStr] = {}
+    readable: tuple[Path, ...] = ()
+    """Directories outside the system's that the command may read in its sandbox: its code, its data."""
     description: str = ""
 
 

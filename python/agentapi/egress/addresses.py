@@ -187,9 +187,7 @@ class AddressPolicy:
                 raise EgressRefusedError(f"The URL must be https; only {_HTTP_SETTING} allows http.")
             raise EgressRefusedError("The URL must be absolute and start with https://.")
         if parsed.userinfo:
-            raise EgressRefusedError(
-                "The URL must not contain a user name or password; store a credential instead."
-            )
+            raise EgressRefusedError("The URL must not contain a user name or password; store a credential instead.")
         port = parsed.port
         if port is not None and (port in _BLOCKED_PORTS or not 0 < port <= _MAX_PORT):
             raise EgressRefusedError(f"The port {port} of the URL may not be used.")
@@ -205,9 +203,7 @@ class AddressPolicy:
             _check_name(host)
         else:
             if isinstance(literal, IPv6Address) and literal.scope_id is not None:
-                raise EgressRefusedError(
-                    "The host of the URL is an address with a zone, which may not be used."
-                )
+                raise EgressRefusedError("The host of the URL is an address with a zone, which may not be used.")
             self.check(literal)
 
     def _reason(self, ip: IPAddress) -> str | None:
@@ -227,12 +223,8 @@ class AddressPolicy:
 
     def describe(self) -> str:
         """Return one phrase for the start-up log: what is allowed beyond public https."""
-        v4 = collapse_addresses(
-            network for network in self.allow_networks if isinstance(network, IPv4Network)
-        )
-        v6 = collapse_addresses(
-            network for network in self.allow_networks if isinstance(network, IPv6Network)
-        )
+        v4 = collapse_addresses(network for network in self.allow_networks if isinstance(network, IPv4Network))
+        v6 = collapse_addresses(network for network in self.allow_networks if isinstance(network, IPv6Network))
         extra = [str(network) for network in (*v4, *v6)]
         return ", ".join(["public https", *(["http"] if self.allow_http else []), *extra])
 
@@ -244,13 +236,9 @@ def _check_name(host: str) -> None:
     if len(name) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
         raise EgressRefusedError("The host of the URL is not a valid name.", host=host)
     if _NUMBER.fullmatch(labels[-1]):
-        raise EgressRefusedError(
-            "The host of the URL is a number that is not an address in its usual form.", host=host
-        )
+        raise EgressRefusedError("The host of the URL is a number that is not an address in its usual form.", host=host)
     if any(label.startswith("xn--") for label in labels):
         try:
             idna.decode(name)
         except UnicodeError as error:
-            raise EgressRefusedError(
-                "The host of the URL is not a valid international name.", host=host
-            ) from error
+            raise EgressRefusedError("The host of the URL is not a valid international name.", host=host) from error

@@ -85,9 +85,7 @@ class Egress:
     def from_settings(cls, settings: Settings) -> Self:
         """Build from the ``egress_*`` settings and ``upstream_max_connections``."""
         return cls(
-            AddressPolicy(
-                allow_networks=settings.egress_allow_networks, allow_http=settings.egress_allow_http
-            ),
+            AddressPolicy(allow_networks=settings.egress_allow_networks, allow_http=settings.egress_allow_http),
             timeout_s=settings.egress_timeout_s,
             max_connections=settings.upstream_max_connections,
         )

@@ -108,9 +108,7 @@ def _interleaved(addresses: tuple[IPAddress, ...]) -> tuple[IPAddress, ...]:
     return tuple(address for _, _, address in sorted(ranked, key=lambda item: item[:2]))
 
 
-async def _first(
-    addresses: tuple[IPAddress, ...], connect: _Connect, stagger_s: float
-) -> httpcore2.AsyncNetworkStream:
+async def _first(addresses: tuple[IPAddress, ...], connect: _Connect, stagger_s: float) -> httpcore2.AsyncNetworkStream:
     """Return the first connection that stands; start the next attempt when one fails or dawdles."""
     won: list[httpcore2.AsyncNetworkStream] = []
     failures: list[Exception] = []
@@ -177,9 +175,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     Clients come and go over it: opening or closing it does nothing, since the pool belongs to ``Egress``.
     """
 
-    def __init__(
-        self, pool: httpx2.AsyncBaseTransport, policy: AddressPolicy, *, max_response_bytes: int
-    ) -> None:
+    def __init__(self, pool: httpx2.AsyncBaseTransport, policy: AddressPolicy, *, max_response_bytes: int) -> None:
         self._inner = pool
         self._policy = policy
         self._max_response_bytes = max_response_bytes
@@ -198,9 +194,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         response = await self._inner.handle_async_request(request)
         if response.headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
             await response.aclose()
-            raise httpx2.RemoteProtocolError(
-                "the response is compressed, which was not asked for", request=request
-            )
+            raise httpx2.RemoteProtocolError("the response is compressed, which was not asked for", request=request)
         if response.headers.get("content-type", "").partition(";")[0].strip().lower() == _EVENT_STREAM:
             return response
         stream = response.stream

@@ -10,7 +10,7 @@ from mcp import MCPError
 from mcp.server import Server
 from mcp.server.caching import CacheHint
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolRequest, CallToolRequestParams
-from pydantic import TypeAdapter, ValidationError
+from pydantic import RootModel, ValidationError
 
 import agentapi
 from agentapi.errors import AgentAPIError, ForbiddenError, UpstreamError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mcp.client.session import ClientSession
     from mcp.server.context import ServerRequestContext
     from mcp_types import PaginatedRequestParams
+    from starlette.types import Scope
 
     from agentapi.gateway.catalogue import Catalogue, CatalogueTool
     from agentapi.principal import Principal
@@ -29,15 +30,16 @@ if TYPE_CHECKING:
     from agentapi.upstreams.registry import WorkspaceView
     from agentapi.upstreams.transports import TransportFactory
 
-__all__ = ["CALL_SCOPE_KEY", "CallContext", "GatewayServer"]
+__all__ = ["CallContext", "GatewayServer", "bind"]
 
-CALL_SCOPE_KEY = "agentapi.call"
+_SCOPE_KEY = "agentapi.call"
 """Key of the ``CallContext`` in the ASGI scope."""
 
-_RAW_RESULT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-"""Results pass as they came, so that no field is lost to a model."""
-
 _ENVELOPE_META_PREFIX = "io.modelcontextprotocol/"
+
+
+class _RawResult(RootModel[dict[str, Any]]):
+    """A result as it came, so that no field is lost to a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,8 @@ class GatewayServer:
         )
 
         async def operation(session: ClientSession) -> dict[str, Any]:
-            return await session.send_request(
-                request,
-                _RAW_RESULT,
-                progress_callback=ctx.session.report_progress if wants_progress else None,
-            )
+            progress = ctx.session.report_progress if wants_progress else None
+            return (await session.send_request(request, _RawResult, progress_callback=progress)).root
 
         key = ConnectionKey(upstream.org_id, upstream.id, upstream.version, call.principal.user_id)
         try:
@@ -149,16 +148,16 @@ class GatewayServer:
         return self._catalogue.input_schema(call.view.upstreams, call.principal, name)
 
 
-def bind(scope: dict[str, Any], call: CallContext) -> None:
+def bind(scope: Scope, call: CallContext) -> None:
     """Attach ``call`` to the request, for the handlers and for the schema hook, which is given a name and no more."""
-    scope[CALL_SCOPE_KEY] = call
+    scope[_SCOPE_KEY] = call
     _current.set(call)
 
 
 def _call_context(ctx: ServerRequestContext[Any]) -> CallContext:
     if ctx.request is None:
         raise AssertionError(ctx.method)
-    call: CallContext = ctx.request.scope[CALL_SCOPE_KEY]
+    call: CallContext = ctx.request.scope[_SCOPE_KEY]
     return call
 
 

@@ -1,4 +1,4 @@
-"""The gateway's own issuer: an Ed25519 key in a file, its public key set, and short-lived tokens.
+"""The gateway's own issuer: a P-256 key in a file, its public key set, and short-lived tokens.
 
 Its tokens are verified like those of any other issuer; having the key file is the only privilege.
 """
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, OKPKey
+from joserfc.jwk import ECKey, KeySet
 
 from agentapi.errors import StartupError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenIssuer", "write_private_file"]
 
-_ALGORITHM = "EdDSA"
+_ALGORITHM = "ES256"
 
 
 class TokenIssuer:
@@ -36,7 +36,7 @@ class TokenIssuer:
         key: The signing key, with its ``kid``.
     """
 
-    def __init__(self, issuer: str, key: OKPKey) -> None:
+    def __init__(self, issuer: str, key: ECKey) -> None:
         self.issuer = issuer
         self._key = key
 
@@ -50,7 +50,7 @@ class TokenIssuer:
         try:
             if not path.exists():
                 _write_new_key(path)
-            key = OKPKey.import_key(json.loads(path.read_bytes()))
+            key = ECKey.import_key(json.loads(path.read_bytes()))
         except (OSError, ValueError, JoseError) as error:
             raise StartupError(
                 f"The signing key {path} cannot be used ({type(error).__name__}); move it away."
@@ -91,7 +91,7 @@ class TokenIssuer:
 
 
 def _write_new_key(path: Path) -> None:
-    key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": _ALGORITHM}, auto_kid=True)
+    key = ECKey.generate_key("P-256", {"use": "sig", "alg": _ALGORITHM}, auto_kid=True)
     write_private_file(path, json.dumps(key.as_dict(private=True)))
 
 

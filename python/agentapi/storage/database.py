@@ -95,9 +95,7 @@ class Database:
                 server_settings={"application_name": _APPLICATION_NAME},
             )
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-            raise StartupError(
-                f"The database refuses the login of AGENTAPI_DATABASE_URL: {error}."
-            ) from error
+            raise StartupError(f"The database refuses the login of AGENTAPI_DATABASE_URL: {error}.") from error
         except _LOST as error:
             raise StorageUnavailableError("The database cannot be reached.", reason=_reason(error)) from error
         database = cls(pool, timeout_s)
@@ -135,9 +133,7 @@ class Database:
         Raises:
             StorageUnavailableError: the database is away, or no connection was free in time.
         """
-        async with self._transaction(
-            org_id=str(principal.org_id), user_id=str(principal.user_id)
-        ) as connection:
+        async with self._transaction(org_id=str(principal.org_id), user_id=str(principal.user_id)) as connection:
             yield connection
 
     @asynccontextmanager

@@ -85,8 +85,7 @@ _FIND_ROLES = "SELECT rolname FROM pg_catalog.pg_roles WHERE rolname = ANY($1)"
 _FIND_DATABASE = "SELECT true FROM pg_catalog.pg_database WHERE datname = $1"
 _HUSH_STATEMENTS = "SET log_min_error_statement = panic"
 _CREATE_ROLE = (
-    "CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
-    " PASSWORD '{password}'"
+    "CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD '{password}'"
 )
 _CREATE_DATABASE = f"CREATE DATABASE {DATABASE} OWNER {OWNER_ROLE}"
 _RESTRICT_DATABASE = f"""
@@ -281,9 +280,7 @@ class EmbeddedPostgres:
                 ) from error
             except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError) as error:
                 if time.monotonic() > deadline:
-                    raise StartupError(
-                        "The embedded PostgreSQL did not answer in time; see postgres.log."
-                    ) from error
+                    raise StartupError("The embedded PostgreSQL did not answer in time; see postgres.log.") from error
             delay_s = min(1.5 * delay_s, 0.2)
             await asyncio.sleep(delay_s)
 

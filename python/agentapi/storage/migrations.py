@@ -82,9 +82,7 @@ async def migrate(dsn: str, app_role: str, migrations: Sequence[Migration] | Non
         await connection.execute(_WAIT_FOR_RUNNERS)
         await connection.execute(_TAKE_LOCK, _ADVISORY_LOCK)  # Held until the connection closes.
         if not await connection.fetchval(_ROLE_EXISTS, app_role):
-            raise StartupError(
-                f"The role {app_role} does not exist; create it, or set AGENTAPI_DATABASE_APP_ROLE."
-            )
+            raise StartupError(f"The role {app_role} does not exist; create it, or set AGENTAPI_DATABASE_APP_ROLE.")
         await connection.execute(_CREATE_TABLE)
         missing = await _missing(connection, wanted)
         for migration in missing:
@@ -94,9 +92,7 @@ async def migrate(dsn: str, app_role: str, migrations: Sequence[Migration] | Non
         await connection.close()
 
 
-async def pending(
-    connection: asyncpg.Connection[Any], migrations: Sequence[Migration] | None = None
-) -> list[str]:
+async def pending(connection: asyncpg.Connection[Any], migrations: Sequence[Migration] | None = None) -> list[str]:
     """Return the names of the migrations that are not applied; the application's role may ask.
 
     Raises:

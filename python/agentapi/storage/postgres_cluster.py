@@ -158,9 +158,7 @@ def _read_passwords(path: Path) -> Passwords | None:
     except FileNotFoundError:
         return None
     except (TypeError, ValueError) as error:
-        raise StartupError(
-            f"The file {path} is damaged; restore it, or move the data directory away."
-        ) from error
+        raise StartupError(f"The file {path} is damaged; restore it, or move the data directory away.") from error
 
 
 def _write_passwords(path: Path) -> Passwords:
@@ -198,9 +196,7 @@ def _initialise(install: Installation, user: RunAs | None, cluster: Path, passwo
             **child_options(user),
         )
         if done.returncode != 0:
-            raise StartupError(
-                f"The embedded PostgreSQL could not make its cluster: {failure_in(done.stderr)}."
-            )
+            raise StartupError(f"The embedded PostgreSQL could not make its cluster: {failure_in(done.stderr)}.")
     data.rename(cluster)
     shutil.rmtree(staging)
 

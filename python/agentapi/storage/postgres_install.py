@@ -60,9 +60,7 @@ def run_as() -> RunAs | None:
             entry = _user(name)
         if entry is not None and entry.pw_uid != 0:
             return RunAs(entry.pw_uid, entry.pw_gid, name)
-    raise StartupError(
-        "The embedded PostgreSQL does not run as root and there is no user nobody; run as a user."
-    )
+    raise StartupError("The embedded PostgreSQL does not run as root and there is no user nobody; run as a user.")
 
 
 def _user(name: str) -> pwd.struct_passwd | None:
@@ -148,9 +146,7 @@ def _copy_installation(package: Path, target: Path) -> None:
     try:
         staging.chmod(0o755)
         for part in ("bin", "lib", "share"):
-            shutil.copytree(
-                package / "pginstall" / part, staging / _MODULE / "pginstall" / part, symlinks=True
-            )
+            shutil.copytree(package / "pginstall" / part, staging / _MODULE / "pginstall" / part, symlinks=True)
         libraries = package.parent / f"{_MODULE}.libs"
         if libraries.is_dir():
             shutil.copytree(libraries, staging / libraries.name, symlinks=True)

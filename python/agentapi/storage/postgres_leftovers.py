@@ -74,6 +74,4 @@ def _command_line(pid: int) -> str:
         if os.path.isdir("/proc/self"):  # noqa: PTH112
             return ""
     command = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
-    return subprocess.run(command, check=False, capture_output=True, timeout=10).stdout.decode(
-        errors="surrogateescape"
-    )
+    return subprocess.run(command, check=False, capture_output=True, timeout=10).stdout.decode(errors="surrogateescape")

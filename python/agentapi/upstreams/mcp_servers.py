@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from agentapi.errors import InvalidRequestError
 from agentapi.settings import StdioCommand
 from agentapi.upstreams.models import Auth, Transport
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["DeclaredServer", "name_for_url", "parse_mcp_servers"]
 
@@ -36,8 +41,12 @@ class DeclaredServer:
     command: StdioCommand | None = None
 
 
-def parse_mcp_servers(text: str | bytes) -> list[DeclaredServer]:
+def parse_mcp_servers(text: str | bytes, *, home: Path) -> list[DeclaredServer]:
     """Return the servers of ``text`` in its order.
+
+    Args:
+        text: The file.
+        home: ``HOME`` of the commands, so that ``npx`` and ``uvx`` find what they keep there.
 
     Raises:
         InvalidRequestError: One sentence naming the entry that is wrong and how to mend it.
@@ -49,7 +58,7 @@ def parse_mcp_servers(text: str | bytes) -> list[DeclaredServer]:
     servers = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
     if not isinstance(servers, dict) or not servers:
         raise InvalidRequestError("The file has no 'mcpServers' object with entries.")
-    declared = [_server(label, entry) for label, entry in servers.items()]
+    declared = [_server(label, entry, home) for label, entry in servers.items()]
     names = [server.name for server in declared]
     for name in names:
         if names.count(name) > 1:
@@ -69,13 +78,13 @@ def name_for_url(url: str, taken: set[str]) -> str:
     return name
 
 
-def _server(label: str, entry: Any) -> DeclaredServer:  # noqa: ANN401 - unvalidated JSON
+def _server(label: str, entry: Any, home: Path) -> DeclaredServer:  # noqa: ANN401 - unvalidated JSON
     if not isinstance(entry, dict):
         raise InvalidRequestError(f"Entry '{label}' is not an object.")
     _refuse_placeholders(label, entry)
     name = _slug(label)
     if "command" in entry:
-        return DeclaredServer(name, Transport.STDIO, command=_command(label, entry))
+        return DeclaredServer(name, Transport.STDIO, command=_command(label, entry, home))
     url, kind = entry.get("url", entry.get("serverUrl")), entry.get("type", entry.get("transport", "http"))
     if not isinstance(url, str):
         raise InvalidRequestError(f"Entry '{label}' has neither 'command' nor 'url'.")
@@ -85,12 +94,13 @@ def _server(label: str, entry: Any) -> DeclaredServer:  # noqa: ANN401 - unvalid
     return DeclaredServer(name, _REMOTE_TYPES[kind], endpoint=url, auth=auth, auth_header=header, secret=secret)
 
 
-def _command(label: str, entry: dict[str, Any]) -> StdioCommand:
+def _command(label: str, entry: dict[str, Any], home: Path) -> StdioCommand:
     command, args, env = entry["command"], entry.get("args", []), entry.get("env", {})
     texts = isinstance(command, str) and isinstance(args, list) and all(isinstance(arg, str) for arg in args)
     if not texts or not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
         raise InvalidRequestError(f"Entry '{label}' needs 'command' as text, 'args' as texts and 'env' as texts.")
-    return StdioCommand(command=command, args=tuple(args), env=env, description=f"From the configuration: {label}")
+    environment = {name: SecretStr(value) for name, value in {"HOME": str(home), **env}.items()}
+    return StdioCommand(command=command, args=tuple(args), env=environment)
 
 
 def _credential(label: str, headers: Any) -> tuple[Auth, str | None, str | None]:  # noqa: ANN401 - unvalidated JSON

@@ -69,7 +69,10 @@ async def probe(
                     connect_ms=_ms(connected - start),
                     list_ms=_ms(listed - connected),
                     total_ms=_ms(listed - start),
-                    **found,
+                    tools=found.get("tools", ()),
+                    resources=found.get("resources", ()),
+                    resource_templates=found.get("resource_templates", ()),
+                    prompts=found.get("prompts", ()),
                 )
     except TimeoutError:
         result = ProbeResult(

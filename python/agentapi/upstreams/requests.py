@@ -118,7 +118,6 @@ def _target(given: UpstreamInput, refusal: str | None, commands: Iterable[str]) 
 
 
 def _credential(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldError]:
-    needs_secret = given.auth in {Auth.BEARER, Auth.API_KEY}
     if given.transport is Transport.STDIO and given.auth is not Auth.NONE:
         yield FieldError("/auth", "A stdio server takes its credential from the allowed command's environment.")
         return
@@ -127,22 +126,26 @@ def _credential(given: UpstreamInput, stored: Upstream | None) -> Iterable[Field
             yield FieldError("/auth_header", "Only auth 'api_key' takes a header name.")
         elif not _HEADER_NAME.fullmatch(given.auth_header) or given.auth_header.lower() in _RESERVED_HEADERS:
             yield FieldError("/auth_header", "This is not a header that can carry a credential.")
+    yield from _secret(given, stored)
+
+
+def _secret(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldError]:
+    needed = given.auth in {Auth.BEARER, Auth.API_KEY}
     if given.secret is not None:
-        if not needs_secret:
+        if not needed:
             yield FieldError("/secret", f"Auth '{given.auth}' takes no secret.")
         elif not _HEADER_VALUE.fullmatch(given.secret.get_secret_value()):
             yield FieldError("/secret", "A secret is visible ASCII without spaces at its ends.")
-    elif needs_secret:
+    elif needed:
         if "secret" in given.model_fields_set or stored is None or stored.secret is None:
             yield FieldError("/secret", f"Auth '{given.auth}' needs a secret.")
-        elif (given.endpoint, given.transport, given.auth, given.auth_header) != (
-            stored.endpoint,
-            stored.transport,
-            stored.auth,
-            stored.auth_header,
-        ):
+        elif _destination(given) != _destination(stored):
             # Whoever may edit must not thereby learn: a kept secret never follows to another address.
             yield FieldError("/secret", "Give the secret again: the stored one goes only where it was meant to go.")
+
+
+def _destination(upstream: UpstreamInput | Upstream) -> tuple[object, ...]:
+    return upstream.endpoint, upstream.transport, upstream.auth, upstream.auth_header
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

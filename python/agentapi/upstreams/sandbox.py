@@ -203,9 +203,7 @@ def wrap(
     reachable = bubblewrap is not None or all(_open_to_all(path) for path in (*executables, directory.parent))
     uid = _FIRST_UID + secrets.randbelow(_UIDS) if mode != "off" and support.own_user and reachable else None
     parent = os.getpid() if bubblewrap is None else None
-    launched = _launched(
-        _spec(limits, cwd=str(directory), env=tuple(env), uid=uid, parent=parent), list(argv)
-    )
+    launched = _launched(_spec(limits, cwd=str(directory), env=tuple(env), uid=uid, parent=parent), list(argv))
     protections = {
         "bubblewrap": bubblewrap is not None,
         "own_user": uid is not None,
@@ -233,9 +231,7 @@ def hide_this_process() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _spec(
-    limits: SandboxLimits, *, cwd: str, env: tuple[str, ...], uid: int | None, parent: int | None
-) -> str:
+def _spec(limits: SandboxLimits, *, cwd: str, env: tuple[str, ...], uid: int | None, parent: int | None) -> str:
     return json.dumps({"cwd": cwd, "limits": limits.as_rlimits(), "env": env, "uid": uid, "parent": parent})
 
 

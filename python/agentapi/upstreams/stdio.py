@@ -150,6 +150,7 @@ class StdioCommands:
             support=self._support,
             mode=self._mode,
             hidden=self._hidden,
+            readable=command.readable,
         )
         if wrapped.uid is not None:
             for owned in (directory / "tmp", directory):

@@ -7,6 +7,7 @@ organisation and hides what belongs to another user.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import asyncpg
 
@@ -37,8 +38,15 @@ INSERT INTO upstreams ({_COLUMNS})
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 """  # noqa: S608 - the columns are the constant above
 _GET = f"SELECT {_COLUMNS} FROM upstreams WHERE id = $1"  # noqa: S608
-_LIST_FIRST = f"SELECT {_COLUMNS} FROM upstreams ORDER BY name, id LIMIT $1"  # noqa: S608
-_LIST_AFTER = f"SELECT {_COLUMNS} FROM upstreams WHERE (name, id) > ($2, $3) ORDER BY name, id LIMIT $1"  # noqa: S608
+_PAGE_OF_ORGANIZATION = f"""
+SELECT {_COLUMNS} FROM upstreams WHERE (name, id) > ($2, $3) ORDER BY name, id LIMIT $1
+"""  # noqa: S608
+_PAGE_OF_WORKSPACE = f"""
+SELECT {_COLUMNS} FROM upstreams WHERE workspace_id = $4 AND (name, id) > ($2, $3) ORDER BY name, id LIMIT $1
+"""  # noqa: S608
+_BEFORE_ALL = ("", UpstreamId(UUID(int=0)))
+"""No name is empty, so every pair of name and id sorts behind this one."""
+
 _LIST_FOR_WORKSPACE = f"""
 SELECT {_COLUMNS} FROM upstreams WHERE workspace_id = $1 AND enabled ORDER BY name, id
 """  # noqa: S608
@@ -104,13 +112,21 @@ async def get_upstream(connection: Connection, upstream_id: UpstreamId) -> Upstr
 
 
 async def list_upstreams(
-    connection: Connection, *, after: tuple[str, UpstreamId] | None = None, limit: int
+    connection: Connection,
+    *,
+    workspace_id: WorkspaceId | None = None,
+    after: tuple[str, UpstreamId] | None = None,
+    limit: int,
 ) -> list[Upstream]:
-    """Return at most ``limit`` upstreams by name and id, from behind the pair ``after``."""
-    if after is None:
-        rows = await connection.fetch(_LIST_FIRST, limit)
+    """Return at most ``limit`` upstreams by name and id, from behind the pair ``after``.
+
+    They are those of the workspace, or of the whole organisation where none is given.
+    """
+    arguments = (limit, *(after or _BEFORE_ALL))
+    if workspace_id is None:
+        rows = await connection.fetch(_PAGE_OF_ORGANIZATION, *arguments)
     else:
-        rows = await connection.fetch(_LIST_AFTER, limit, *after)
+        rows = await connection.fetch(_PAGE_OF_WORKSPACE, *arguments, workspace_id)
     return [_upstream(row) for row in rows]
 
 

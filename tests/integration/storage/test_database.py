@@ -38,9 +38,7 @@ async def test_the_owner_is_refused(postgres: EmbeddedPostgres) -> None:
         ("CREATE ROLE odd LOGIN PASSWORD 'odd' NOINHERIT; GRANT agentapi_owner TO odd", "owns tables"),
     ],
 )
-async def test_a_role_with_borrowed_power_is_refused(
-    postgres: EmbeddedPostgres, make: str, reason: str
-) -> None:
+async def test_a_role_with_borrowed_power_is_refused(postgres: EmbeddedPostgres, make: str, reason: str) -> None:
     admin = await asyncpg.connect(postgres.superuser_dsn)
     try:
         await admin.execute(make)
@@ -49,9 +47,7 @@ async def test_a_role_with_borrowed_power_is_refused(
         with pytest.raises(StartupError, match=f"role odd {reason}"):
             await connect(f"postgresql://odd:odd@{host}")
     finally:
-        await admin.execute(
-            "REVOKE ALL ON DATABASE agentapi FROM odd; DROP ROLE odd; DROP ROLE IF EXISTS strong"
-        )
+        await admin.execute("REVOKE ALL ON DATABASE agentapi FROM odd; DROP ROLE odd; DROP ROLE IF EXISTS strong")
         await admin.close()
 
 

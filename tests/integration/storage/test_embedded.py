@@ -267,9 +267,7 @@ async def test_a_private_parent_directory_is_refused_and_not_opened(short_dir: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
-async def test_binaries_out_of_reach_are_copied_once(
-    short_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_binaries_out_of_reach_are_copied_once(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = postgres_install.find_installation(None).bin_dir.parent.parent
     short_dir.chmod(0o755)
     private = short_dir / "private"

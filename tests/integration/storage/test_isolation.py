@@ -261,9 +261,7 @@ async def test_two_users_may_have_private_upstreams_of_one_name(database: Databa
 
 
 @pytest.mark.parametrize(("first", "second"), [(False, False), (True, True), (True, False), (False, True)])
-async def test_names_that_one_person_would_see_twice_collide(
-    database: Database, first: bool, second: bool
-) -> None:
+async def test_names_that_one_person_would_see_twice_collide(database: Database, first: bool, second: bool) -> None:
     tenant = await make_tenant(database)
     async with database.tenant_transaction(tenant.principal) as connection:
         await store.insert_upstream(connection, tenant.upstream("mail", private=first))
@@ -286,9 +284,7 @@ async def test_a_conflict_with_a_hidden_row_shows_nothing_of_it(database: Databa
     assert str(bob.principal.user_id) not in f"{cause.as_dict()}"
 
 
-async def test_concurrent_registrations_of_one_name_have_one_winner(
-    postgres: Any, database: Database
-) -> None:
+async def test_concurrent_registrations_of_one_name_have_one_winner(postgres: Any, database: Database) -> None:
     alice = await make_tenant(database)
     pool = await Database.connect(postgres.app_dsn, pool_min=2, pool_max=8, timeout_s=5.0)
 

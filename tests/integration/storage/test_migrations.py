@@ -85,9 +85,7 @@ async def test_a_role_with_an_odd_name_is_quoted(postgres: EmbeddedPostgres, emp
     admin = await asyncpg.connect(postgres.superuser_dsn.replace("/agentapi?", f"/{name}?"))
     await admin.execute('CREATE ROLE "an ""odd"" role"')
     try:
-        assert await migrate(empty_dsn, 'an "odd" role') == [
-            migration.name for migration in load_migrations()
-        ]
+        assert await migrate(empty_dsn, 'an "odd" role') == [migration.name for migration in load_migrations()]
         granted = "SELECT has_table_privilege($1, 'workspaces', 'DELETE')"
         assert await admin.fetchval(granted, 'an "odd" role')
     finally:

@@ -22,9 +22,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsPair:
     leaf = certificate("upstream.example", key, "test-ca", ca_key, ca=False)
     (folder / "cert.pem").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
     (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

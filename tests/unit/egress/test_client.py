@@ -70,12 +70,8 @@ async def test_fetches_json_from_an_allowed_server_over_one_connection() -> None
     ],
 )
 async def test_attack_table_opens_no_socket(url: str) -> None:
-    network = FakeNetwork(
-        {"8.8.8.8": [reply(b"ok")], "10.0.0.1": [reply(b"ok")], "127.0.0.1": [reply(b"ok")]}
-    )
-    names = FakeNames(
-        inside_example=["10.0.0.1"], mixed_example=["8.8.8.8", "127.0.0.1"], example_com=["8.8.8.8"]
-    )
+    network = FakeNetwork({"8.8.8.8": [reply(b"ok")], "10.0.0.1": [reply(b"ok")], "127.0.0.1": [reply(b"ok")]})
+    names = FakeNames(inside_example=["10.0.0.1"], mixed_example=["8.8.8.8", "127.0.0.1"], example_com=["8.8.8.8"])
     async with egress(AddressPolicy(), names, network=network) as out:
         with pytest.raises(EgressRefusedError):
             await out.get_bytes(url, max_bytes=10)
@@ -105,9 +101,7 @@ async def test_a_redirect_is_checked_like_any_url(target: str) -> None:
     async with serve(canned(reply(b"", "302 Found", location=target))) as server, egress(names=names) as out:
         with pytest.raises(AgentAPIError) as caught:
             await out.get_bytes(f"http://upstream.example:{server.port}/", max_bytes=10)
-        assert isinstance(caught.value, EgressRefusedError) or "UnsupportedProtocol" in str(
-            caught.value.log_context
-        )
+        assert isinstance(caught.value, EgressRefusedError) or "UnsupportedProtocol" in str(caught.value.log_context)
         assert len(server.requests) == 1
 
 
@@ -128,9 +122,7 @@ async def test_a_redirect_from_https_to_http_is_refused_even_where_http_is_allow
 async def test_follows_three_redirects_and_not_four() -> None:
     async def countdown(path: str, _headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
         left = int(path[1:])
-        writer.write(
-            reply(b"", "307 Temporary Redirect", location=f"/{left - 1}") if left else reply(b"there")
-        )
+        writer.write(reply(b"", "307 Temporary Redirect", location=f"/{left - 1}") if left else reply(b"there"))
 
     async with serve(countdown) as server, egress() as out:
         base = f"http://upstream.example:{server.port}"
@@ -149,9 +141,7 @@ async def test_credentials_and_cookies_stay_with_their_origin() -> None:
 
     async with serve(hop) as server, egress() as out:
         url = f"http://upstream.example:{server.port}/"
-        await out.get_bytes(
-            url, max_bytes=10, headers={"Authorization": "Bearer x", "Accept": "a/b", "X-Key": "k"}
-        )
+        await out.get_bytes(url, max_bytes=10, headers={"Authorization": "Bearer x", "Accept": "a/b", "X-Key": "k"})
         (_, first), (_, second) = server.requests
         assert first["authorization"] == "Bearer x"
         assert first["x-key"] == "k"
@@ -208,9 +198,7 @@ async def test_a_compressed_answer_is_refused_and_not_inflated(encoding: str) ->
 
 async def test_clients_bound_a_body_but_not_an_event_stream() -> None:
     async def answer(path: str, _headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
-        writer.write(
-            reply(b"x" * 2000, content_type="text/event-stream; charset=utf-8" if path == "/sse" else "a/b")
-        )
+        writer.write(reply(b"x" * 2000, content_type="text/event-stream; charset=utf-8" if path == "/sse" else "a/b"))
 
     async with serve(answer) as server, egress(max_response_bytes=1000) as out, out.client() as client:
         base = f"http://upstream.example:{server.port}"
@@ -233,9 +221,7 @@ async def test_what_is_not_json_is_an_upstream_error(body: bytes) -> None:
             await out.get_json(f"http://upstream.example:{server.port}/", max_bytes=200_000)
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort"]
-)
+@pytest.mark.parametrize("raw", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort"])
 async def test_a_broken_server_is_an_upstream_error(raw: bytes) -> None:
     async def answer(_path: str, _headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
         writer.write(raw)
