@@ -25,7 +25,7 @@ STRANGER = Issuer()  # the same name, other keys
 SCOPED = Issuer("https://scoped.example")
 ELSEWHERE = Issuer("https://elsewhere.example")
 OTHER_ORGANIZATION = Issuer("https://other-organization.example")
-SECRET = "a shared secret of 41 characters, for tests"
+SECRET = "a shared secret for tests, of more than the 64 bytes that HS512 asks for"
 
 
 @pytest.fixture(scope="module")
