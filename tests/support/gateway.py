@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from support.clients import mcp_client
-from support.processes import end_group
+from support.processes import end_group, in_session, naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -188,6 +188,10 @@ class Gateway:
             if gateway is not None:
                 gateway._close_api()
             end_group(process, within_s=_STOP_S)
+            # What a failed test left behind does not outlive it.
+            for straggler in in_session(process.pid) | naming(str(data_dir)):
+                with suppress(ProcessLookupError):
+                    os.kill(straggler.pid, signal.SIGKILL)
             # A child that outlives the gateway may hold the pipe; the test of that says so itself.
             reader.join(2.0)
             if not reader.is_alive():
