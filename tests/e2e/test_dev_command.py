@@ -236,15 +236,6 @@ def test_data_directory_is_a_file(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_data_directory_of_something_else(tmp_path: Path) -> None:
-    """A directory with files of another kind is not taken over silently, or at least left as it was."""
-    path = tmp_path / "thesis"
-    path.mkdir()
-    (path / "chapter1.txt").write_text("mine")
-    run_dev(["--json", "--port", "-1", "--data", str(path)], cwd=tmp_path)
-    assert (path / "chapter1.txt").read_text() == "mine"
-
-
 def test_a_chosen_port_is_used(tmp_path: Path) -> None:
     port = free_port()
     with Gateway.start(data_dir=tmp_path / "data", port=port) as gateway:
