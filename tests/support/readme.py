@@ -23,6 +23,7 @@ import shlex
 import signal
 import subprocess
 import textwrap
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,6 +160,7 @@ def run(blocks: Sequence[Block], directory: Path, env: Mapping[str, str], *, wit
     """
     progress = directory.parent / f"{directory.name}.progress"
     script = directory.parent / f"{directory.name}.sh"
+    progress.write_text("0")
     script.write_text(_script(blocks, progress, directory.parent))
     output = directory.parent / f"{directory.name}.out"
     with output.open("wb") as sink:
@@ -177,7 +179,8 @@ def run(blocks: Sequence[Block], directory: Path, env: Mapping[str, str], *, wit
             code = None
         finally:
             for process in in_session(shell.pid):
-                os.kill(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
             shell.wait(5)
     printed = output.read_text(errors="replace")
     if code != 0:
