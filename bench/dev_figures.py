@@ -2,7 +2,8 @@
 
     PYTHONPATH=python:tests python bench/dev_figures.py [--repetitions 5] [--seconds 4] [--out FILE]
 
-Everything runs on loopback in temporary directories and is ended again. The upstream is the official SDK's own
+Everything runs on loopback in temporary directories and is ended again.
+The upstream is the official SDK's own
 server answering JSON; the client is a closed loop of 2026-07-28 requests over keep-alive connections.
 """
 
