@@ -18,7 +18,6 @@ import platform
 import re
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from support.clients import list_tools
+from support.directories import open_directory
 from support.gateway import Gateway
 from support.processes import ProcessId, descendants, naming
 from support.raw import good_headers, modern_headers, modern_message
@@ -322,8 +322,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="longest one load runs")
     parser.add_argument("--out", type=Path, help="Markdown file to write; standard output without it")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="agentapi-figures-") as scratch:
-        figures = _measure(Path(scratch), options.repetitions, options.seconds)
+    with open_directory() as scratch:
+        figures = _measure(scratch, options.repetitions, options.seconds)
     command = (
         "PYTHONPATH=python:tests python bench/dev_figures.py "
         f"--repetitions {options.repetitions} --seconds {options.seconds:g}"

@@ -16,6 +16,7 @@ from support.tokens import ALGORITHMS, AUDIENCE, Issuer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from support.clients import Mode
     from support.tokens import Algorithm, Library
@@ -29,7 +30,7 @@ SECRET = "a shared secret for tests, of more than the 64 bytes that HS512 asks f
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(module_directory: Path) -> Iterator[Gateway]:
     shared = {
         "issuer": "https://shared.example",
         "audiences": [AUDIENCE],
@@ -43,7 +44,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         shared,
     ]
     env = {"AGENTAPI_ISSUERS": json.dumps(issuers)}
-    with Gateway.start(data_dir=tmp_path_factory.mktemp("auth") / "data", env=env) as running:
+    with Gateway.start(data_dir=module_directory / "data", env=env) as running:
         yield running
 
 

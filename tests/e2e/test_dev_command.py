@@ -37,8 +37,8 @@ def stdio_config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with Gateway.start(data_dir=tmp_path_factory.mktemp("dev") / "data") as gateway:
+def running(module_directory: Path) -> Iterator[Gateway]:
+    with Gateway.start(data_dir=module_directory / "data") as gateway:
         yield gateway
 
 

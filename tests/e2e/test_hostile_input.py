@@ -14,22 +14,22 @@ from support.upstreams import sdk_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import httpx2
 
 
 @pytest.fixture(scope="module")
-def sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with sdk_server("http", tmp_path_factory.mktemp("hostile") / "sdk.log") as upstream:
+def sdk(module_directory: Path) -> Iterator[Target]:
+    with sdk_server("http", module_directory / "sdk.log") as upstream:
         yield Target(upstream.url, None, "echo")
 
 
 @pytest.fixture(scope="module")
-def gateway(sdk: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    directory = tmp_path_factory.mktemp("hostile-gateway")
-    config = directory / "mcp.json"
+def gateway(sdk: Target, module_directory: Path) -> Iterator[Gateway]:
+    config = module_directory / "mcp.json"
     config.write_text(json.dumps({"mcpServers": {"sdk": {"type": "http", "url": sdk.url}}}))
-    with Gateway.start("--mcp-config", str(config), data_dir=directory / "data") as running:
+    with Gateway.start("--mcp-config", str(config), data_dir=module_directory / "data") as running:
         yield running
 
 

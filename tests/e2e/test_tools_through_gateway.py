@@ -30,15 +30,14 @@ EXPECTED_VERSION = {"legacy": "2025-11-25", "2026-07-28": "2026-07-28", "auto": 
 
 
 @pytest.fixture(scope="module")
-def gateway(upstreams: dict[str, Upstream], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(upstreams: dict[str, Upstream], module_directory: Path) -> Iterator[Gateway]:
     """A gateway before every kind of upstream, told of them by one ``mcpServers`` file."""
-    directory = tmp_path_factory.mktemp("tools")
-    config = directory / "mcp.json"
+    config = module_directory / "mcp.json"
     config.write_text(json.dumps({"mcpServers": {name: up.entry for name, up in upstreams.items()}}))
     # A secret of the gateway's own environment, which no upstream process may see.
     env = {"AGENTAPI_TEST_CANARY": "canary-5f1d0c", "CANARY_WITHOUT_PREFIX": "canary-5f1d0c"}
     arguments = ("--mcp-config", str(config), "--yes")
-    with Gateway.start(*arguments, data_dir=directory / "data", env=env) as running:
+    with Gateway.start(*arguments, data_dir=module_directory / "data", env=env) as running:
         yield running
 
 

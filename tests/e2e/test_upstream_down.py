@@ -18,6 +18,7 @@ from support.upstreams import dead_port, hanging_port, sdk_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from support.clients import Mode
 
@@ -28,8 +29,8 @@ BROKEN = ("dead", "hanging", "absent", "crashing", "talking")
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    directory = tmp_path_factory.mktemp("down")
+def gateway(module_directory: Path) -> Iterator[Gateway]:
+    directory = module_directory
     with sdk_server("http", directory / "sdk.log") as good, dead_port() as dead, hanging_port() as hanging:
         servers = {
             "good": {"url": good.url},
@@ -148,10 +149,9 @@ def test_configuration_test_says_why(gateway: Gateway, name: str) -> None:
     assert any(word in answer.text for word in ("refused", "in time", "timed out", "unreachable", "reached"))
 
 
-async def test_upstream_that_comes_back_is_listed_again(tmp_path_factory: pytest.TempPathFactory) -> None:
-    directory = tmp_path_factory.mktemp("back")
+async def test_upstream_that_comes_back_is_listed_again(tmp_path: Path) -> None:
     env = {"AGENTAPI_UPSTREAM_CONNECT_TIMEOUT_S": "2", "AGENTAPI_CATALOGUE_TTL_S": "0"}
-    with Gateway.start(data_dir=directory / "data", env=env) as gateway:
+    with Gateway.start(data_dir=tmp_path / "data", env=env) as gateway:
 
         async def names() -> set[str]:
             async with gateway.mcp("2026-07-28") as client:
@@ -163,7 +163,7 @@ async def test_upstream_that_comes_back_is_listed_again(tmp_path_factory: pytest
             made = gateway.api.post(path, json={**body, "endpoint": nobody.url})
             assert made.status_code == 201, made.text
             assert "wanderer" not in await names()
-        with sdk_server("http", directory / "sdk.log") as upstream:
+        with sdk_server("http", tmp_path / "sdk.log") as upstream:
             where = f"{path}/{made.json()['id']}"
             changed = gateway.api.put(where, json={**body, "endpoint": upstream.url})
             assert changed.status_code == 200, changed.text
