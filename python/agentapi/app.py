@@ -33,7 +33,7 @@ from agentapi.gateway.server import GatewayServer
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.observability.health import HealthBoard, Probe
-from agentapi.observability.logs import configure_logging
+from agentapi.observability.logs import configure_from_settings
 from agentapi.observability.middleware import RequestContextMiddleware
 from agentapi.problems import bearer_challenge, problem_response
 from agentapi.settings import load_issuers, load_settings
@@ -76,7 +76,7 @@ class Extension:
 def from_environment() -> Starlette:
     """Build the application from ``AGENTAPI_*``; the factory that uvicorn's workers call."""
     settings = load_settings()
-    configure_logging(level=settings.log_level, fmt=settings.log_format)
+    configure_from_settings(settings)
     return create_app(settings)
 
 
@@ -185,7 +185,7 @@ async def _routes(
     async def authorize(request: Request) -> Principal:
         token = await authenticate(directory, request.scope["headers"], audience=public_url)
         principal = await admission.admit(token)
-        request.state.org, request.state.user_id = principal.org_slug, str(principal.user_id)
+        request.state.principal = principal
         return principal
 
     upstreams = UpstreamRoutes(

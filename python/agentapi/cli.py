@@ -84,7 +84,7 @@ def dev(
 
     servers = _declared_servers(upstreams, mcp_config)
     _confirm_commands(servers, yes=yes)
-    configure_logging(level="info", fmt="console" if sys.stderr.isatty() else "json")
+    configure_logging(output="console" if sys.stderr.isatty() else "json")
     options = DevOptions(
         data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
         host=host,

@@ -24,7 +24,7 @@ from agentapi._core import Keyring
 from agentapi.app import Extension, create_app
 from agentapi.errors import StartupError
 from agentapi.identity.token_issuer import TokenIssuer, write_private_file
-from agentapi.observability.logs import configure_logging
+from agentapi.observability.logs import configure_from_settings
 from agentapi.principal import OrgId, Principal, Role, UpstreamId, WorkspaceId
 from agentapi.settings import IssuerSettings, Settings, StdioCommand, load_issuers, load_settings
 from agentapi.storage.database import Database
@@ -109,7 +109,7 @@ async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None
             await migrate(postgres.owner_dsn, APP_ROLE)
             issuer = TokenIssuer.from_file(ISSUER, issuer_key_path(options.data_dir))
             settings = _settings(options, base_url, issuer, postgres)
-            configure_logging(level=settings.log_level, fmt=settings.log_format)
+            configure_from_settings(settings)
             demo_token = secrets.token_urlsafe(32)
             await _seed(settings, issuer, [*_demo_servers(base_url, demo_token), *options.servers])
             async with _http_server(create_app(settings, _extension(issuer, demo_token)), listener):

@@ -131,9 +131,7 @@ class McpEndpoint:
         except NotFoundError:
             raise NotFoundError(_NO_WORKSPACE) from None
         view = await self._registry.view(principal, workspace)
-        scope.setdefault("state", {}).update(
-            org=principal.org_slug, workspace=workspace, user_id=str(principal.user_id)
-        )
+        scope.setdefault("state", {}).update(principal=principal, workspace=workspace)
         _check_method_and_type(scope)
         return CallContext(principal, view)
 
