@@ -108,9 +108,9 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             egress = await stack.enter_async_context(Egress.from_settings(settings))
             directory = _directory(settings, issuers, egress)
             stack.push_async_callback(directory.close)
-            app.router.routes.extend(await _routes(
-                    settings, stack, database=database, egress=egress, directory=directory, keyring=keyring
-                ))
+            app.router.routes.extend(
+                await _routes(settings, stack, database=database, egress=egress, directory=directory, keyring=keyring)
+            )
             await directory.load()
             async with extension.lifespan():
                 yield

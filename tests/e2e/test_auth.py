@@ -54,9 +54,7 @@ def _status(gateway: Gateway, token: str) -> int:
 
 @pytest.mark.parametrize("library", ["joserfc", "pyjwt"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_token_of_each_algorithm_is_accepted(
-    gateway: Gateway, algorithm: Algorithm, library: Library
-) -> None:
+def test_token_of_each_algorithm_is_accepted(gateway: Gateway, algorithm: Algorithm, library: Library) -> None:
     token = ISSUER.sign(algorithm=algorithm, library=library)
     answer = modern_call(gateway.mcp_url, token, "tools/list")
     assert answer.status_code == 200, answer.text
@@ -65,9 +63,7 @@ def test_token_of_each_algorithm_is_accepted(
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28", "auto"])
 @pytest.mark.parametrize("library", ["joserfc", "pyjwt"])
-async def test_sdk_client_works_with_a_foreign_issuers_token(
-    gateway: Gateway, mode: Mode, library: Library
-) -> None:
+async def test_sdk_client_works_with_a_foreign_issuers_token(gateway: Gateway, mode: Mode, library: Library) -> None:
     async with gateway.mcp(mode, token=ISSUER.sign(algorithm="ES256", library=library)) as client:
         assert await list_tools(client)
 
@@ -265,9 +261,7 @@ def test_workspace_of_another_organisation_is_as_if_it_did_not_exist(gateway: Ga
         return _facts(modern_call(url, token, method, params))
 
     addresses = _workspaces(gateway)
-    real, workspace, organisation = (
-        ask(addresses[name]) for name in ("real", "no workspace", "no organisation")
-    )
+    real, workspace, organisation = (ask(addresses[name]) for name in ("real", "no workspace", "no organisation"))
     assert real[0] in {401, 403, 404}
     assert real == workspace == organisation
     # And the other way: whoever belongs to ``demo`` gets the same answer for what does not exist.
@@ -313,10 +307,7 @@ def test_session_serves_only_the_principal_that_opened_it(gateway: Gateway) -> N
     refused = post(gateway.mcp_url, bob, message, headers=headers)
     assert refused.status_code == 404
     forged = session[:-4] + ("AAAA" if not session.endswith("AAAA") else "BBBB")
-    assert (
-        post(gateway.mcp_url, alice, message, headers={**headers, "mcp-session-id": forged}).status_code
-        == 404
-    )
+    assert post(gateway.mcp_url, alice, message, headers={**headers, "mcp-session-id": forged}).status_code == 404
     assert post(gateway.mcp_url, alice, message, headers=headers).status_code == 200
 
 

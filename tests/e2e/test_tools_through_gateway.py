@@ -174,21 +174,15 @@ async def test_upstream_given_as_url_is_registered_under_its_address(tmp_path: P
             }
 
 
-async def test_upstream_registered_over_rest_is_there_for_the_next_list(
-    gateway: Gateway, tmp_path: Path
-) -> None:
+async def test_upstream_registered_over_rest_is_there_for_the_next_list(gateway: Gateway, tmp_path: Path) -> None:
     with sdk_server("long", tmp_path / "sdk.log") as upstream:
         body = {"workspace": gateway.announcement["workspace"], "name": "added", "transport": "http"}
-        made = gateway.api.post(
-            "/api/v1/mcp/configurations", json={**body, "endpoint": upstream.url, "auth": "none"}
-        )
+        made = gateway.api.post("/api/v1/mcp/configurations", json={**body, "endpoint": upstream.url, "auth": "none"})
         assert made.status_code == 201, made.text
         identifier = made.json()["id"]
         try:
             async with gateway.mcp("auto") as client:
-                tools = {
-                    tool.name: tool for tool in await list_tools(client) if tool.name.startswith("added__")
-                }
+                tools = {tool.name: tool for tool in await list_tools(client) if tool.name.startswith("added__")}
                 assert len(tools) == 3
                 assert all(len(name) <= LONGEST_NAME for name in tools)
                 # Two names that begin with the same 69 characters stay two, each the way to its own tool.

@@ -126,9 +126,7 @@ async def test_tool_that_never_answers_is_given_up_on(gateway: Gateway, mode: Mo
 
 
 def test_error_of_a_dead_upstream_is_json_rpc(gateway: Gateway) -> None:
-    answer = modern_call(
-        gateway.mcp_url, gateway.token, "tools/call", {"name": "dead__echo", "arguments": {}}
-    )
+    answer = modern_call(gateway.mcp_url, gateway.token, "tools/call", {"name": "dead__echo", "arguments": {}})
     assert answer.headers["content-type"].startswith("application/json")
     body = answer.json()
     assert set(body) == {"jsonrpc", "id", "error"}

@@ -187,9 +187,7 @@ ROWS: tuple[Row, ...] = (
     # Not JSON.
     _row("empty body", lambda t: t.send(b""), 400, _SYNTAX, sdk=True),
     _row("bad JSON", lambda t: t.send(b'{"jsonrpc": "2.0",'), 400, PARSE_ERROR, sdk=True, identifier=None),
-    _row(
-        "text after the JSON", lambda t: t.send(_text(t) + b"}"), 400, PARSE_ERROR, sdk=True, identifier=None
-    ),
+    _row("text after the JSON", lambda t: t.send(_text(t) + b"}"), 400, PARSE_ERROR, sdk=True, identifier=None),
     _row("single quotes", lambda t: t.send(_text(t).replace(b'"', b"'")), 400, PARSE_ERROR, sdk=True),
     _row("trailing comma", lambda t: t.send(_text(t)[:-1] + b",}"), 400, PARSE_ERROR, sdk=True),
     _row("comment", lambda t: t.send(b"/* */" + _text(t)), 400, PARSE_ERROR, sdk=True),
@@ -254,12 +252,8 @@ ROWS: tuple[Row, ...] = (
         sdk=True,
     ),
     _row("jsonrpc 1.0", lambda t: t.send(_changed(t, jsonrpc="1.0")), 400, INVALID_REQUEST, sdk=True),
-    _row(
-        "jsonrpc 2.0 as a number", lambda t: t.send(_changed(t, jsonrpc=2.0)), 400, INVALID_REQUEST, sdk=True
-    ),
-    _row(
-        "no method", lambda t: t.send(_text(t).replace(b'"method"', b'"m"')), 400, INVALID_REQUEST, sdk=True
-    ),
+    _row("jsonrpc 2.0 as a number", lambda t: t.send(_changed(t, jsonrpc=2.0)), 400, INVALID_REQUEST, sdk=True),
+    _row("no method", lambda t: t.send(_text(t).replace(b'"method"', b'"m"')), 400, INVALID_REQUEST, sdk=True),
     _row("method is a number", lambda t: t.send(_text(t, method="5")), 400, INVALID_REQUEST, sdk=True),
     _row("method is null", lambda t: t.send(_text(t, method="null")), 400, INVALID_REQUEST, sdk=True),
     _row("id is null", lambda t: t.send(_text(t, id="null")), 400, INVALID_REQUEST, sdk=True),
@@ -290,9 +284,7 @@ ROWS: tuple[Row, ...] = (
     _row("gzip", lambda t: t.send(gzip.compress(_text(t)), content_encoding="gzip"), {400, 415}),
     # Content negotiation.
     _row("content type text", lambda t: t.send(t.call(), content_type="text/plain"), 415),
-    _row(
-        "content type form", lambda t: t.send(t.call(), content_type="application/x-www-form-urlencoded"), 415
-    ),
+    _row("content type form", lambda t: t.send(t.call(), content_type="application/x-www-form-urlencoded"), 415),
     _row("no content type", lambda t: t.send_without("content-type"), 415),
     _row("content type alike", lambda t: t.send(t.call(), content_type="application/jsonp"), 415),
     _row(
@@ -301,9 +293,7 @@ ROWS: tuple[Row, ...] = (
         200,
         sdk=True,
     ),
-    _row(
-        "content type in capitals", lambda t: t.send(t.call(), content_type="Application/JSON"), 200, sdk=True
-    ),
+    _row("content type in capitals", lambda t: t.send(t.call(), content_type="Application/JSON"), 200, sdk=True),
     _row("accept text", lambda t: t.send(t.call(), accept="text/html"), 406, sdk=True),
     _row("accept nothing", lambda t: t.send(t.call(), accept=""), {200, 406}),
     _row("accept anything", lambda t: t.send(t.call(), accept="*/*"), 200, sdk=True),
@@ -409,9 +399,7 @@ ROWS: tuple[Row, ...] = (
         sdk=True,
         identifier=1,
     ),
-    _row(
-        "tool name is a number", lambda t: t.send(_changed(t, params={"name": 5, "_meta": envelope()})), 400
-    ),
+    _row("tool name is a number", lambda t: t.send(_changed(t, params={"name": 5, "_meta": envelope()})), 400),
     _row("tool name is missing", lambda t: t.send(_changed(t, params={"_meta": envelope()})), 400),
     _row(
         "arguments are a list",
@@ -479,9 +467,7 @@ ROWS: tuple[Row, ...] = (
     _row("request id with quotes", lambda t: t.send(t.call(), x_request_id='a"b<script>'), {200, 400}),
     _row("request id of 10 KiB", lambda t: t.send(t.call(), x_request_id="a" * 10_000), {200, 400, 431}),
     _row("broken traceparent", lambda t: t.send(t.call(), traceparent="00-zz"), {200, 400}),
-    _row(
-        "X-Forwarded-For", lambda t: t.send(t.call(), x_forwarded_for="1.2.3.4, ::1, nonsense"), 200, sdk=True
-    ),
+    _row("X-Forwarded-For", lambda t: t.send(t.call(), x_forwarded_for="1.2.3.4, ::1, nonsense"), 200, sdk=True),
     _row("Last-Event-ID", lambda t: t.send(t.call(), last_event_id="999"), 200, sdk=True),
 )
 
@@ -545,12 +531,8 @@ RAW_ROWS: tuple[RawRow, ...] = (
         _REFUSED,
     ),
     RawRow("NUL in a header", lambda t: _http(t, headers=("X-Nul: a\x00b", "Content-Length: 0")), _REFUSED),
-    RawRow(
-        "space before the colon", lambda t: _http(t, headers=("X-Odd : 1", "Content-Length: 0")), _REFUSED
-    ),
-    RawRow(
-        "body cut short", lambda t: _http(t, headers=("Content-Length: 5000",), body=_body(t)[:20]), _REFUSED
-    ),
+    RawRow("space before the colon", lambda t: _http(t, headers=("X-Odd : 1", "Content-Length: 0")), _REFUSED),
+    RawRow("body cut short", lambda t: _http(t, headers=("Content-Length: 5000",), body=_body(t)[:20]), _REFUSED),
     RawRow(
         "length beyond belief",
         lambda t: _http(t, headers=(f"Content-Length: {2**63}",), body=b"{}"),
@@ -569,9 +551,7 @@ RAW_ROWS: tuple[RawRow, ...] = (
     ),
     RawRow(
         "dots in the path",
-        lambda t: _http(
-            t, line="POST /mcp/demo/../../etc HTTP/1.1", headers=("Content-Length: 2",), body=b"{}"
-        ),
+        lambda t: _http(t, line="POST /mcp/demo/../../etc HTTP/1.1", headers=("Content-Length: 2",), body=b"{}"),
         _REFUSED,
     ),
     RawRow(
