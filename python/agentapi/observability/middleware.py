@@ -1,0 +1,104 @@
+"""The outermost middleware: a request id, and one log line for each request."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["RequestContextMiddleware"]
+
+_log = structlog.get_logger(__name__)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_HEADER: Final = b"x-request-id"
+_MAX_PATH: Final = 256
+_CLIENT_CLOSED: Final = 499
+"""nginx's status for a client that left before the response began; it is logged and never sent."""
+
+
+class RequestContextMiddleware:
+    """Name every request and log it once, when its response has ended.
+
+    The line holds the method, the path template of the route (or the path, without the query, where no route
+    is known), status, duration, bytes sent and who called. What inner middleware leaves in ``scope["state"]``
+    is read for that: ``principal`` (an ``agentapi.principal.Principal``) and ``workspace``. Headers and the
+    query never are.
+    """
+
+    def __init__(self, app: ASGIApp, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI 3)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = self._clock()
+        status: int | None = None
+        sent = 0
+
+        async def observed(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = [pair for pair in message.get("headers", ()) if pair[0].lower() != _HEADER]
+                message = {**message, "headers": [*own, (_HEADER, request_id.encode())]}
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        failed: str | None = None
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, observed)
+            except BaseException as error:
+                failed = type(error).__name__
+                raise
+            finally:
+                elapsed_ms = round((self._clock() - started) * 1000, 2)
+                fallback = 500 if failed is not None and failed != "CancelledError" else _CLIENT_CLOSED
+                _log_request(scope, status or fallback, elapsed_ms, sent, failed)
+
+
+def _request_id(scope: Scope) -> str:
+    given = [value for name, value in scope["headers"] if name == _HEADER]
+    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
+        return bytes(given[0]).decode()
+    return uuid4().hex
+
+
+def _log_request(scope: Scope, status: int, duration_ms: float, sent: int, failed: str | None) -> None:
+    state = scope["state"]
+    principal = state.get("principal")
+    entry: dict[str, object] = {
+        "method": scope["method"],
+        "path": _path(scope),
+        "status": status,
+        "duration_ms": duration_ms,
+        "bytes_out": sent,
+        "org": getattr(principal, "org_slug", None),
+        "workspace": state.get("workspace"),
+        "user_id": getattr(principal, "user_id", None),
+        "error": failed,
+    }
+    known = {name: value for name, value in entry.items() if value is not None}
+    _log.info("request", **known)
+
+
+def _path(scope: Scope) -> str:
+    template = getattr(scope.get("route"), "path", None)
+    if isinstance(template, str):
+        return template
+    path = str(scope["path"])[:_MAX_PATH]
+    return "".join(char if char.isprintable() else "?" for char in path)
