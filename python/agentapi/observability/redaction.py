@@ -27,9 +27,7 @@ _SUFFIX: Final = r"[_-](?:value|hash|header|b64)"
 _KEY: Final = re.compile(rf"(?:{_WORDS})s?(?:{_SUFFIX})?$", re.IGNORECASE)
 _PATTERNS: Final = (
     (
-        re.compile(
-            r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
-        ),
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
         REDACTED,
     ),
     # A credential of an HTTP authentication scheme (RFC 7235).

@@ -104,9 +104,7 @@ def test_a_user_id_is_stable_and_unambiguous() -> None:
 async def test_an_upstream_is_read_back_as_it_was_written(database: Database) -> None:
     tenant = await make_tenant(database)
     plain = tenant.upstream("plain")
-    sealed = replace(
-        tenant.upstream("sealed", private=True), auth=Auth.API_KEY, auth_header="X-Key", secret=b"\0\xff"
-    )
+    sealed = replace(tenant.upstream("sealed", private=True), auth=Auth.API_KEY, auth_header="X-Key", secret=b"\0\xff")
     local = replace(tenant.upstream("local"), transport=Transport.STDIO, endpoint=None, command="time")
     async with database.tenant_transaction(tenant.principal) as connection:
         for upstream in (plain, sealed, local):
@@ -152,9 +150,7 @@ async def test_upstreams_are_listed_by_name_and_id_in_pages_without_gaps(databas
                 expected.append((name, upstream.id))
         for limit in (1, 2, 5, 100):
             pages: list[tuple[str, UpstreamId]] = []
-            while page := await store.list_upstreams(
-                connection, after=pages[-1] if pages else None, limit=limit
-            ):
+            while page := await store.list_upstreams(connection, after=pages[-1] if pages else None, limit=limit):
                 assert len(page) <= limit
                 pages += [(upstream.name, upstream.id) for upstream in page]
             assert pages == sorted(expected)

@@ -85,9 +85,7 @@ async def test_a_part_that_is_not_critical_degrades_and_keeps_traffic() -> None:
 
 
 async def test_a_critical_part_takes_the_gateway_down_but_not_dead() -> None:
-    ill = board(
-        [Probe("database", Part(OSError(SECRET))), Probe("cache", Part(OSError(SECRET)), critical=False)]
-    )
+    ill = board([Probe("database", Part(OSError(SECRET))), Probe("cache", Part(OSError(SECRET)), critical=False)])
     with structlog.testing.capture_logs() as entries:
         status, body = await get(ill, "/health")
     assert (status, body["status"]) == (503, "down")

@@ -91,9 +91,7 @@ SENSITIVE = [
 
 @pytest.mark.parametrize("output", ["json", "console"])
 @pytest.mark.parametrize(("key", "value"), SENSITIVE)
-def test_a_planted_secret_is_not_in_the_output(
-    key: str, value: object, output: Literal["json", "console"]
-) -> None:
+def test_a_planted_secret_is_not_in_the_output(key: str, value: object, output: Literal["json", "console"]) -> None:
     stream = configured(output)
     structlog.get_logger("x").info("something_happened", **{key: value})
     logging.getLogger("uvicorn.error").info("something_happened %s", {key: value})

@@ -122,9 +122,7 @@ async def test_no_value_of_the_environment_is_on_the_command_line(
 
 
 @pytest.mark.parametrize("way", WAYS, ids=IDS)
-async def test_the_directory_is_its_own_and_is_removed(
-    way: tuple[Mode, SandboxSupport], tmp_path: Path
-) -> None:
+async def test_the_directory_is_its_own_and_is_removed(way: tuple[Mode, SandboxSupport], tmp_path: Path) -> None:
     root = tmp_path / "root"
     allowed = commands(root, way, report=python(REPORT))
     first, second = await report(allowed), await report(allowed)
@@ -146,9 +144,7 @@ async def test_the_directory_is_removed_whatever_the_command_left_and_links_are_
     outside.mkdir()
     (outside / "kept").write_text("kept")
     code = (
-        "import os; os.makedirs('a/b'); open('a/b/c', 'w').close(); os.symlink(r'"
-        + str(outside)
-        + "', 'a/link'); "
+        "import os; os.makedirs('a/b'); open('a/b/c', 'w').close(); os.symlink(r'" + str(outside) + "', 'a/link'); "
         "os.chmod('a/b', 0); os.chmod('a', 0o500)"
     )
     allowed = commands(tmp_path / "root", ("off", HOST), messy=python(code))
@@ -233,13 +229,9 @@ for pid in children:
     mode, support = way
     own_user = mode != "off" and support.own_user
     bound = 20 if os.geteuid() == 0 else others + 20
-    done = await run_one(
-        commands(tmp_path / "root", way, SandboxLimits(processes=bound), bomb=python(code)), "bomb"
-    )
+    done = await run_one(commands(tmp_path / "root", way, SandboxLimits(processes=bound), bomb=python(code)), "bomb")
     started = int(done.stdout)
-    unlimited = os.geteuid() == 0 and (
-        not own_user or (_is_private(Path(sys.executable)) and not support.bubblewrap)
-    )
+    unlimited = os.geteuid() == 0 and (not own_user or (_is_private(Path(sys.executable)) and not support.bubblewrap))
     if unlimited:
         # The kernel does not count root's processes; SandboxSupport says so.
         assert started == 60
@@ -342,9 +334,7 @@ def test_what_is_hidden_is_masked_inside_a_directory_that_is_shown(tmp_path: Pat
 
 
 @pytest.mark.parametrize("way", WAYS, ids=IDS)
-def test_the_command_dies_with_a_gateway_that_is_killed(
-    way: tuple[Mode, SandboxSupport], tmp_path: Path
-) -> None:
+def test_the_command_dies_with_a_gateway_that_is_killed(way: tuple[Mode, SandboxSupport], tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     code = f"import signal, sys; print('up', flush=True); signal.pause()  # {marker}"
     mode, support = way
@@ -390,9 +380,7 @@ def test_the_launcher_refuses_to_run_for_a_parent_that_is_gone(tmp_path: Path) -
         mode="off",
     )
     shell = ["/bin/sh", "-c", '"$@"; exit $?', "sh", wrapped.command, *wrapped.args]
-    done = subprocess.run(
-        shell, capture_output=True, text=True, env={"PATH": os.defpath}, timeout=30, check=False
-    )
+    done = subprocess.run(shell, capture_output=True, text=True, env={"PATH": os.defpath}, timeout=30, check=False)
     assert done.stdout == ""
     assert done.returncode == 126
 
