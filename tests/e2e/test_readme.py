@@ -140,9 +140,7 @@ def _environment(document: str, directory: Path) -> Mapping[str, str]:
     return {
         **inherited,
         "PATH": os.pathsep.join([str(tools), scripts, inherited["PATH"]]),
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(REPOSITORY / "tests"), inherited.get("PYTHONPATH", "")])
-        ),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), inherited.get("PYTHONPATH", "")])),
         "XDG_DATA_HOME": str(directory / "share"),
         "MAKEFLAGS": f"VENV={Path(sys.executable).parents[1]}",
         **_git_configuration(document),

@@ -181,15 +181,14 @@ def _legacy(target: Target, method: str, params: dict[str, Any]) -> httpx2.Respo
 
 
 _SYNTAX = {PARSE_ERROR, INVALID_REQUEST}
+_DISAGREES = {PARSE_ERROR, INVALID_REQUEST, INVALID_PARAMS, HEADER_MISMATCH}
 _SHAPE = {INVALID_REQUEST, INVALID_PARAMS}
 
 ROWS: tuple[Row, ...] = (
     # Not JSON.
     _row("empty body", lambda t: t.send(b""), 400, _SYNTAX, sdk=True),
     _row("bad JSON", lambda t: t.send(b'{"jsonrpc": "2.0",'), 400, PARSE_ERROR, sdk=True, identifier=None),
-    _row(
-        "text after the JSON", lambda t: t.send(_text(t) + b"}"), 400, PARSE_ERROR, sdk=True, identifier=None
-    ),
+    _row("text after the JSON", lambda t: t.send(_text(t) + b"}"), 400, PARSE_ERROR, sdk=True, identifier=None),
     _row("single quotes", lambda t: t.send(_text(t).replace(b'"', b"'")), 400, PARSE_ERROR, sdk=True),
     _row("trailing comma", lambda t: t.send(_text(t)[:-1] + b",}"), 400, PARSE_ERROR, sdk=True),
     _row("comment", lambda t: t.send(b"/* */" + _text(t)), 400, PARSE_ERROR, sdk=True),
@@ -254,12 +253,8 @@ ROWS: tuple[Row, ...] = (
         sdk=True,
     ),
     _row("jsonrpc 1.0", lambda t: t.send(_changed(t, jsonrpc="1.0")), 400, INVALID_REQUEST, sdk=True),
-    _row(
-        "jsonrpc 2.0 as a number", lambda t: t.send(_changed(t, jsonrpc=2.0)), 400, INVALID_REQUEST, sdk=True
-    ),
-    _row(
-        "no method", lambda t: t.send(_text(t).replace(b'"method"', b'"m"')), 400, INVALID_REQUEST, sdk=True
-    ),
+    _row("jsonrpc 2.0 as a number", lambda t: t.send(_changed(t, jsonrpc=2.0)), 400, INVALID_REQUEST, sdk=True),
+    _row("no method", lambda t: t.send(_text(t).replace(b'"method"', b'"m"')), 400, INVALID_REQUEST, sdk=True),
     _row("method is a number", lambda t: t.send(_text(t, method="5")), 400, INVALID_REQUEST, sdk=True),
     _row("method is null", lambda t: t.send(_text(t, method="null")), 400, INVALID_REQUEST, sdk=True),
     _row("id is null", lambda t: t.send(_text(t, id="null")), 400, INVALID_REQUEST, sdk=True),
@@ -268,20 +263,20 @@ ROWS: tuple[Row, ...] = (
     _row("params is a list", lambda t: t.send(_text(t, params="[1]")), 400, _SHAPE, sdk=True),
     _row("params is text", lambda t: t.send(_text(t, params='"x"')), 400, _SHAPE, sdk=True),
     # Two readers of one body must not read two requests.
-    _row("method twice", lambda t: t.send(_text(t)[:-1] + b',"method":"tools/list"}'), 400, _SYNTAX),
-    _row("params twice", lambda t: t.send(_text(t)[:-1] + b',"params":{}}'), 400, _SYNTAX),
+    _row("method twice", lambda t: t.send(_text(t)[:-1] + b',"method":"tools/list"}'), 400, _DISAGREES),
+    _row("params twice", lambda t: t.send(_text(t)[:-1] + b',"params":{}}'), 400, _DISAGREES),
     _row("id twice", lambda t: t.send(_text(t)[:-1] + b',"id":2}'), 400, _SYNTAX),
     _row(
         "tool name twice",
         lambda t: t.send(_text(t).replace(b'"name": ', b'"name": "other", "name": ', 1)),
         400,
-        _SYNTAX | {INVALID_PARAMS, HEADER_MISMATCH},
+        _DISAGREES,
     ),
     _row(
         "tool name twice, once escaped",
         lambda t: t.send(_text(t).replace(b'"name": ', rb'"n\u0061me": "other", "name": ', 1)),
         400,
-        _SYNTAX | {INVALID_PARAMS, HEADER_MISMATCH},
+        _DISAGREES,
     ),
     # Too large.
     _row("one byte over the limit", lambda t: t.send(_padded(t, LIMIT_BYTES + 1)), 413, sdk=True),
@@ -290,9 +285,7 @@ ROWS: tuple[Row, ...] = (
     _row("gzip", lambda t: t.send(gzip.compress(_text(t)), content_encoding="gzip"), {400, 415}),
     # Content negotiation.
     _row("content type text", lambda t: t.send(t.call(), content_type="text/plain"), 415),
-    _row(
-        "content type form", lambda t: t.send(t.call(), content_type="application/x-www-form-urlencoded"), 415
-    ),
+    _row("content type form", lambda t: t.send(t.call(), content_type="application/x-www-form-urlencoded"), 415),
     _row("no content type", lambda t: t.send_without("content-type"), 415),
     _row("content type alike", lambda t: t.send(t.call(), content_type="application/jsonp"), 415),
     _row(
@@ -301,9 +294,7 @@ ROWS: tuple[Row, ...] = (
         200,
         sdk=True,
     ),
-    _row(
-        "content type in capitals", lambda t: t.send(t.call(), content_type="Application/JSON"), 200, sdk=True
-    ),
+    _row("content type in capitals", lambda t: t.send(t.call(), content_type="Application/JSON"), 200, sdk=True),
     _row("accept text", lambda t: t.send(t.call(), accept="text/html"), 406, sdk=True),
     _row("accept nothing", lambda t: t.send(t.call(), accept=""), {200, 406}),
     _row("accept anything", lambda t: t.send(t.call(), accept="*/*"), 200, sdk=True),
@@ -316,7 +307,7 @@ ROWS: tuple[Row, ...] = (
         sdk=True,
         identifier=1,
     ),
-    _row("unknown method, odd name", lambda t: t.send(modern_message("\t")), {400, 404}),
+    _row("unknown method, odd name", lambda t: t.send(modern_message("../admin?x=%00")), {400, 404}),
     _row(
         "removed method",
         lambda t: t.send(modern_message("ping")),
@@ -409,9 +400,7 @@ ROWS: tuple[Row, ...] = (
         sdk=True,
         identifier=1,
     ),
-    _row(
-        "tool name is a number", lambda t: t.send(_changed(t, params={"name": 5, "_meta": envelope()})), 400
-    ),
+    _row("tool name is a number", lambda t: t.send(_changed(t, params={"name": 5, "_meta": envelope()})), 400),
     _row("tool name is missing", lambda t: t.send(_changed(t, params={"_meta": envelope()})), 400),
     _row(
         "arguments are a list",
@@ -442,6 +431,7 @@ ROWS: tuple[Row, ...] = (
     _row("own Origin", lambda t: t.send(t.call(), origin=t.url.split("/mcp")[0]), 200, sdk=True),
     _row("foreign Origin on GET", _verb("GET", origin="https://evil.example"), 403),
     # Verbs and sessions.
+    # In the handshake era a session is optional; a gateway that gives none does not look at one.
     _row("GET without a session", _verb("GET"), {400, 404, 405}),
     _row("DELETE without a session", _verb("DELETE"), {400, 404, 405}),
     _row("GET with a session nobody gave", _verb("GET", mcp_session_id="0" * 64), {400, 404, 405}),
@@ -458,12 +448,12 @@ ROWS: tuple[Row, ...] = (
             {"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
             headers={"mcp-session-id": "A" * 200, "mcp-protocol-version": "2025-11-25"},
         ),
-        404,
+        {200, 404},
     ),
     _row(
         "legacy request before the handshake",
         lambda t: post(t.url, t.token, {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}),
-        400,
+        {200, 400},
     ),
     _row("legacy unknown method", lambda t: _legacy(t, "tools/nonsense", {}), 200),
     _row("legacy call of an unknown tool", lambda t: _legacy(t, "tools/call", {"name": "nobody__x"}), 200),
@@ -479,9 +469,7 @@ ROWS: tuple[Row, ...] = (
     _row("request id with quotes", lambda t: t.send(t.call(), x_request_id='a"b<script>'), {200, 400}),
     _row("request id of 10 KiB", lambda t: t.send(t.call(), x_request_id="a" * 10_000), {200, 400, 431}),
     _row("broken traceparent", lambda t: t.send(t.call(), traceparent="00-zz"), {200, 400}),
-    _row(
-        "X-Forwarded-For", lambda t: t.send(t.call(), x_forwarded_for="1.2.3.4, ::1, nonsense"), 200, sdk=True
-    ),
+    _row("X-Forwarded-For", lambda t: t.send(t.call(), x_forwarded_for="1.2.3.4, ::1, nonsense"), 200, sdk=True),
     _row("Last-Event-ID", lambda t: t.send(t.call(), last_event_id="999"), 200, sdk=True),
 )
 
@@ -545,12 +533,8 @@ RAW_ROWS: tuple[RawRow, ...] = (
         _REFUSED,
     ),
     RawRow("NUL in a header", lambda t: _http(t, headers=("X-Nul: a\x00b", "Content-Length: 0")), _REFUSED),
-    RawRow(
-        "space before the colon", lambda t: _http(t, headers=("X-Odd : 1", "Content-Length: 0")), _REFUSED
-    ),
-    RawRow(
-        "body cut short", lambda t: _http(t, headers=("Content-Length: 5000",), body=_body(t)[:20]), _REFUSED
-    ),
+    RawRow("space before the colon", lambda t: _http(t, headers=("X-Odd : 1", "Content-Length: 0")), _REFUSED),
+    RawRow("body cut short", lambda t: _http(t, headers=("Content-Length: 5000",), body=_body(t)[:20]), _REFUSED),
     RawRow(
         "length beyond belief",
         lambda t: _http(t, headers=(f"Content-Length: {2**63}",), body=b"{}"),
@@ -569,9 +553,7 @@ RAW_ROWS: tuple[RawRow, ...] = (
     ),
     RawRow(
         "dots in the path",
-        lambda t: _http(
-            t, line="POST /mcp/demo/../../etc HTTP/1.1", headers=("Content-Length: 2",), body=b"{}"
-        ),
+        lambda t: _http(t, line="POST /mcp/demo/../../etc HTTP/1.1", headers=("Content-Length: 2",), body=b"{}"),
         _REFUSED,
     ),
     RawRow(

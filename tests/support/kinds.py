@@ -105,9 +105,7 @@ def all_upstreams(logs: Path) -> Iterator[dict[str, Upstream]]:
                 ("legacy",),
             ),
             _stdio("timestdio", upstreams.time_command(), ("legacy", "2026-07-28")),
-            Upstream(
-                "legacysse", {"type": "sse", "url": sse.url}, lambda _: sse_mcp_client(sse.url), ("legacy",)
-            ),
+            Upstream("legacysse", {"type": "sse", "url": sse.url}, lambda _: sse_mcp_client(sse.url), ("legacy",)),
             Upstream(
                 "modern",
                 {"url": modern.url},

@@ -94,7 +94,5 @@ def install(manifest: Path) -> Path:
 
 def everything_command(mode: str) -> list[str]:
     """Return the command line of ``@modelcontextprotocol/server-everything`` in ``mode``."""
-    package = (
-        install(REPOSITORY / "tests" / "e2e") / "node_modules" / "@modelcontextprotocol" / "server-everything"
-    )
+    package = install(REPOSITORY / "tests" / "e2e") / "node_modules" / "@modelcontextprotocol" / "server-everything"
     return [str(node()), str(package / "dist" / "index.js"), mode]

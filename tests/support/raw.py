@@ -39,9 +39,7 @@ def envelope(version: str = MODERN) -> dict[str, Any]:
     }
 
 
-def modern_message(
-    method: str, params: Mapping[str, Any] | None = None, *, identifier: object = 1
-) -> dict[str, Any]:
+def modern_message(method: str, params: Mapping[str, Any] | None = None, *, identifier: object = 1) -> dict[str, Any]:
     """Return a 2026-07-28 request."""
     return {
         "jsonrpc": "2.0",

@@ -73,9 +73,7 @@ def _add_tools(server: MCPServer) -> None:
                 TextContent(text="a picture", _meta={"com.example/part": 1}),
                 ImageContent(data=PIXEL, mime_type="image/png"),
                 EmbeddedResource(
-                    resource=TextResourceContents(
-                        uri="test://note", mime_type="text/plain", text="a\x00b\u2028c"
-                    )
+                    resource=TextResourceContents(uri="test://note", mime_type="text/plain", text="a\x00b\u2028c")
                 ),
             ],
             _meta={"com.example/trace": {"depth": [1, 2, {"x": None}]}},

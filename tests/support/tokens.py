@@ -112,9 +112,7 @@ class Issuer:
         with warnings.catch_warnings():
             # joserfc warns that RFC 9864 prefers Ed25519 to EdDSA as a name; issuers still use the older one.
             warnings.simplefilter("ignore", SecurityWarning)
-            return joserfc_jwt.encode(
-                {"alg": algorithm, **extra}, payload, key.jose(), algorithms=[algorithm]
-            )
+            return joserfc_jwt.encode({"alg": algorithm, **extra}, payload, key.jose(), algorithms=[algorithm])
 
     def unsigned(self) -> str:
         """Return a token with ``alg`` none (RFC 7519, section 6)."""

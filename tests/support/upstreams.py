@@ -55,9 +55,7 @@ def time_command() -> list[str]:
 def everything_http(log: Path) -> Iterator[HttpUpstream]:
     """Run server-everything over Streamable HTTP."""
     port = free_port()
-    with started(
-        everything_command("streamableHttp"), log=log, env={**os.environ, "PORT": str(port)}
-    ) as process:
+    with started(everything_command("streamableHttp"), log=log, env={**os.environ, "PORT": str(port)}) as process:
         ready = wait_until(
             lambda: process.poll() is not None or accepts(port),
             within_s=_READY_S,
