@@ -15,7 +15,7 @@ from support.kinds import CALLS, KINDS
 from support.upstreams import sdk_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mcp import Client
@@ -41,16 +41,10 @@ def gateway(upstreams: dict[str, Upstream], module_directory: Path) -> Iterator[
         yield running
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> Mode:
     chosen: Mode = request.param
     return chosen
-
-
-@pytest.fixture(scope="module")
-async def client(gateway: Gateway, mode: Mode) -> AsyncIterator[Client]:
-    async with gateway.mcp(mode) as connected:
-        yield connected
 
 
 async def _directly(upstream: Upstream, mode: Mode) -> list[tuple[str, dict[str, Any]]]:
@@ -60,38 +54,40 @@ async def _directly(upstream: Upstream, mode: Mode) -> list[tuple[str, dict[str,
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_lists_what_the_upstream_lists(
-    client: Client, mode: Mode, upstreams: dict[str, Upstream], name: str
+    gateway: Gateway, mode: Mode, upstreams: dict[str, Upstream], name: str
 ) -> None:
     prefix = f"{name}__"
-    listed = [
-        (tool.name.removeprefix(prefix), tool_facts(tool, era=mode))
-        for tool in await list_tools(client)
-        if tool.name.startswith(prefix)
-    ]
+    async with gateway.mcp(mode) as client:
+        listed = [
+            (tool.name.removeprefix(prefix), tool_facts(tool, era=mode))
+            for tool in await list_tools(client)
+            if tool.name.startswith(prefix)
+        ]
     direct = await _directly(upstreams[name], mode)
     assert len(listed) == len(dict(listed)) == len(direct)
     for tool, facts in direct:
         assert canonical(dict(listed)[tool]) == canonical(facts), tool
 
 
-async def test_lists_every_upstream_in_one_order_every_time(gateway: Gateway, client: Client) -> None:
-    first = [tool.name for tool in await list_tools(client)]
+async def test_lists_every_upstream_in_one_order_every_time(gateway: Gateway) -> None:
+    orders = []
+    for mode in MODES:
+        async with gateway.mcp(mode) as client:
+            orders += [[tool.name for tool in await list_tools(client)] for _ in range(2)]
     # Both demo upstreams are there besides those of the file.
-    assert {name.split("__")[0] for name in first} == {*KINDS, "notes", "clock"}
-    assert [tool.name for tool in await list_tools(client)] == first
-    for other in MODES:
-        async with gateway.mcp(other) as fresh:
-            assert [tool.name for tool in await list_tools(fresh)] == first
+    assert {name.split("__")[0] for name in orders[0]} == {*KINDS, "notes", "clock"}
+    assert all(order == orders[0] for order in orders)
 
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_calls_answer_as_the_upstream_does(
-    client: Client, mode: Mode, upstreams: dict[str, Upstream], name: str
+    gateway: Gateway, mode: Mode, upstreams: dict[str, Upstream], name: str
 ) -> None:
     upstream = upstreams[name]
-    async with upstream.connect(upstream.era_for(mode)) as direct:
-        # The list first, so that the direct client checks structured output against it as the other one does.
+    async with upstream.connect(upstream.era_for(mode)) as direct, gateway.mcp(mode) as client:
+        # The lists first: a client checks structured output against them.
         await list_tools(direct)
+        await list_tools(client)
         for tool, arguments in CALLS[name]:
             through = canonical(await outcome(client, f"{name}__{tool}", arguments))
             if through != (expected := canonical(await outcome(direct, tool, arguments))):
@@ -116,9 +112,10 @@ async def test_calls_answer_as_the_upstream_does(
         "",
     ],
 )
-async def test_unknown_tool_is_a_protocol_error(client: Client, name: str) -> None:
-    with pytest.raises(MCPError) as caught:
-        await client.call_tool(name, {"message": "x"})
+async def test_unknown_tool_is_a_protocol_error(gateway: Gateway, mode: Mode, name: str) -> None:
+    async with gateway.mcp(mode) as client:
+        with pytest.raises(MCPError) as caught:
+            await client.call_tool(name, {"message": "x"})
     assert caught.value.code == INVALID_PARAMS
     assert len(caught.value.message) < 1000
 
@@ -150,8 +147,9 @@ async def test_many_calls_at_once_are_not_mixed_up(gateway: Gateway) -> None:
             group.create_task(ask(old if number // 4 % 2 else new, names[number % 4], number))
 
 
-async def test_stdio_upstream_sees_nothing_of_the_gateways_environment(client: Client) -> None:
-    answer = canonical(await outcome(client, "everystdio__get-env", {}))
+async def test_stdio_upstream_sees_nothing_of_the_gateways_environment(gateway: Gateway) -> None:
+    async with gateway.mcp("auto") as client:
+        answer = canonical(await outcome(client, "everystdio__get-env", {}))
     assert "canary-5f1d0c" not in answer
     assert "AGENTAPI_" not in answer
     assert "postgres" not in answer.lower()

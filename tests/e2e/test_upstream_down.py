@@ -137,10 +137,9 @@ def test_error_of_a_dead_upstream_is_json_rpc(gateway: Gateway) -> None:
 def test_configuration_test_says_why(gateway: Gateway, name: str) -> None:
     """``POST /api/v1/mcp/test`` gives a reason in words."""
     listed = gateway.api.get("/api/v1/mcp/configurations").json()["items"]
-    endpoint = next(item["endpoint"] for item in listed if item["name"] == name)
-    body = {"workspace": "main", "name": f"{name}-again", "transport": "http", "endpoint": endpoint}
+    body = {"id": next(item["id"] for item in listed if item["name"] == name)}
     begun = time.monotonic()
-    answer = gateway.api.post("/api/v1/mcp/test", json={**body, "auth": "none"})
+    answer = gateway.api.post("/api/v1/mcp/test", json=body)
     assert time.monotonic() - begun < CONNECT_TIMEOUT_S + MARGIN_S
     assert answer.status_code in {200, 502, 504}, answer.text
     assert "Traceback" not in answer.text
