@@ -1,5 +1,10 @@
 //! Sealing and opening.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 use agentapi_core::sealed::{Keyring, KeyringError, MAX_PLAINTEXT_BYTES, SealError};
 use proptest::prelude::*;
