@@ -96,6 +96,13 @@ fn a_key_id_cannot_be_moved_into_the_associated_data() {
 }
 
 #[test]
+fn an_unknown_key_id_opens_under_no_key() {
+    let renamed = Keyring::parse(&format!(r#"{{"active":"k2","keys":{{"k2":"{KEY}"}}}}"#)).unwrap();
+    let sealed = renamed.seal(b"secret", b"").unwrap();
+    assert_eq!(keyring().open(&sealed, b""), Err(SealError::CannotOpen));
+}
+
+#[test]
 fn rotation_opens_the_old_and_seals_with_the_new() {
     let old_text = Keyring::generate("k1").unwrap();
     let new_text = Keyring::rotate(&old_text, "k2").unwrap();

@@ -136,6 +136,24 @@ fn a_token_is_forgotten_when_its_key_changes_under_the_same_id() {
 }
 
 #[test]
+fn a_token_is_forgotten_when_its_key_may_no_longer_verify_its_algorithm() {
+    let bound_to = |alg: &str| {
+        let mut jwk = common::rsa().jwk("k");
+        jwk["alg"] = json!(alg);
+        jwks(&[jwk])
+    };
+    let cache = Cache::new(verifier_of(vec![policy(ISSUER)]), 100);
+    cache.replace_keys(ISSUER, &bound_to("RS256")).unwrap();
+    let token = common::rsa().token("RS256", "k", &claims());
+    verify(&cache, &token, NOW).unwrap();
+    cache.replace_keys(ISSUER, &bound_to("RS512")).unwrap();
+    assert_eq!(
+        verify(&cache, &token, NOW).unwrap_err(),
+        TokenError::UnsupportedAlgorithm
+    );
+}
+
+#[test]
 fn a_verification_that_overlaps_a_rotation_does_not_hit_afterwards() {
     let (old, new) = (Signer::ed25519(), Signer::ed25519());
     let cache = cache(&[("k", &old)], 100);
