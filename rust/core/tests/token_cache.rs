@@ -159,9 +159,18 @@ fn a_verification_that_overlaps_a_rotation_does_not_hit_afterwards() {
     let cache = cache(&[("k", &old)], 100);
     let token = token(&old, 1, 60);
     let slow = Arc::new(cache.verify(&token, AUDIENCE, NOW).unwrap());
-    replace(&cache, &[("k", &new)]);
-    cache.remember(&token, slow, NOW, Arc::clone);
+    replace(&cache, &[("new", &new)]);
+    cache.remember(&token, Arc::clone(&slow), NOW, Arc::clone);
     assert!(recall(&cache, &token, AUDIENCE, NOW).is_none());
+
+    cache.remember(&token, slow, NOW, Arc::clone);
+    replace(&cache, &[("new", &new), ("k", &old)]);
+    let fresh = Arc::new(cache.verify(&token, AUDIENCE, NOW).unwrap());
+    assert!(Arc::ptr_eq(
+        &fresh,
+        &cache.remember(&token, Arc::clone(&fresh), NOW, Arc::clone)
+    ));
+    assert_eq!(cache.len(), 1);
 }
 
 #[test]
