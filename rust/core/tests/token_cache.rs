@@ -209,6 +209,20 @@ fn capacity_is_kept_and_the_dead_go_first() {
 }
 
 #[test]
+fn the_dead_do_not_pile_up() {
+    let signer = Signer::ed25519();
+    let cache = cache(&[("k", &signer)], 1000);
+    for number in 0..200 {
+        verify(&cache, &token(&signer, number, 10), NOW).unwrap();
+    }
+    assert_eq!(cache.len(), 200);
+    for number in 200..600 {
+        verify(&cache, &token(&signer, number, 600), NOW + 100).unwrap();
+    }
+    assert_eq!(cache.len(), 400);
+}
+
+#[test]
 fn a_capacity_of_none_and_a_very_long_token_remember_nothing() {
     let signer = Signer::ed25519();
     let none = cache(&[("k", &signer)], 0);
