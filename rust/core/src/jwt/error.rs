@@ -90,7 +90,7 @@ impl From<BadClaim> for TokenError {
     }
 }
 
-/// Why a [`Verifier`] cannot be built.
+/// Why a [`super::Verifier`] cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// An issuer or an audience is empty.
