@@ -61,8 +61,8 @@ class KeyringError(ValueError):
 class ClaimRules:
     """Where the claims of an issuer's tokens say who the caller is.
 
-    Pointers are RFC 6901 JSON pointers. A claim of the wrong type refuses the token; ``null`` counts as absent.
-    The role ``platform_admin`` is given by an explicit entry of ``roles`` only.
+    Pointers are RFC 6901 JSON pointers. A claim of the wrong type refuses the token; ``null`` counts as
+    absent. The role ``platform_admin`` is given by an explicit entry of ``roles`` only.
     """
 
     def __new__(
@@ -125,8 +125,8 @@ class IssuerPolicy:
 class VerifiedToken:
     """What a verified token says about its owner.
 
-    Only ``TokenVerifier.verify`` makes one. It can be the key of a ``WeakKeyDictionary``: as long as the token is
-    remembered, the same object comes back.
+    Only ``TokenVerifier.verify`` makes one. It can be the key of a ``WeakKeyDictionary``: as long as the
+    token is remembered, the same object comes back.
     """
 
     @property
@@ -196,8 +196,8 @@ class TokenVerifier:
         Keys that stay keep the tokens they have verified; the others' tokens are forgotten.
 
         Raises:
-            KeySetError: The set is malformed, over its limits, ambiguous or without a usable key, or the issuer is
-                unknown or has a shared secret. The old set stays.
+            KeySetError: The set is malformed, over its limits, ambiguous or without a usable key, or the
+                issuer is unknown or has a shared secret. The old set stays.
         """
 
     def verify(self, token: str, audience: str, now: int | None = None) -> VerifiedToken:

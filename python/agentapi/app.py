@@ -42,7 +42,7 @@ from agentapi.tenancy.admission import Admission
 from agentapi.upstreams.connections import ConnectionPool
 from agentapi.upstreams.registry import UpstreamRegistry
 from agentapi.upstreams.routes import UpstreamRoutes
-from agentapi.upstreams.sandbox import SandboxSupport
+from agentapi.upstreams.sandbox import SandboxSupport, hide_this_process
 from agentapi.upstreams.stdio import StdioCommands
 from agentapi.upstreams.transports import TransportFactory
 
@@ -108,9 +108,9 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             egress = await stack.enter_async_context(Egress.from_settings(settings))
             directory = _directory(settings, issuers, egress)
             stack.push_async_callback(directory.close)
-            app.router.routes.extend(await _routes(
-                    settings, stack, database=database, egress=egress, directory=directory, keyring=keyring
-                ))
+            app.router.routes.extend(
+                await _routes(settings, stack, database=database, egress=egress, directory=directory, keyring=keyring)
+            )
             await directory.load()
             async with extension.lifespan():
                 yield
@@ -138,6 +138,8 @@ async def _routes(
     registry = UpstreamRegistry(database, clock=clock)
     support = await asyncio.to_thread(SandboxSupport.detect)
     _log.info("sandbox", mode=settings.sandbox, **support.as_dict())
+    if settings.sandbox != "off":
+        hide_this_process()
     commands = StdioCommands.from_settings(
         settings, root=settings.state_dir / "stdio", support=support, hidden=(settings.state_dir.parent,)
     )

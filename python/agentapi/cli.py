@@ -30,7 +30,7 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"agentapi: {error.format_message()}", err=True)
         sys.exit(error.exit_code)
     except click.Abort:
         click.echo("Aborted.", err=True)
@@ -225,16 +225,28 @@ def _run(coroutine: Any) -> None:  # noqa: ANN401 - whatever asyncio.run takes
 
 
 def _declared_servers(upstreams: Sequence[str], mcp_config: Path | None) -> list[DeclaredServer]:
-    from agentapi.upstreams.mcp_servers import DeclaredServer, name_for_url, parse_mcp_servers  # noqa: PLC0415
+    from agentapi.upstreams.mcp_servers import (  # noqa: PLC0415
+        DeclaredServer,
+        is_http_url,
+        name_for_url,
+        parse_mcp_servers,
+    )
     from agentapi.upstreams.models import Transport  # noqa: PLC0415
 
-    servers = parse_mcp_servers(mcp_config.read_bytes(), home=Path.home()) if mcp_config is not None else []
+    servers = []
+    if mcp_config is not None:
+        try:
+            servers = parse_mcp_servers(mcp_config.read_bytes(), home=Path.home())
+        except InvalidRequestError as error:
+            raise StartupError(f"{mcp_config}: {error.message}") from None
     taken = {"notes", "clock"}
     for server in servers:
         if server.name in taken:
             raise InvalidRequestError(f"The name '{server.name}' belongs to a demo server; rename the entry.")
     taken |= {server.name for server in servers}
     for url in upstreams:
+        if not is_http_url(url):
+            raise StartupError(f"--upstream {url}: this is not an http:// or https:// address.")
         name = name_for_url(url, taken)
         taken.add(name)
         servers.append(DeclaredServer(name, Transport.HTTP, endpoint=url))

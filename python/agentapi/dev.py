@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -39,6 +40,7 @@ from agentapi.upstreams.secrets import seal_secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
     from starlette.applications import Starlette
     from starlette.requests import Request
 
@@ -110,6 +112,8 @@ async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None
             issuer = TokenIssuer.from_file(ISSUER, issuer_key_path(options.data_dir))
             settings = _settings(options, base_url, issuer, postgres)
             configure_from_settings(settings)
+            # What stdio servers of a run that was killed left behind; the directory is ours alone.
+            shutil.rmtree(settings.state_dir, ignore_errors=True)
             demo_token = secrets.token_urlsafe(32)
             await _seed(settings, issuer, [*_demo_servers(base_url, demo_token), *options.servers])
             async with _http_server(create_app(settings, _extension(issuer, demo_token)), listener):

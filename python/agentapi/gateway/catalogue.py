@@ -31,6 +31,9 @@ _log = structlog.get_logger(__name__)
 
 _MAX_PAGES = 100
 _MAX_TOOLS = 10_000
+_MAX_ECHO = 128
+"""How much of a name that came from outside is repeated in an error."""
+
 _MIN_REFETCH_S = 1.0
 """Calls to names that do not exist ask an upstream for its list at most this often."""
 
@@ -142,7 +145,7 @@ class Catalogue:
                 return found
             if entry.failure is not None:
                 raise type(entry.failure)(entry.failure.message)
-        raise UnknownToolError(f"Unknown tool: {name}")
+        raise UnknownToolError(f"Unknown tool: {name[:_MAX_ECHO]}")
 
     def input_schema(self, upstreams: Sequence[Upstream], principal: Principal, name: str) -> dict[str, Any] | None:
         """Return the input schema of a tool whose list is at hand, without asking anybody."""

@@ -74,7 +74,7 @@ class ProtectedResource:
         document = {
             "resource": self.resource(org, workspace),
             "bearer_methods_supported": ["header"],
-            "resource_name": f"AgentAPI workspace {org}/{workspace}",
+            "resource_name": "AgentAPI",
         }
         if self._issuers:
             document["authorization_servers"] = list(self._issuers)

@@ -35,6 +35,7 @@ __all__ = ["CallContext", "GatewayServer", "bind"]
 _SCOPE_KEY = "agentapi.call"
 """Key of the ``CallContext`` in the ASGI scope."""
 
+_COMPLETE = "complete"
 _ENVELOPE_META_PREFIX = "io.modelcontextprotocol/"
 
 
@@ -99,7 +100,7 @@ class GatewayServer:
             tools = await self._catalogue.tools(call.view.upstreams, call.principal)
         except AgentAPIError as error:
             raise _rpc_error(error) from error
-        return {"tools": [tool.definition for tool in tools]}
+        return {"resultType": _COMPLETE, "tools": [tool.definition for tool in tools]}
 
     async def _call_tool(self, ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> dict[str, Any]:
         call = _call_context(ctx)
@@ -134,13 +135,15 @@ class GatewayServer:
 
         key = ConnectionKey(upstream.org_id, upstream.id, upstream.version, call.principal.user_id)
         try:
-            return await self._pool.call(
+            result = await self._pool.call(
                 key, upstream.name, self._transports.open(upstream), operation, timeout_s=self._call_timeout_s
             )
         except ValidationError:
             raise UpstreamError(
                 f"Upstream '{upstream.name}' answered with a result that the protocol does not allow."
             ) from None
+        # An upstream of the older revisions does not say so; absent means complete (specification 2026-07-28).
+        return {"resultType": _COMPLETE, **result}
 
     def _input_schema(self, name: str) -> dict[str, Any] | None:
         """Give the SDK the schema against which it checks ``Mcp-Param-*`` headers."""

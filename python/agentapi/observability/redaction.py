@@ -23,12 +23,11 @@ _WORDS: Final = (
     r"authorization|token|secret|password|passwd|passphrase|cookie|credentials?|api[_-]?key|apikey|private[_-]?key"
     r"|keyring|client[_-]?assertion|code[_-]?verifier|mcp[_-]session[_-]id|dsn|database[_-]?url"
 )
-_KEY: Final = re.compile(rf"(?:{_WORDS})s?(?:$|[_-](?:value|hash|header|b64)$)", re.IGNORECASE)
+_SUFFIX: Final = r"[_-](?:value|hash|header|b64)"
+_KEY: Final = re.compile(rf"(?:{_WORDS})s?(?:{_SUFFIX})?$", re.IGNORECASE)
 _PATTERNS: Final = (
     (
-        re.compile(
-            r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
-        ),
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
         REDACTED,
     ),
     # A credential of an HTTP authentication scheme (RFC 7235).
@@ -43,8 +42,8 @@ _PATTERNS: Final = (
     # name=value, name: value and "name": "value" in text, also escaped.
     (
         re.compile(
-            rf"((?:{_WORDS})s?[\\\"']*\s*[=:]\s*[\\\"']*)(?!(?:bearer|basic|digest|dpop|negotiate)\s)"
-            r"[^\s\\\"'&;,)}\]]+",
+            rf"((?:{_WORDS})s?(?:{_SUFFIX})?[\\\"']*\s*[=:]\s*[\\\"']*)(?!(?:bearer|basic|digest|dpop|negotiate)\s)"
+            r"(?:[\[({][^\])}]*|[^\s\\\"'&;,)}\]]+)",
             re.IGNORECASE,
         ),
         rf"\1{REDACTED}",

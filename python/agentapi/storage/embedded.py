@@ -221,8 +221,8 @@ class EmbeddedPostgres:
         directory = root / "socket"
         socket = os.fsencode(directory / f".s.PGSQL.{_PORT}")
         if len(socket) > _MAX_SOCKET_PATH_BYTES or b"," in socket:
-            # Clients take a comma for the end of a host. TMPDIR is not asked: it may be as long, or closed to the
-            # server's user.
+            # Clients take a comma for the end of a host. TMPDIR is not asked: it may be as long, or closed to
+            # the server's user.
             directory = Path(tempfile.mkdtemp(prefix="agentapi-", dir="/tmp"))
             self._temporary_socket_dir = directory
         else:

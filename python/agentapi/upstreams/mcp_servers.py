@@ -17,7 +17,7 @@ from agentapi.upstreams.models import Auth, Transport
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DeclaredServer", "name_for_url", "parse_mcp_servers"]
+__all__ = ["DeclaredServer", "is_http_url", "name_for_url", "parse_mcp_servers"]
 
 _MAX_NAME = 32
 _REMOTE_TYPES = {
@@ -78,6 +78,15 @@ def name_for_url(url: str, taken: set[str]) -> str:
     return name
 
 
+def is_http_url(url: str) -> bool:
+    """Return whether ``url`` is an absolute HTTP address; whether it may be called is the address guard's question."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 def _server(label: str, entry: Any, home: Path) -> DeclaredServer:  # noqa: ANN401 - unvalidated JSON
     if not isinstance(entry, dict):
         raise InvalidRequestError(f"Entry '{label}' is not an object.")
@@ -86,8 +95,8 @@ def _server(label: str, entry: Any, home: Path) -> DeclaredServer:  # noqa: ANN4
     if "command" in entry:
         return DeclaredServer(name, Transport.STDIO, command=_command(label, entry, home))
     url, kind = entry.get("url", entry.get("serverUrl")), entry.get("type", entry.get("transport", "http"))
-    if not isinstance(url, str):
-        raise InvalidRequestError(f"Entry '{label}' has neither 'command' nor 'url'.")
+    if not isinstance(url, str) or not is_http_url(url):
+        raise InvalidRequestError(f"Entry '{label}' has neither a 'command' nor an http(s) 'url'.")
     if kind not in _REMOTE_TYPES:
         raise InvalidRequestError(f"Entry '{label}' has the unknown type '{kind}'; use http, sse or stdio.")
     auth, header, secret = _credential(label, entry.get("headers", {}))

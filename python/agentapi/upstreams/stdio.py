@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from agentapi.errors import FieldError, InvalidRequestError
 from agentapi.upstreams.sandbox import Mode, SandboxLimits, SandboxSupport, require, wrap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from agentapi.settings import Settings, StdioCommand
 
@@ -166,19 +167,14 @@ class StdioCommands:
 
 def _remove(directory: Path) -> bool:
     """Remove a directory whatever modes the command left in it; return whether it is gone."""
-
-    def open_up(function: Callable[..., object], path: str, _error: object) -> None:
-        parent = Path(path).parent
-        if parent == directory or parent.is_relative_to(directory):
-            parent.chmod(0o700)
-        if not Path(path).is_symlink():
-            Path(path).chmod(0o700)
-        function(path)
-
     for _ in range(_REMOVAL_ATTEMPTS):
-        try:
-            shutil.rmtree(directory, onerror=open_up)
-        except OSError:
-            continue
-        return True
-    return not directory.exists()
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return True
+        with contextlib.suppress(OSError):
+            directory.chmod(0o700)
+            for folder, names, _ in os.walk(directory):
+                for inner in (Path(folder, name) for name in names):
+                    if not inner.is_symlink():
+                        inner.chmod(0o700)
+    return False

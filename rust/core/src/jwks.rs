@@ -53,7 +53,7 @@ pub enum KeySetError {
     SharedSecretIssuer,
 }
 
-/// A signature algorithm of RFC 7518 section 3 or RFC 8037.
+/// A signature algorithm of RFC 7518 section 3, RFC 8037 or RFC 9864.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
@@ -68,8 +68,10 @@ pub enum Algorithm {
     Es256,
     /// ECDSA on P-384 with SHA-384.
     Es384,
-    /// Ed25519.
+    /// Ed25519 under its first name.
     EdDsa,
+    /// Ed25519 under the name that RFC 9864 gives it.
+    Ed25519,
     /// HMAC with SHA-256; never the algorithm of a [`VerifyingKey`].
     Hs256,
 }
@@ -86,6 +88,7 @@ impl Algorithm {
             "ES256" => Self::Es256,
             "ES384" => Self::Es384,
             "EdDSA" => Self::EdDsa,
+            "Ed25519" => Self::Ed25519,
             "HS256" => Self::Hs256,
             _ => return None,
         })
@@ -102,6 +105,7 @@ impl Algorithm {
             Self::Es256 => "ES256",
             Self::Es384 => "ES384",
             Self::EdDsa => "EdDSA",
+            Self::Ed25519 => "Ed25519",
             Self::Hs256 => "HS256",
         }
     }
@@ -300,7 +304,8 @@ fn parse_key(jwk: &Object<'_>) -> Option<VerifyingKey> {
         }
         ("OKP", Some("Ed25519")) => {
             let point = decode_base64url(text("x")?).filter(|point| point.len() == 32)?;
-            vec![(Algorithm::EdDsa, parsed(&signature::ED25519, &point)?)]
+            let key = parsed(&signature::ED25519, &point)?;
+            vec![(Algorithm::EdDsa, key.clone()), (Algorithm::Ed25519, key)]
         }
         _ => return None,
     };

@@ -56,7 +56,7 @@ pub enum KeyringError {
     /// Not the documented JSON form.
     #[error("the keyring is not a JSON object with the members 'active' and 'keys'")]
     Malformed,
-    /// Not `[a-z0-9-]{1,32}`.
+    /// Not 1 to 32 characters from `a-z`, `0-9` and `-`.
     #[error("a key id has 1 to 32 characters from a-z, 0-9 and '-'")]
     BadKeyId,
     /// Not 32 bytes in base64url without padding.

@@ -25,8 +25,8 @@ const HASHED_BYTES: usize = 64;
 const MAX_SHARDS: usize = 64;
 /// Smaller shards would evict while others have room.
 const MIN_SHARD_ENTRIES: usize = 64;
-/// How many entries an eviction looks at.
-const EVICTION_SAMPLE: usize = 8;
+/// How many entries are looked at to make room.
+const SAMPLE: usize = 8;
 
 /// A [`Verifier`] that remembers what it has verified as `V`, which gives access to its [`Verified`].
 pub struct CachingVerifier<V> {
@@ -111,9 +111,10 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         {
             return take(&entry.value);
         }
-        let mut evicted = shard.remove(hash);
+        let mut gone = shard.scavenge(now, self.verifier.leeway_s());
+        gone.extend(shard.remove(hash));
         if shard.entries.len() >= self.shard_entries {
-            evicted = evicted.or(shard.evict(now, self.verifier.leeway_s()));
+            gone.extend(shard.evict());
         }
         let answer = take(&value);
         shard.insert(Entry {
@@ -122,7 +123,7 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
             value,
         });
         drop(shard);
-        drop(evicted);
+        drop(gone);
         answer
     }
 
@@ -230,18 +231,33 @@ impl<V: Borrow<Verified>> Shard<V> {
         dead.into_iter().filter_map(|hash| self.remove(hash)).collect()
     }
 
-    /// Makes room: of a few entries, taken in turn, one that is dead, else the one that dies first.
-    fn evict(&mut self, now: i64, leeway_s: i64) -> Option<Entry<V>> {
-        let len = self.entries.len();
-        let sample = (self.hand..self.hand + EVICTION_SAMPLE.min(len)).map(|at| at % len.max(1));
-        let victim = sample.filter_map(|at| self.entries.get(at)).min_by_key(|entry| {
+    /// Takes out what is dead of a few entries, the next ones in turn, so that the dead do not pile up.
+    fn scavenge(&mut self, now: i64, leeway_s: i64) -> Vec<Entry<V>> {
+        let dead: Vec<u64> = self
+            .next_sample()
+            .filter(|entry| {
+                let verified: &Verified = entry.value.borrow();
+                verified.is_key_retired() || verified.is_expired(now, leeway_s)
+            })
+            .map(|entry| entry.hash)
+            .collect();
+        self.hand = (self.hand + SAMPLE) % self.entries.len().max(1);
+        dead.into_iter().filter_map(|hash| self.remove(hash)).collect()
+    }
+
+    /// Makes room: of a few entries, the one that dies first.
+    fn evict(&mut self) -> Option<Entry<V>> {
+        let victim = self.next_sample().min_by_key(|entry| {
             let verified: &Verified = entry.value.borrow();
-            let is_alive = !verified.is_key_retired() && !verified.is_expired(now, leeway_s);
-            (is_alive, verified.expires_at)
+            verified.expires_at
         })?;
         let hash = victim.hash;
-        self.hand = (self.hand + EVICTION_SAMPLE) % len.max(1);
         self.remove(hash)
+    }
+
+    fn next_sample(&self) -> impl Iterator<Item = &Entry<V>> {
+        let len = self.entries.len();
+        (self.hand..self.hand + SAMPLE.min(len)).filter_map(move |at| self.entries.get(at.checked_rem(len)?))
     }
 }
 

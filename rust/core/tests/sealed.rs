@@ -1,5 +1,10 @@
 //! Sealing and opening.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 use agentapi_core::sealed::{Keyring, KeyringError, MAX_PLAINTEXT_BYTES, SealError};
 use proptest::prelude::*;
@@ -88,6 +93,13 @@ fn a_key_id_cannot_be_moved_into_the_associated_data() {
     let sealed = keyring.seal(b"secret", b"1x").unwrap();
     let moved = [b"\x01\x02k1", &sealed[3..]].concat();
     assert_eq!(keyring.open(&moved, b"x"), Err(SealError::CannotOpen));
+}
+
+#[test]
+fn an_unknown_key_id_opens_under_no_key() {
+    let renamed = Keyring::parse(&format!(r#"{{"active":"k2","keys":{{"k2":"{KEY}"}}}}"#)).unwrap();
+    let sealed = renamed.seal(b"secret", b"").unwrap();
+    assert_eq!(keyring().open(&sealed, b""), Err(SealError::CannotOpen));
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! What is remembered of verified tokens, and for how long.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -131,14 +136,41 @@ fn a_token_is_forgotten_when_its_key_changes_under_the_same_id() {
 }
 
 #[test]
+fn a_token_is_forgotten_when_its_key_may_no_longer_verify_its_algorithm() {
+    let bound_to = |alg: &str| {
+        let mut jwk = common::rsa().jwk("k");
+        jwk["alg"] = json!(alg);
+        jwks(&[jwk])
+    };
+    let cache = Cache::new(verifier_of(vec![policy(ISSUER)]), 100);
+    cache.replace_keys(ISSUER, &bound_to("RS256")).unwrap();
+    let token = common::rsa().token("RS256", "k", &claims());
+    verify(&cache, &token, NOW).unwrap();
+    cache.replace_keys(ISSUER, &bound_to("RS512")).unwrap();
+    assert_eq!(
+        verify(&cache, &token, NOW).unwrap_err(),
+        TokenError::UnsupportedAlgorithm
+    );
+}
+
+#[test]
 fn a_verification_that_overlaps_a_rotation_does_not_hit_afterwards() {
     let (old, new) = (Signer::ed25519(), Signer::ed25519());
     let cache = cache(&[("k", &old)], 100);
     let token = token(&old, 1, 60);
     let slow = Arc::new(cache.verify(&token, AUDIENCE, NOW).unwrap());
-    replace(&cache, &[("k", &new)]);
-    cache.remember(&token, slow, NOW, Arc::clone);
+    replace(&cache, &[("new", &new)]);
+    cache.remember(&token, Arc::clone(&slow), NOW, Arc::clone);
     assert!(recall(&cache, &token, AUDIENCE, NOW).is_none());
+
+    cache.remember(&token, slow, NOW, Arc::clone);
+    replace(&cache, &[("new", &new), ("k", &old)]);
+    let fresh = Arc::new(cache.verify(&token, AUDIENCE, NOW).unwrap());
+    assert!(Arc::ptr_eq(
+        &fresh,
+        &cache.remember(&token, Arc::clone(&fresh), NOW, Arc::clone)
+    ));
+    assert_eq!(cache.len(), 1);
 }
 
 #[test]
@@ -174,6 +206,20 @@ fn capacity_is_kept_and_the_dead_go_first() {
         verify(&cache, &token(&signer, number, 600), NOW).unwrap();
         assert_eq!(cache.len(), 4);
     }
+}
+
+#[test]
+fn the_dead_do_not_pile_up() {
+    let signer = Signer::ed25519();
+    let cache = cache(&[("k", &signer)], 1000);
+    for number in 0..200 {
+        verify(&cache, &token(&signer, number, 10), NOW).unwrap();
+    }
+    assert_eq!(cache.len(), 200);
+    for number in 200..600 {
+        verify(&cache, &token(&signer, number, 600), NOW + 100).unwrap();
+    }
+    assert_eq!(cache.len(), 400);
 }
 
 #[test]

@@ -19,6 +19,7 @@ from agentapi.upstreams import store
 from tenants import NOW, Tenant, make_tenant
 
 if TYPE_CHECKING:
+    from agentapi.storage.embedded import EmbeddedPostgres
     from agentapi.upstreams.models import Upstream
 
 TENANT_TABLES = ("organizations", "workspaces", "members", "upstreams")
@@ -93,28 +94,41 @@ async def test_two_tenants_on_one_connection_see_their_own_rows(database: Databa
 
 
 @pytest.mark.parametrize("outcome", ["commit", "error", "cancel"])
-async def test_a_connection_returns_to_the_pool_without_a_tenant(database: Database, outcome: str) -> None:
+@pytest.mark.parametrize("reset", [True, False])
+async def test_a_connection_returns_to_the_pool_without_a_tenant(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, outcome: str, reset: bool
+) -> None:
+    """The settings end with the transaction; that the pool resets a connection as well is a second line."""
+    if not reset:
+        monkeypatch.setattr(asyncpg.Connection, "get_reset_query", lambda _self: "")
+    database = await Database.connect(postgres.app_dsn, pool_min=1, pool_max=1, timeout_s=5.0)
     tenant = await make_tenant(database)
+    inside = asyncio.Event()
 
     async def work() -> None:
         async with database.tenant_transaction(tenant.principal) as connection:
-            assert await connection.fetchval("SELECT count(*) FROM organizations") == 1
+            assert await count(connection, "organizations") == 1
+            inside.set()
             if outcome == "error":
                 raise RuntimeError
             if outcome == "cancel":
                 await asyncio.get_running_loop().create_future()
 
-    task = asyncio.ensure_future(work())
-    if outcome == "cancel":
-        await asyncio.wait([task], timeout=0.2)
-        task.cancel()
-    await asyncio.wait([task])
-    _ = task.cancelled() or task.exception()
-    settings = "SELECT current_setting('app.org_id', true), current_setting('app.user_id', true)"
-    async with database._acquire() as connection:
-        assert set(await connection.fetchrow(settings) or ()) <= {None, ""}
-        for table in TENANT_TABLES:
-            assert await count(connection, table) == 0
+    try:
+        task = asyncio.ensure_future(work())
+        await inside.wait()
+        if outcome == "cancel":
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() == (outcome == "cancel")
+        assert task.cancelled() or (task.exception() is not None) == (outcome == "error")
+        context = "SELECT current_setting('app.org_id', true), current_setting('app.user_id', true)"
+        async with database._acquire() as connection:
+            assert set(await connection.fetchrow(context) or ()) <= {None, ""}
+            for table in TENANT_TABLES:
+                assert await count(connection, table) == 0
+    finally:
+        await database.close()
 
 
 async def test_the_directory_sees_one_organisation_and_nothing_in_it(database: Database) -> None:
