@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import httpx2
+
     from support.clients import Mode
 
 CONNECT_TIMEOUT_S = 2.0
@@ -103,14 +105,20 @@ async def test_call_is_a_clear_error_and_in_time(gateway: Gateway, name: str, mo
 
 
 async def test_calls_of_the_good_one_do_not_wait_for_the_others(gateway: Gateway) -> None:
-    async with gateway.mcp("2026-07-28") as client, gateway.mcp("2026-07-28") as other:
-        waiting = [asyncio.create_task(outcome(other, "hanging__echo", {"message": "x"})) for _ in range(10)]
-        begun = time.monotonic()
-        for _ in range(10):
-            assert not (await outcome(client, "good__echo", {"message": "x"}))["isError"]
-        took_s = time.monotonic() - begun
-        await asyncio.gather(*waiting)
-    assert took_s < CONNECT_TIMEOUT_S
+    def call(tool: str) -> httpx2.Response:
+        # By hand, because the SDK's client lists the tools before it lets a structured result through.
+        params = {"name": tool, "arguments": {"message": "x"}}
+        return modern_call(gateway.mcp_url, gateway.token, "tools/call", params)
+
+    waiting = [asyncio.create_task(asyncio.to_thread(call, "hanging__echo")) for _ in range(3)]
+    begun = time.monotonic()
+    for _ in range(10):
+        answer = await asyncio.to_thread(call, "good__echo")
+        assert answer.json()["result"]["isError"] is False
+    took_s = time.monotonic() - begun
+    assert not any(task.done() for task in waiting)
+    await asyncio.gather(*waiting)
+    assert took_s < CONNECT_TIMEOUT_S / 2
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
@@ -171,4 +179,4 @@ async def test_upstream_that_comes_back_is_listed_again(tmp_path: Path) -> None:
 
 def test_the_log_holds_no_traceback(gateway: Gateway) -> None:
     """Last in the module, so that the log covers everything above."""
-    assert "Traceback" not in gateway.stderr
+    assert gateway.tracebacks == []

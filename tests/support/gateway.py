@@ -97,6 +97,11 @@ class Gateway:
         return self.stderr_path.read_text(encoding="utf-8", errors="replace")
 
     @property
+    def tracebacks(self) -> list[str]:
+        """Return the ends of the log lines that hold a traceback."""
+        return [line[:300] + " ... " + line[-1500:] for line in self.stderr.splitlines() if "Traceback" in line]
+
+    @property
     def api(self) -> httpx2.Client:
         """A client of the REST interface that carries the announced token."""
         if self._api is None:
