@@ -141,7 +141,7 @@ def _environment(document: str, directory: Path) -> Mapping[str, str]:
         **inherited,
         "PATH": os.pathsep.join([str(tools), scripts, inherited["PATH"]]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), inherited.get("PYTHONPATH", "")])),
-        "XDG_DATA_HOME": str(directory / "share"),
+        "AGENTAPI_DATA_DIR": str(directory / "data"),
         "MAKEFLAGS": f"VENV={Path(sys.executable).parents[1]}",
         **_git_configuration(document),
     }

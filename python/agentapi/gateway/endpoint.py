@@ -7,12 +7,16 @@ exist: another organisation's workspace and none at all give the same answer, fo
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
+from mcp import MCPError
+from mcp_types import HEADER_MISMATCH, PARSE_ERROR
 from starlette.responses import JSONResponse
 
+from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.errors import (
     AgentAPIError,
     ForbiddenError,
@@ -24,7 +28,8 @@ from agentapi.errors import (
 )
 from agentapi.gateway.server import CallContext, bind
 from agentapi.identity.authentication import authenticate
-from agentapi.problems import bearer_challenge, rpc_error_response
+from agentapi.problems import bearer_challenge, rpc_error_response, rpc_response
+from agentapi.request_body import ClientGoneError, read_body, replay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +49,8 @@ _log = structlog.get_logger(__name__)
 
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _NO_WORKSPACE = "There is no such workspace."
+_PARSE_MESSAGE = "The request body is not strict JSON in UTF-8."
+_ENVELOPE_MESSAGE = "The request body is not a single JSON-RPC 2.0 message."
 
 
 class ProtectedResource:
@@ -97,12 +104,16 @@ class McpEndpoint:
         sessions: StreamableHTTPSessionManager,
         public_url: str,
         allowed_origins: Iterable[str],
+        max_body_bytes: int,
+        max_json_depth: int,
     ) -> None:
         self._resource = resource
         self._issuers = issuers
         self._admission = admission
         self._registry = registry
         self._sessions = sessions
+        self._max_body_bytes = max_body_bytes
+        self._max_json_depth = max_json_depth
         own = urlsplit(public_url)
         self._origins = frozenset({f"{own.scheme}://{own.netloc}", *allowed_origins})
 
@@ -111,13 +122,21 @@ class McpEndpoint:
         org, workspace = scope["path_params"]["org"], scope["path_params"]["workspace"]
         try:
             call = await self._admit(scope, org, workspace)
+            body = await read_body(scope, receive, max_bytes=self._max_body_bytes)
         except AgentAPIError as error:
             if error.log_context:
                 _log.info("request_refused", code=error.code, **error.log_context)
             await self._refusal(error, org, workspace)(scope, receive, send)
             return
+        except ClientGoneError:
+            return
+        try:
+            self._check_envelope(scope, body)
+        except MCPError as error:
+            await rpc_response(error.error, HTTPStatus.BAD_REQUEST)(scope, receive, send)
+            return
         bind(scope, call)
-        await self._sessions.handle_request(scope, receive, send)
+        await self._sessions.handle_request(scope, replay(body, receive), send)
 
     async def _admit(self, scope: Scope, org: str, workspace: str) -> CallContext:
         if not _is_name(org, workspace):
@@ -140,6 +159,24 @@ class McpEndpoint:
         origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
         if any(origin not in self._origins for origin in origins):
             raise ForbiddenError("This origin may not call the gateway.", origin=origins[0][:200])
+
+    def _check_envelope(self, scope: Scope, body: bytes) -> None:
+        """Refuse what two parsers could read differently, and a modern message that came without its header.
+
+        The SDK chooses the protocol era by the header alone; a message whose ``_meta`` names a revision is modern
+        (specification 2026-07-28, "Streamable HTTP", header validation).
+
+        Raises:
+            MCPError: With the code of the specification.
+        """
+        try:
+            envelope = scan_envelope(body, max_bytes=self._max_body_bytes, max_depth=self._max_json_depth)
+        except EnvelopeError as error:
+            message = _PARSE_MESSAGE if error.jsonrpc_code == PARSE_ERROR else _ENVELOPE_MESSAGE
+            raise MCPError(code=error.jsonrpc_code, message=message, data={"reason": error.reason}) from None
+        named = any(name == b"mcp-protocol-version" for name, _ in scope["headers"])
+        if envelope.protocol_version is not None and not named:
+            raise MCPError(code=HEADER_MISMATCH, message="The MCP-Protocol-Version header is missing.")
 
     def _refusal(self, error: AgentAPIError, org: str, workspace: str) -> Response:
         headers: dict[str, str] = {}
