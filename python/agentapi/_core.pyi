@@ -8,6 +8,8 @@ from typing import Literal, final
 
 __all__ = [
     "ClaimRules",
+    "Envelope",
+    "EnvelopeError",
     "IssuerPolicy",
     "KeySetError",
     "Keyring",
@@ -17,6 +19,7 @@ __all__ = [
     "TokenVerifier",
     "UnknownKeyError",
     "VerifiedToken",
+    "scan_envelope",
 ]
 
 class TokenError(Exception):
@@ -276,3 +279,127 @@ class Keyring:
         Raises:
             SealError: As for ``open`` and ``seal``.
         """
+
+class EnvelopeError(Exception):
+    """A JSON-RPC message is refused."""
+
+    reason: Literal[
+        "too_large",
+        "invalid_utf8",
+        "invalid_json",
+        "lone_surrogate",
+        "number_out_of_range",
+        "too_deep",
+        "duplicate_key",
+        "batch",
+        "not_an_object",
+        "bad_version",
+        "bad_id",
+        "bad_method",
+        "bad_params",
+        "bad_meta",
+        "not_a_message",
+    ]
+    """A static word for the log; it is the message as well."""
+
+    jsonrpc_code: Literal[-32700, -32600]
+    """Parse error, or invalid request (JSON-RPC 2.0 section 5.1)."""
+
+    id_json: bytes | None
+    """The id to answer to as it is written, where it was seen and is good; never one of a parse error."""
+
+@final
+class Envelope:
+    """What a relay has to know of one JSON-RPC message; only ``scan_envelope`` makes one.
+
+    Ranges are ``(start, end)`` in the bytes that were scanned, ``None`` if the member is absent. What comes
+    from ``params`` is there for requests and notifications only. A member of the wrong type that only some
+    methods need (``name``, ``uri``, ``request_state``, ``protocol_version``) is ``None``; its range is given.
+    """
+
+    @property
+    def kind(self) -> Literal["request", "notification", "response"]:
+        """What the message is."""
+
+    @property
+    def method(self) -> str | None:
+        """The method of a request or notification: at most 128 bytes."""
+
+    @property
+    def id(self) -> str | int | None:
+        """The id of a request or response: a 64-bit integer or a string of at most 1,024 bytes as written.
+
+        ``None`` for a notification, and for a response that reports an error about no request in particular.
+        """
+
+    @property
+    def id_json(self) -> bytes | None:
+        """The value of ``id`` as it is written."""
+
+    @property
+    def name(self) -> str | None:
+        """``params.name``: the tool or prompt."""
+
+    @property
+    def uri(self) -> str | None:
+        """``params.uri``: the resource."""
+
+    @property
+    def request_state(self) -> str | None:
+        """``params.requestState``."""
+
+    @property
+    def protocol_version(self) -> str | None:
+        """``params._meta["io.modelcontextprotocol/protocolVersion"]``."""
+
+    @property
+    def has_meta(self) -> bool:
+        """Whether ``params._meta`` is an object; ``null`` counts as absent."""
+
+    @property
+    def has_client_capabilities(self) -> bool:
+        """Whether ``params._meta["io.modelcontextprotocol/clientCapabilities"]`` is an object."""
+
+    @property
+    def has_progress_token(self) -> bool:
+        """Whether ``params._meta.progressToken`` is a string or an integer."""
+
+    @property
+    def id_range(self) -> tuple[int, int] | None:
+        """Where the value of ``id`` stands."""
+
+    @property
+    def params_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params`` stands."""
+
+    @property
+    def name_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params.name`` stands."""
+
+    @property
+    def uri_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params.uri`` stands."""
+
+    @property
+    def request_state_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params.requestState`` stands."""
+
+    @property
+    def meta_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params._meta`` stands."""
+
+def scan_envelope(body: bytes, *, max_bytes: int, max_depth: int = 64) -> Envelope:
+    """Scan one JSON-RPC 2.0 message without building its tree.
+
+    Nothing is accepted that ``json.loads`` reads differently or two parsers could: no object at any level
+    holds a key twice, strings have no lone surrogates, numbers are finite.
+
+    Args:
+        body: The message as it came: UTF-8 without a byte order mark.
+        max_bytes: The longest message.
+        max_depth: How deep arrays and objects may nest, the message itself counting as one; 1 to 256.
+
+    Raises:
+        EnvelopeError: The message is refused.
+        ValueError: ``max_depth`` is out of range.
+    """

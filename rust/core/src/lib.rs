@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod claims;
+pub mod envelope;
 mod json;
 pub mod jwks;
 pub mod jwt;

@@ -3,6 +3,7 @@
 //! Every class is frozen and may be used from any thread. Nothing here calls back into Python while a lock of
 //! the core is held.
 
+mod envelope;
 mod error;
 mod jwt;
 mod sealed;
@@ -12,6 +13,10 @@ use pyo3::prelude::*;
 /// The performance-critical decisions of `AgentAPI`.
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use crate::envelope::{Envelope, scan_envelope};
+    #[pymodule_export]
+    use crate::error::EnvelopeError;
     #[pymodule_export]
     use crate::error::{KeySetError, KeyringError, SealError, TokenError, UnknownKeyError};
     #[pymodule_export]
