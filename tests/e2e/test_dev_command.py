@@ -16,6 +16,7 @@ import pytest
 
 from support.clients import list_tools
 from support.gateway import Gateway, run_dev
+from support.plain import PLAIN
 from support.processes import accepts, descendants, free_port, in_session, naming, still_alive, wait_until
 from support.upstreams import dead_port, time_command
 
@@ -110,7 +111,7 @@ def test_listens_on_loopback_alone(running: Gateway) -> None:
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/live"])
 def test_probes_answer_without_a_token(running: Gateway, path: str) -> None:
-    answer = httpx2.get(running.base_url + path, trust_env=False)
+    answer = httpx2.get(running.base_url + path, **PLAIN)
     assert answer.status_code == 200, answer.text
 
 

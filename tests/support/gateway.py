@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from support.clients import mcp_client
+from support.plain import PLAIN
 from support.processes import end_group, in_session, naming
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Gateway:
                 base_url=self.base_url,
                 headers={"Authorization": f"Bearer {self.token}"},
                 timeout=30.0,
-                trust_env=False,
+                **PLAIN,
             )
         return self._api
 

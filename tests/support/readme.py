@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from support.processes import in_session
+from support.processes import in_session, still_alive, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,10 +178,12 @@ def run(blocks: Sequence[Block], directory: Path, env: Mapping[str, str], *, wit
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            for process in in_session(shell.pid):
+            left = in_session(shell.pid)
+            for process in left:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
             shell.wait(5)
+            wait_until(lambda: not still_alive(left), within_s=5, what="what the document started ends")
     printed = output.read_text(errors="replace")
     if code != 0:
         how = f"not done within {within_s:g} s" if code is None else f"exit code {code}"
