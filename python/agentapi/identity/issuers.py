@@ -160,7 +160,7 @@ class IssuerDirectory:
             if source.jwks_url is None:
                 source.jwks_url = await self._discover(issuer)
             count = self._verifier.replace_keys(issuer, await self._fetch(source.jwks_url))
-        except (AgentAPIError, KeySetError, ValueError) as error:
+        except (AgentAPIError, KeySetError, ValueError, RecursionError) as error:
             _log.warning("key_set_refresh_failed", issuer=issuer, reason=str(error), stale=source.fetched is not None)
             return False
         source.fetched = self._clock()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["TokenIssuer", "write_private_file"]
 
 _ALGORITHM = "ES256"
+_CURVE = "P-256"
 
 
 class TokenIssuer:
@@ -50,8 +51,8 @@ class TokenIssuer:
         try:
             if not path.exists():
                 _write_new_key(path)
-            key = ECKey.import_key(json.loads(path.read_bytes()))
-        except (OSError, ValueError, JoseError) as error:
+            key = _signing_key(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError, JoseError) as error:
             raise StartupError(
                 f"The signing key {path} cannot be used ({type(error).__name__}); move it away."
             ) from error
@@ -90,8 +91,17 @@ class TokenIssuer:
         return jwt.encode(header, claims, self._key, algorithms=[_ALGORITHM])
 
 
+def _signing_key(document: Any) -> ECKey:  # noqa: ANN401 - unvalidated JSON
+    if not isinstance(document, dict):
+        raise TypeError("the key is no object")
+    key = ECKey.import_key(document)
+    if key.curve_name != _CURVE or not key.is_private or not key.kid:
+        raise ValueError("the key is not a private P-256 key with an id")
+    return key
+
+
 def _write_new_key(path: Path) -> None:
-    key = ECKey.generate_key("P-256", {"use": "sig", "alg": _ALGORITHM}, auto_kid=True)
+    key = ECKey.generate_key(_CURVE, {"use": "sig", "alg": _ALGORITHM}, auto_kid=True)
     write_private_file(path, json.dumps(key.as_dict(private=True)))
 
 

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from agentapi.errors import ForbiddenError
+from agentapi.identity.permissions import Permission, permits, require
+from agentapi.principal import OrgId, Principal, Role, UserId
+
+P = Permission
+TABLE: dict[Role, dict[Permission, bool]] = {
+    Role.PLATFORM_ADMIN: {
+        P.TOOLS_LIST: True,
+        P.TOOLS_CALL: True,
+        P.UPSTREAMS_READ: True,
+        P.UPSTREAMS_WRITE_ORGANIZATION: True,
+        P.UPSTREAMS_WRITE_OWN: True,
+    },
+    Role.ORG_ADMIN: {
+        P.TOOLS_LIST: True,
+        P.TOOLS_CALL: True,
+        P.UPSTREAMS_READ: True,
+        P.UPSTREAMS_WRITE_ORGANIZATION: True,
+        P.UPSTREAMS_WRITE_OWN: True,
+    },
+    Role.MEMBER: {
+        P.TOOLS_LIST: True,
+        P.TOOLS_CALL: True,
+        P.UPSTREAMS_READ: True,
+        P.UPSTREAMS_WRITE_ORGANIZATION: False,
+        P.UPSTREAMS_WRITE_OWN: True,
+    },
+    Role.VIEWER: {
+        P.TOOLS_LIST: True,
+        P.TOOLS_CALL: False,
+        P.UPSTREAMS_READ: True,
+        P.UPSTREAMS_WRITE_ORGANIZATION: False,
+        P.UPSTREAMS_WRITE_OWN: False,
+    },
+    Role.AGENT: {
+        P.TOOLS_LIST: True,
+        P.TOOLS_CALL: True,
+        P.UPSTREAMS_READ: False,
+        P.UPSTREAMS_WRITE_ORGANIZATION: False,
+        P.UPSTREAMS_WRITE_OWN: False,
+    },
+}
+"""Whoever adds a role or a permission decides here, once more, what it may."""
+
+
+def principal(role: Role) -> Principal:
+    return Principal(UserId(UUID(int=1)), OrgId(UUID(int=2)), "acme", role, "https://issuer.example", "alice")
+
+
+def test_the_table_names_every_role_and_every_permission() -> None:
+    assert set(TABLE) == set(Role)
+    assert all(set(row) == set(Permission) for row in TABLE.values())
+
+
+@pytest.mark.parametrize(
+    ("role", "permission", "allowed"),
+    [(role, permission, allowed) for role, row in TABLE.items() for permission, allowed in row.items()],
+)
+def test_a_role_may_what_the_table_says(role: Role, permission: Permission, allowed: bool) -> None:
+    assert permits(principal(role), permission) is allowed
+    if allowed:
+        require(principal(role), permission)
+    else:
+        with pytest.raises(ForbiddenError, match=f"'{role}' lacks the permission '{permission}'"):
+            require(principal(role), permission)
+
+
+def test_a_role_that_is_not_in_the_table_may_nothing() -> None:
+    stranger = principal("stranger")  # type: ignore[arg-type] # what a defect elsewhere might hand in
+    assert not any(permits(stranger, permission) for permission in Permission)
