@@ -302,8 +302,8 @@ class EnvelopeError(Exception):
     ]
     """A static word for the log; it is the message as well."""
 
-    jsonrpc_code: Literal[-32700, -32600]
-    """Parse error, or invalid request (JSON-RPC 2.0 section 5.1)."""
+    jsonrpc_code: Literal[-32700, -32600, -32602]
+    """Parse error, invalid request, or invalid params (JSON-RPC 2.0 section 5.1)."""
 
     id_json: bytes | None
     """The id to answer to as it is written, where it was seen and is good; never one of a parse error."""

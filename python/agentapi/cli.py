@@ -85,7 +85,7 @@ def dev(
     _confirm_commands(servers, yes=yes)
     configure_logging(output="console" if sys.stderr.isatty() else "json")
     options = DevOptions(
-        data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
+        data_dir=_data_dir(data_dir),
         host=host,
         port=port,
         servers=servers,

@@ -70,9 +70,12 @@ def rpc_error_response(error: errors.AgentAPIError, *, headers: Mapping[str, str
     return rpc_response(ErrorData(code=code, message=error.message, data={"code": error.code}), status, headers=headers)
 
 
-def rpc_response(error: ErrorData, status: int, *, headers: Mapping[str, str] | None = None) -> Response:
-    """Render a JSON-RPC error without an id (JSON-RPC 2.0, section 5)."""
-    document = {"jsonrpc": "2.0", "id": None, "error": error.model_dump(exclude_none=True)}
+def rpc_response(
+    error: ErrorData, status: int, *, id_json: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Render a JSON-RPC error (JSON-RPC 2.0, section 5); ``id_json`` is the request's id as it was written."""
+    identifier = None if id_json is None else json.loads(id_json)
+    document = {"jsonrpc": "2.0", "id": identifier, "error": error.model_dump(exclude_none=True)}
     return Response(json.dumps(document), status_code=status, media_type="application/json", headers=headers)
 
 

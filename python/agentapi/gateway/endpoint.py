@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
-from mcp import MCPError
-from mcp_types import HEADER_MISMATCH, PARSE_ERROR
+from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, ErrorData
 from starlette.responses import JSONResponse
 
 from agentapi._core import EnvelopeError, scan_envelope
@@ -49,8 +48,11 @@ _log = structlog.get_logger(__name__)
 
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _NO_WORKSPACE = "There is no such workspace."
-_PARSE_MESSAGE = "The request body is not strict JSON in UTF-8."
-_ENVELOPE_MESSAGE = "The request body is not a single JSON-RPC 2.0 message."
+_ENVELOPE_MESSAGES = {
+    PARSE_ERROR: "The request body is not strict JSON in UTF-8.",
+    INVALID_REQUEST: "The request body is not a single JSON-RPC 2.0 message.",
+    INVALID_PARAMS: "The params of the request, or their _meta, are not an object.",
+}
 
 
 class ProtectedResource:
@@ -130,10 +132,9 @@ class McpEndpoint:
             return
         except ClientGoneError:
             return
-        try:
-            self._check_envelope(scope, body)
-        except MCPError as error:
-            await rpc_response(error.error, HTTPStatus.BAD_REQUEST)(scope, receive, send)
+        refusal = self._envelope_refusal(scope, body)
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
         bind(scope, call)
         await self._sessions.handle_request(scope, replay(body, receive), send)
@@ -160,23 +161,23 @@ class McpEndpoint:
         if any(origin not in self._origins for origin in origins):
             raise ForbiddenError("This origin may not call the gateway.", origin=origins[0][:200])
 
-    def _check_envelope(self, scope: Scope, body: bytes) -> None:
-        """Refuse what two parsers could read differently, and a modern message that came without its header.
+    def _envelope_refusal(self, scope: Scope, body: bytes) -> Response | None:
+        """Return the answer to what two parsers could read differently, or to a modern message without its header.
 
         The SDK chooses the protocol era by the header alone; a message whose ``_meta`` names a revision is modern
         (specification 2026-07-28, "Streamable HTTP", header validation).
-
-        Raises:
-            MCPError: With the code of the specification.
         """
         try:
             envelope = scan_envelope(body, max_bytes=self._max_body_bytes, max_depth=self._max_json_depth)
         except EnvelopeError as error:
-            message = _PARSE_MESSAGE if error.jsonrpc_code == PARSE_ERROR else _ENVELOPE_MESSAGE
-            raise MCPError(code=error.jsonrpc_code, message=message, data={"reason": error.reason}) from None
+            message = _ENVELOPE_MESSAGES[error.jsonrpc_code]
+            data = ErrorData(code=error.jsonrpc_code, message=message, data={"reason": error.reason})
+            return rpc_response(data, HTTPStatus.BAD_REQUEST, id_json=error.id_json)
         named = any(name == b"mcp-protocol-version" for name, _ in scope["headers"])
         if envelope.protocol_version is not None and not named:
-            raise MCPError(code=HEADER_MISMATCH, message="The MCP-Protocol-Version header is missing.")
+            data = ErrorData(code=HEADER_MISMATCH, message="The MCP-Protocol-Version header is missing.")
+            return rpc_response(data, HTTPStatus.BAD_REQUEST, id_json=envelope.id_json)
+        return None
 
     def _refusal(self, error: AgentAPIError, org: str, workspace: str) -> Response:
         headers: dict[str, str] = {}

@@ -63,6 +63,7 @@ impl Reason {
     pub fn jsonrpc_code(self) -> i32 {
         match self {
             Self::InvalidUtf8 | Self::InvalidJson | Self::LoneSurrogate | Self::NumberOutOfRange => -32700,
+            Self::BadParams | Self::BadMeta => -32602,
             _ => -32600,
         }
     }
