@@ -130,10 +130,16 @@ def oracle(body: bytes) -> dict[str, Any] | str:
         return str(error)
 
 
+def code_of(reason: str) -> int:
+    if reason in PARSE_ERRORS:
+        return -32700
+    return -32602 if reason in {"bad_params", "bad_meta"} else -32600
+
+
 def check_refusal(body: bytes, reason: str) -> None:
     found = refusal(body)
     assert found.reason in PARSE_ERRORS | STRUCTURE_ERRORS | MESSAGE_ERRORS
-    assert found.jsonrpc_code == (-32700 if found.reason in PARSE_ERRORS else -32600)
+    assert found.jsonrpc_code == code_of(found.reason)
     if reason in MESSAGE_ERRORS | {"batch", "not_an_object"}:
         assert found.reason == reason
     if found.id_json is not None:
@@ -428,7 +434,7 @@ def call(members: str) -> str:
 def test_refuses(body: bytes | str, reason: str, id_json: bytes | None) -> None:
     error = refusal(body)
     assert (error.reason, str(error), error.id_json) == (reason, reason, id_json)
-    assert error.jsonrpc_code == (-32700 if reason in PARSE_ERRORS else -32600)
+    assert error.jsonrpc_code == code_of(reason)
     check_against_the_oracle(body if isinstance(body, bytes) else body.encode())
 
 

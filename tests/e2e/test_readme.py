@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from support.readme import ReadmeError, commands, parse, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 SMALL = """\
 # Small

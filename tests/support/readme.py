@@ -123,7 +123,7 @@ readme_fail() {{
 }}
 readme_await() {{
   local deadline=$((SECONDS + {_READY_S}))
-  until curl --noproxy '*' -fsS -o /dev/null "$1" 2>/dev/null; do
+  until curl --noproxy "*" -sS -o /dev/null "$1" 2>/dev/null; do
     kill -0 "$readme_background" 2>/dev/null || readme_fail "ended before $1 answered:"
     [ "$SECONDS" -lt "$deadline" ] || readme_fail "$1 does not answer:"
     sleep 0.1
