@@ -111,6 +111,7 @@ fn only_a_good_id_of_a_json_text_is_answered() {
     assert_eq!(id(r#"{"id":7,"params":{"a":1,"a":1}}"#).as_deref(), Some("7"));
     assert_eq!(id(r#"{"id":7,"id":8}"#), None);
     assert_eq!(id(r#"{"id":7.5}"#), None);
+    assert_eq!(id(r#"{"id":-0}"#), None);
     assert_eq!(id(r#"{"id":7,"x":NaN}"#), None);
     assert_eq!(id(r#"{"params":{"id":7}}"#), None);
 }
