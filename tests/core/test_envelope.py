@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,8 +54,8 @@ def constant(name: str) -> Any:
 
 
 def number(text: str) -> Any:
-    value = int(text) if text.lstrip("-").isdigit() else float(text)
-    if len(text) > 1024 or value in {float("inf"), float("-inf")}:
+    value = int(text) if text.lstrip("-").isdigit() and text != "-0" else float(text)
+    if len(text) > 1024 or math.isinf(float(text)):
         raise RefusedError("number_out_of_range")
     return value
 
@@ -393,6 +394,8 @@ def call(members: str) -> str:
         (call('"a":1e999'), "number_out_of_range", None),
         (call('"a":-1E+309'), "number_out_of_range", None),
         (call(f'"a":{"9" * 400}.5'), "number_out_of_range", None),
+        (call(f'"a":{"9" * 309}'), "number_out_of_range", None),
+        (call(f'"a":0.{"9" * 1023}'), "number_out_of_range", None),
         (call(f'"a":{"9" * 5000}'), "number_out_of_range", None),
         (call('"id":1'), "duplicate_key", None),
         (call('"\\u0069d":2'), "duplicate_key", None),
@@ -414,6 +417,7 @@ def call(members: str) -> str:
         ('{"jsonrpc":"2.0","id":null,"method":"m"}', "bad_id", None),
         ('{"jsonrpc":"2.0","id":1.0,"method":"m"}', "bad_id", None),
         ('{"jsonrpc":"2.0","id":1e3,"method":"m"}', "bad_id", None),
+        ('{"jsonrpc":"2.0","id":-0,"method":"m"}', "bad_id", None),
         ('{"jsonrpc":"2.0","id":true,"method":"m"}', "bad_id", None),
         ('{"jsonrpc":"2.0","id":[1],"method":"m"}', "bad_id", None),
         ('{"jsonrpc":"2.0","id":9223372036854775808,"method":"m"}', "bad_id", None),
@@ -446,7 +450,8 @@ def test_refuses(body: bytes | str, reason: str, id_json: bytes | None) -> None:
         call('"params":{"_meta":null}'),
         call('"params":{"name":7,"uri":null,"requestState":[]}'),
         call('"a":[[[[[[[]]]]]]]'),
-        call(f'"a":{"9" * 1024}'),
+        call(f'"a":{"9" * 308}'),
+        call(f'"a":0.{"9" * 1022}'),
         call('"a":"\\ud83d\\ude00\\u0000\\/\\b\\f\\n\\r\\t\\"\\\\"'),
         call('"a":1e308'),
         call('"a":5e-999'),

@@ -11,7 +11,7 @@ pub enum Reason {
     InvalidJson,
     /// An escape of half a surrogate pair, which is no character.
     LoneSurrogate,
-    /// A number that is infinite to others, or written with more than 1,024 bytes.
+    /// A number that is infinite as a double, or written with more than 1,024 bytes.
     NumberOutOfRange,
     /// More containers around a value than [`super::Limits::max_depth`].
     TooDeep,
@@ -23,7 +23,7 @@ pub enum Reason {
     NotAnObject,
     /// `jsonrpc` is not `"2.0"`.
     BadVersion,
-    /// `id` is neither a string of bearable length nor a 64-bit integer, or a result has none.
+    /// `id` is neither a string of bearable length nor a 64-bit integer (`-0` is none), or a result has none.
     BadId,
     /// `method` is no string, or longer than [`super::MAX_METHOD_BYTES`].
     BadMethod,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::error::Reason;
 
-/// The longest number as it is written; Python reads no integer of more than 4,300 digits.
+/// The longest number as it is written; what is longer is hardly meant and slow to read.
 const MAX_NUMBER_BYTES: usize = 1024;
 /// A number of fewer digits and no exponent is finite as a double.
 const SURELY_FINITE_BYTES: usize = 300;
@@ -23,6 +23,7 @@ pub(super) enum Shape {
     Bool,
     /// A number without fraction and exponent.
     Integer,
+    /// Any other number; `-0` is one, as many parsers keep its sign and then write it differently.
     Float,
     String {
         has_escapes: bool,
@@ -191,10 +192,13 @@ impl<'a> Lexer<'a> {
             shape = Shape::Float;
         }
         let length = self.at - start;
+        if self.text.get(start..self.at) == Some("-0") {
+            shape = Shape::Float;
+        }
         if length > MAX_NUMBER_BYTES {
             return Err(Reason::NumberOutOfRange);
         }
-        if shape == Shape::Float && (has_exponent || length > SURELY_FINITE_BYTES) {
+        if has_exponent || length > SURELY_FINITE_BYTES {
             let value = self
                 .text
                 .get(start..self.at)
