@@ -58,9 +58,7 @@ def reason(subject: TokenVerifier, text: str, audience: str = AUDIENCE, now: int
 @pytest.mark.parametrize("alg", ALGORITHMS)
 def test_accepts_tokens_of_other_libraries(alg: str, sign: Callable[[str, Any, Json, Json], str]) -> None:
     subject = verifier(public_jwk(key(alg)))
-    verified = subject.verify(
-        sign(alg, key(alg), {"kid": "k"}, claims(jti="t-1", email="a@b.c")), AUDIENCE, NOW
-    )
+    verified = subject.verify(sign(alg, key(alg), {"kid": "k"}, claims(jti="t-1", email="a@b.c")), AUDIENCE, NOW)
     assert verified.issuer == ISSUER
     assert verified.subject == "user-1"
     assert verified.audiences == (AUDIENCE,)
@@ -98,9 +96,7 @@ def test_uses_the_systems_clock_by_default() -> None:
 # Examples of the RFCs. Their claims lack what this server needs, so the signature is what they prove: the
 # answer for a good one is "missing_claim", for a changed one "bad_signature".
 
-RFC7515_PAYLOAD = (
-    "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
-)
+RFC7515_PAYLOAD = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
 RFC7515_A1_KEY = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"
 RFC7515_A2_KEY = {
     "kty": "RSA",
@@ -120,9 +116,7 @@ RFC7515_A3_KEY = {
 }
 RFC8037_KEY = {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
 
-RFC7515_A1 = (
-    f"eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.{RFC7515_PAYLOAD}.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
-)
+RFC7515_A1 = f"eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.{RFC7515_PAYLOAD}.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 RFC7515_A2 = (
     f"eyJhbGciOiJSUzI1NiJ9.{RFC7515_PAYLOAD}."
     "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdb"
@@ -142,9 +136,7 @@ def test_rfc_7515_examples_of_public_keys(text: str, jwk: Json) -> None:
     subject.replace_keys("joe", jwks(jwk))
     assert reason(subject, text) == "missing_claim"
     message, _, signature = text.rpartition(".")
-    assert (
-        reason(subject, f"{message}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}") == "bad_signature"
-    )
+    assert reason(subject, f"{message}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}") == "bad_signature"
 
 
 def test_rfc_7515_example_of_a_shared_secret() -> None:
@@ -216,15 +208,11 @@ ATTACKS: dict[str, tuple[str, str]] = {
     "another key": (token(by=key("ES256-other")), "bad_signature"),
     "another kind of key": (token("ES384", key("ES384")), "unsupported_algorithm"),
     "embedded jwk": (
-        sign_raw(
-            json.dumps({"alg": "EdDSA", "kid": "k", "jwk": public_jwk(key("EdDSA"))}), claims_text(), "EdDSA"
-        ),
+        sign_raw(json.dumps({"alg": "EdDSA", "kid": "k", "jwk": public_jwk(key("EdDSA"))}), claims_text(), "EdDSA"),
         "unsupported_algorithm",
     ),
     "embedded jwk, kid unknown": (
-        sign_raw(
-            json.dumps({"alg": "EdDSA", "kid": "x", "jwk": public_jwk(key("EdDSA"))}), claims_text(), "EdDSA"
-        ),
+        sign_raw(json.dumps({"alg": "EdDSA", "kid": "x", "jwk": public_jwk(key("EdDSA"))}), claims_text(), "EdDSA"),
         "unknown_key",
     ),
     "kid with a path": (token(kid="../../dev/null"), "unknown_key"),
@@ -333,10 +321,7 @@ def test_accepts_odd_but_valid_claims(changes: Json) -> None:
 
 @pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt"])
 def test_accepts_the_media_types_of_access_tokens(typ: str) -> None:
-    assert (
-        reason(verifier(), sign_joserfc("ES256", key("ES256"), {"kid": "k", "typ": typ}, claims()))
-        == "accepted"
-    )
+    assert reason(verifier(), sign_joserfc("ES256", key("ES256"), {"kid": "k", "typ": typ}, claims())) == "accepted"
 
 
 def test_the_policy_may_name_audiences() -> None:

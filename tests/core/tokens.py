@@ -65,9 +65,7 @@ def claims(**changes: Any) -> Json:
 
 def sign_joserfc(alg: str, by: Key, header: Json, payload: Json) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", SecurityWarning
-        )  # RFC 9864 deprecates the name EdDSA, which issuers use.
+        warnings.simplefilter("ignore", SecurityWarning)  # RFC 9864 deprecates the name EdDSA, which issuers use.
         return jws.serialize_compact({**header, "alg": alg}, json.dumps(payload), by, algorithms=[alg])
 
 

@@ -1,6 +1,6 @@
 //! The exceptions, and the only place where errors of the core become Python's.
 
-use agentapi_core::{claims, jwks, jwt, sealed};
+use agentapi_core::{circuit_breaker, claims, jwks, jwt, sealed, token_bucket};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
@@ -100,5 +100,23 @@ impl Raise for sealed::SealError {
 impl Raise for sealed::KeyringError {
     fn exception(&self, _: Python<'_>) -> PyErr {
         KeyringError::new_err(self.to_string())
+    }
+}
+
+impl Raise for token_bucket::LimitError {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
+    }
+}
+
+impl Raise for token_bucket::TooManyRequests {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
+    }
+}
+
+impl Raise for circuit_breaker::RulesError {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
     }
 }
