@@ -1,6 +1,6 @@
 //! The exceptions, and the only place where errors of the core become Python's.
 
-use agentapi_core::{claims, envelope, jwks, jwt, sealed};
+use agentapi_core::{circuit_breaker, claims, envelope, jwks, jwt, sealed, token_bucket};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
@@ -124,5 +124,23 @@ impl Raise for envelope::EnvelopeError {
             Ok(()) => error,
             Err(failure) => failure,
         }
+    }
+}
+
+impl Raise for token_bucket::LimitError {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
+    }
+}
+
+impl Raise for token_bucket::TooManyRequests {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
+    }
+}
+
+impl Raise for circuit_breaker::RulesError {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
     }
 }

@@ -3,16 +3,20 @@
 //! Every class is frozen and may be used from any thread. Nothing here calls back into Python while a lock of
 //! the core is held.
 
+mod circuit_breaker;
+mod clock;
 mod envelope;
 mod error;
 mod jwt;
 mod sealed;
+mod token_bucket;
 
 use pyo3::prelude::*;
 
 /// The performance-critical decisions of `AgentAPI`.
 #[pymodule]
 mod _core {
+    use crate::circuit_breaker::{CircuitBreakers, CircuitRules, CircuitSnapshot, Refusal, Ticket};
     #[pymodule_export]
     use crate::envelope::{Envelope, scan_envelope};
     #[pymodule_export]
@@ -23,4 +27,6 @@ mod _core {
     use crate::jwt::{ClaimRules, IssuerPolicy, TokenVerifier, VerifiedToken};
     #[pymodule_export]
     use crate::sealed::Keyring;
+    #[pymodule_export]
+    use crate::token_bucket::{Decision, Decisions, Limit, TokenBuckets};
 }
