@@ -19,7 +19,7 @@ import structlog
 from mcp import Client, MCPError
 from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
 
-from agentapi.errors import UpstreamError, UpstreamTimeoutError
+from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError, UpstreamTimeoutError
 from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -182,7 +182,12 @@ class ConnectionPool:
             connection = _Connection(key, name, last_used=self._clock())
             self._connections[key] = connection
             self._tasks.start_soon(self._own, connection, open_transport)
-        await connection.ready.wait()
+        # Counted while it waits, so that the connection is not idle before its turn comes.
+        connection.in_flight += 1
+        try:
+            await connection.ready.wait()
+        finally:
+            connection.in_flight -= 1
         if connection.failure is not None:
             raise type(connection.failure)(connection.failure.message) from connection.failure
         return connection
@@ -206,6 +211,8 @@ class ConnectionPool:
                     f"Upstream '{connection.name}' did not complete the connection within "
                     f"{self._connect_timeout_s:g} s."
                 )
+        except UpstreamNeedsConnectionError as error:
+            connection.failure = error
         except Exception as error:  # noqa: BLE001 - whatever an upstream does must end here, as words
             reason = reason_of(error, link.last_status())
             connection.failure = UpstreamError(f"Upstream '{connection.name}' is unavailable: {reason}.")
@@ -247,8 +254,10 @@ class ConnectionPool:
         for connection in connections:
             self._discard(connection)
         with anyio.move_on_after(5, shield=True):
+            # One that is still being opened is cut off by the end of the task group.
             for connection in connections:
-                await connection.closed.wait()
+                if connection.session is not None:
+                    await connection.closed.wait()
 
 
 class _SessionTerminatedError(UpstreamError):

@@ -97,7 +97,7 @@ def _server(label: str, entry: Any, home: Path) -> DeclaredServer:  # noqa: ANN4
     url, kind = entry.get("url", entry.get("serverUrl")), entry.get("type", entry.get("transport", "http"))
     if not isinstance(url, str) or not is_http_url(url):
         raise InvalidRequestError(f"Entry '{label}' has neither a 'command' nor an http(s) 'url'.")
-    if kind not in _REMOTE_TYPES:
+    if not isinstance(kind, str) or kind not in _REMOTE_TYPES:
         raise InvalidRequestError(f"Entry '{label}' has the unknown type '{kind}'; use http, sse or stdio.")
     auth, header, secret = _credential(label, entry.get("headers", {}))
     return DeclaredServer(name, _REMOTE_TYPES[kind], endpoint=url, auth=auth, auth_header=header, secret=secret)

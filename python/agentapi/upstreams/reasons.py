@@ -29,12 +29,14 @@ def reason_of(error: BaseException, http_status: int | None = None) -> str:
         http_status: The last status that the upstream answered with, where it spoke HTTP.
     """
     leaf = _first_leaf(error)
+    if http_status is not None and 300 <= http_status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
+        return f"it answered HTTP {http_status}, a redirect, which is not followed; give the final address"
     if http_status is not None and http_status >= 400:  # noqa: PLR2004 - RFC 9110, section 15: errors start here
         return _STATUS_WORDS.get(http_status, f"it answered HTTP {http_status}")
     return _words(leaf)
 
 
-def _words(error: BaseException) -> str:  # noqa: PLR0911 - one sentence per kind reads better than a dispatch
+def _words(error: BaseException) -> str:  # noqa: C901, PLR0911 - one sentence per kind reads better than a dispatch
     if isinstance(error, InvalidRequestError) and error.fields:
         return error.fields[0].detail
     if isinstance(error, AgentAPIError):
@@ -49,6 +51,8 @@ def _words(error: BaseException) -> str:  # noqa: PLR0911 - one sentence per kin
     if isinstance(error, httpx2.HTTPStatusError):
         status = error.response.status_code
         return _STATUS_WORDS.get(status, f"it answered HTTP {status}")
+    if isinstance(error, httpx2.SSEError):
+        return "it does not speak MCP over SSE"
     if isinstance(error, httpx2.TransportError | ConnectionError | EOFError):
         return "the connection broke"
     if isinstance(error, FileNotFoundError | PermissionError):

@@ -20,6 +20,9 @@ __all__ = ["ConnectionTest", "UpstreamInput", "check_input", "parse"]
 _M = TypeVar("_M", bound=BaseModel)
 
 _SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+_TEXT = r"^[^\x00]*$"
+"""PostgreSQL stores every character but one."""
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 """Field names and values of RFC 9110, section 5, without the obsolete forms."""
@@ -47,7 +50,7 @@ class UpstreamInput(BaseModel):
     secret: Annotated[SecretStr, Field(max_length=8192)] | None = None
     scope: Scope = Scope.ORGANIZATION
     enabled: bool = True
-    description: Annotated[str, Field(max_length=1000)] = ""
+    description: Annotated[str, Field(max_length=1000, pattern=_TEXT)] = ""
 
 
 class ConnectionTest(BaseModel):

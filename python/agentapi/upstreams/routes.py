@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ __all__ = ["UpstreamRoutes"]
 _MAX_BODY_BYTES = 64 * 1024
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 200
+_NAME = re.compile(r"[a-z0-9-]{1,32}")
+"""What a name in a cursor may be at most: a stranger's cursor must not reach the database as it came."""
 
 
 class UpstreamRoutes:
@@ -273,6 +276,8 @@ def _after(cursor: str | None) -> tuple[str, UpstreamId] | None:
         return None
     try:
         name, id_ = json.loads(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True))
-        return str(name), UpstreamId(UUID(id_))
-    except (ValueError, TypeError, AttributeError, binascii.Error):
-        raise InvalidRequestError("The parameter 'cursor' is not one that a list gave.") from None
+        if _NAME.fullmatch(name) is not None:
+            return name, UpstreamId(UUID(id_))
+    except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error):
+        pass
+    raise InvalidRequestError("The parameter 'cursor' is not one that a list gave.")

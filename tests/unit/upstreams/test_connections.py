@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT
+
+from agentapi.errors import (
+    EgressRefusedError,
+    UpstreamError,
+    UpstreamNeedsConnectionError,
+    UpstreamTimeoutError,
+)
+from agentapi.upstreams.connections import ConnectionKey, ConnectionPool
+from unit.upstreams.doubles import Clock, Opener, drain, key
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from mcp.client.session import ClientSession
+
+
+@contextlib.asynccontextmanager
+async def pool(
+    *, connect_timeout_s: float = 5.0, max_connections: int = 10, clock: Clock | None = None
+) -> AsyncIterator[ConnectionPool]:
+    made = ConnectionPool(
+        connect_timeout_s=connect_timeout_s, idle_s=300.0, max_connections=max_connections, clock=clock or Clock()
+    )
+    async with made.run():
+        yield made
+
+
+async def session_of(session: ClientSession) -> ClientSession:
+    return session
+
+
+async def ask(session: ClientSession) -> list[str]:
+    return [tool.name for tool in (await session.list_tools()).tools]
+
+
+async def call(
+    connections: ConnectionPool,
+    opener: Opener,
+    operation: Callable[[ClientSession], Awaitable[Any]] = ask,
+    *,
+    of: ConnectionKey | None = None,
+    timeout_s: float = 5.0,
+) -> Any:
+    return await connections.call(of or key(), "up", opener, operation, timeout_s=timeout_s)
+
+
+def failing(error: Exception, *, times: int = 1_000) -> Callable[[ClientSession], Awaitable[str]]:
+    left = times
+
+    async def operation(_: ClientSession) -> str:
+        nonlocal left
+        if left:
+            left -= 1
+            raise error
+        return "answer"
+
+    return operation
+
+
+async def test_calls_share_one_connection() -> None:
+    opener = Opener()
+    async with pool() as connections:
+        first = await call(connections, opener, session_of)
+        assert await call(connections, opener, session_of) is first
+        assert await call(connections, opener) == ["echo", "hang"]
+        assert (opener.opened, opener.open, len(connections)) == (1, 1, 1)
+    assert opener.open == 0
+
+
+@pytest.mark.parametrize(
+    "other", [key(2), key(version=2), key(user=3), key(org=4)], ids=["upstream", "version", "user", "organisation"]
+)
+async def test_nothing_is_shared_across(other: ConnectionKey) -> None:
+    opener = Opener()
+    async with pool() as connections:
+        first = await call(connections, opener, session_of)
+        assert await call(connections, opener, session_of, of=other) is not first
+        assert opener.opened == 2
+
+
+async def test_a_hundred_callers_open_one_connection() -> None:
+    opener = Opener(gate=asyncio.Event())
+    async with pool() as connections:
+        callers = [asyncio.ensure_future(call(connections, opener)) for _ in range(100)]
+        await drain()
+        assert opener.gate is not None
+        opener.gate.set()
+        assert await asyncio.gather(*callers) == [["echo", "hang"]] * 100
+        assert opener.opened == 1
+
+
+async def test_a_failure_to_open_reaches_every_waiter_and_is_not_remembered() -> None:
+    opener = Opener(gate=asyncio.Event(), failure=ConnectionRefusedError("10.0.0.1"))
+    async with pool() as connections:
+        callers = [asyncio.ensure_future(call(connections, opener)) for _ in range(10)]
+        await drain()
+        assert opener.gate is not None
+        opener.gate.set()
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {UpstreamError}
+        assert {str(outcome) for outcome in outcomes} == {"Upstream 'up' is unavailable: the connection broke."}
+        # Each waiter has an error of its own: a traceback is not shared.
+        assert len({id(outcome) for outcome in outcomes}) == 10
+        assert (opener.opened, len(connections)) == (1, 0)
+        opener.failure = None
+        assert await call(connections, opener) == ["echo", "hang"]
+
+
+async def test_a_waiter_that_leaves_does_not_end_the_opening() -> None:
+    opener = Opener(gate=asyncio.Event())
+    async with pool() as connections:
+        leaver, stayer = (asyncio.ensure_future(call(connections, opener)) for _ in range(2))
+        await drain()
+        leaver.cancel()
+        await drain()
+        assert opener.gate is not None
+        opener.gate.set()
+        assert await asyncio.wait_for(stayer, 5) == ["echo", "hang"]
+        assert opener.opened == 1
+
+
+async def test_the_opening_is_bounded() -> None:
+    opener = Opener(gate=asyncio.Event())
+    async with pool(connect_timeout_s=0.05) as connections:
+        with pytest.raises(UpstreamTimeoutError, match=r"did not complete the connection within 0\.05 s"):
+            await asyncio.wait_for(call(connections, opener), 5)
+        assert (opener.open, len(connections)) == (0, 0)
+
+
+async def test_an_open_connection_outlives_the_connect_timeout() -> None:
+    opener = Opener()
+    async with pool(connect_timeout_s=0.2) as connections:
+        first = await call(connections, opener, session_of)
+        with pytest.raises(UpstreamTimeoutError):
+            await call(connections, opener, lambda session: session.call_tool("hang", {}), timeout_s=0.4)
+        assert await call(connections, opener, session_of) is first
+
+
+async def test_an_answer_is_waited_for_so_long_and_no_longer() -> None:
+    opener = Opener()
+    async with pool() as connections:
+        with pytest.raises(UpstreamTimeoutError, match=r"'up' did not answer within 0\.05 s"):
+            await call(connections, opener, lambda session: session.call_tool("hang", {}), timeout_s=0.05)
+        # The connection itself is sound.
+        assert await call(connections, opener) == ["echo", "hang"]
+        assert opener.opened == 1
+
+
+REFUSALS: dict[str, tuple[Exception, type[UpstreamError], str]] = {
+    "a status": (ExceptionGroup("", [RuntimeError()]), UpstreamError, "HTTP 401"),
+    "OAuth": (
+        UpstreamNeedsConnectionError("Upstream 'up' needs an OAuth connection of yours, and you have none."),
+        UpstreamNeedsConnectionError,
+        "Upstream 'up' needs an OAuth connection",
+    ),
+    "the address guard": (EgressRefusedError("The address may not be used."), UpstreamError, "may not be used"),
+    "a command": (FileNotFoundError("/opt/secret/path"), UpstreamError, "its command cannot be started"),
+    "a defect": (ZeroDivisionError("10.0.0.1"), UpstreamError, "does not speak MCP"),
+}
+
+
+@pytest.mark.parametrize(("error", "kind", "words"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_failure_is_told_in_words(error: Exception, kind: type[UpstreamError], words: str) -> None:
+    opener = Opener(failure=error, status=401 if isinstance(error, ExceptionGroup) else None)
+    async with pool() as connections:
+        with pytest.raises(UpstreamError) as caught:
+            await call(connections, opener)
+        assert type(caught.value) is kind
+        # A status is known only once the transport is open; before that the words are those of the error.
+        assert words in caught.value.message or words == "HTTP 401"
+        assert "10.0.0.1" not in caught.value.message
+        assert "/opt" not in caught.value.message
+
+
+async def test_what_is_no_server_fails_every_call_and_not_the_pool() -> None:
+    broken, good = Opener(transport=object()), Opener()
+    async with pool() as connections:
+        with pytest.raises(UpstreamError, match="is unavailable"):
+            await call(connections, broken)
+        assert await call(connections, good, of=key(2)) == ["echo", "hang"]
+
+
+async def test_an_error_of_the_upstream_passes_as_it_is() -> None:
+    error = MCPError(code=INTERNAL_ERROR, message="no", data={"a": 1})
+    async with pool() as connections:
+        with pytest.raises(MCPError) as caught:
+            await call(connections, Opener(), failing(error))
+        assert caught.value is error
+        assert len(connections) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MCPError(code=CONNECTION_CLOSED, message="x"), anyio.ClosedResourceError(), anyio.BrokenResourceError()],
+    ids=["closed", "closed stream", "broken stream"],
+)
+async def test_a_connection_that_broke_is_replaced_by_the_next_call(error: Exception) -> None:
+    opener = Opener()
+    async with pool() as connections:
+        with pytest.raises(UpstreamError, match="closed the connection"):
+            await call(connections, opener, failing(error))
+        assert len(connections) == 0
+        assert await call(connections, opener) == ["echo", "hang"]
+        await drain()
+        assert (opener.opened, opener.open) == (2, 1)
+
+
+async def test_a_request_timeout_of_the_sdk_is_a_timeout() -> None:
+    async with pool() as connections:
+        with pytest.raises(UpstreamTimeoutError):
+            await call(connections, Opener(), failing(MCPError(code=REQUEST_TIMEOUT, message="x")))
+
+
+TERMINATED = MCPError(code=INVALID_REQUEST, message="Session terminated")
+
+
+async def test_a_forgotten_session_is_opened_anew_once() -> None:
+    opener = Opener()
+    async with pool() as connections:
+        assert await call(connections, opener, failing(TERMINATED, times=1)) == "answer"
+        assert opener.opened == 2
+        with pytest.raises(UpstreamError, match="ended the session"):
+            await call(connections, opener, failing(TERMINATED, times=2))
+        assert opener.opened == 3
+
+
+async def test_another_invalid_request_is_not_repeated() -> None:
+    asked = 0
+
+    async def operation(_: ClientSession) -> None:
+        nonlocal asked
+        asked += 1
+        raise MCPError(code=INVALID_REQUEST, message="Session terminated, or so")
+
+    async with pool() as connections:
+        with pytest.raises(MCPError):
+            await call(connections, Opener(), operation)
+    assert asked == 1
+
+
+async def test_an_idle_connection_is_closed_when_its_time_is_up() -> None:
+    opener, clock = Opener(), Clock()
+    async with pool(clock=clock) as connections:
+        await call(connections, opener)
+        clock.advance(299.9)
+        connections.close_idle()
+        assert len(connections) == 1
+        await call(connections, opener)
+        clock.advance(299.9)
+        connections.close_idle()
+        assert len(connections) == 1
+        clock.advance(0.1)
+        connections.close_idle()
+        await drain()
+        assert (len(connections), opener.open) == (0, 0)
+
+
+async def test_a_connection_in_use_or_being_opened_is_not_idle() -> None:
+    opener, clock = Opener(), Clock()
+    opening = Opener(gate=asyncio.Event())
+    async with pool(clock=clock) as connections:
+        busy = asyncio.ensure_future(call(connections, opener, lambda session: session.call_tool("hang", {})))
+        waiting = asyncio.ensure_future(call(connections, opening, of=key(2)))
+        await drain()
+        clock.advance(10_000)
+        connections.close_idle()
+        assert len(connections) == 2
+        for task in (busy, waiting):
+            task.cancel()
+        await asyncio.gather(busy, waiting, return_exceptions=True)
+
+
+async def test_the_longest_idle_connection_gives_way() -> None:
+    openers, clock = [Opener() for _ in range(3)], Clock()
+    async with pool(clock=clock, max_connections=2) as connections:
+        for number, opener in enumerate(openers[:2]):
+            await call(connections, opener, of=key(number))
+            clock.advance(1)
+        await call(connections, openers[0], of=key(0))
+        await call(connections, openers[2], of=key(2))
+        await drain()
+        assert [opener.open for opener in openers] == [1, 0, 1]
+        assert len(connections) == 2
+
+
+async def test_where_all_are_busy_the_next_is_refused() -> None:
+    opener = Opener()
+    async with pool(max_connections=2) as connections:
+        busy = [
+            asyncio.ensure_future(
+                call(connections, opener, lambda session: session.call_tool("hang", {}), of=key(number))
+            )
+            for number in range(2)
+        ]
+        await drain()
+        with pytest.raises(UpstreamError, match="All upstream connections are in use"):
+            await call(connections, opener, of=key(3))
+        assert opener.opened == 2
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        assert await call(connections, opener, of=key(3)) == ["echo", "hang"]
+
+
+async def test_a_caller_keeps_the_connection_that_was_just_opened_for_it() -> None:
+    """Between the opening and the turn of the caller nobody may evict the connection."""
+    opener = Opener(gate=asyncio.Event())
+    async with pool(max_connections=1) as connections:
+
+        async def slow(session: ClientSession) -> list[str]:
+            await drain()
+            return await ask(session)
+
+        caller = asyncio.ensure_future(call(connections, opener, slow))
+        await drain()
+        connection = connections._connections[key()]
+
+        async def rival() -> None:
+            while not connection.ready.is_set():  # noqa: ASYNC110 - an event would wake it after the caller
+                await asyncio.sleep(0)
+            with contextlib.suppress(UpstreamError):
+                await call(connections, Opener(), of=key(2))
+
+        rivals = [asyncio.ensure_future(rival()) for _ in range(3)]
+        assert opener.gate is not None
+        opener.gate.set()
+        assert await asyncio.wait_for(caller, 5) == ["echo", "hang"]
+        await asyncio.gather(*rivals)
+
+
+async def test_leaving_closes_everything_and_leaves_no_task() -> None:
+    before = asyncio.all_tasks()
+    openers = [Opener() for _ in range(5)]
+    hanging = Opener(gate=asyncio.Event())
+    async with pool() as connections:
+        for number, opener in enumerate(openers):
+            await call(connections, opener, of=key(number))
+        waiting = asyncio.ensure_future(call(connections, hanging, of=key(9)))
+        await drain()
+        left, started = connections, time.monotonic()
+    # What is still being opened does not hold the end back.
+    assert time.monotonic() - started < 3
+    with pytest.raises(UpstreamError, match="shutting down"):
+        await waiting
+    assert [opener.open for opener in [*openers, hanging]] == [0] * 6
+    await drain()
+    assert asyncio.all_tasks() <= before
+    with pytest.raises(UpstreamError, match="shutting down"):
+        await call(left, Opener())
+
+
+async def test_leaving_with_an_error_closes_everything_too() -> None:
+    opener = Opener()
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - the error is raised inside
+        async with pool() as connections:
+            await call(connections, opener)
+            raise RuntimeError("defect")
+    assert [str(error) for error in caught.value.exceptions] == ["defect"]
+    assert opener.open == 0
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_thousand_connections_leave_nothing_behind() -> None:
+    opener, clock = Opener(), Clock()
+    async with pool(clock=clock) as connections:
+        await call(connections, opener)
+        clock.advance(300)
+        connections.close_idle()
+        await drain()
+        tasks, descriptors = len(asyncio.all_tasks()), open_descriptors()
+        for _ in range(1000):
+            await call(connections, opener, session_of)
+            clock.advance(300)
+            connections.close_idle()
+        await drain()
+        assert len(asyncio.all_tasks()) == tasks
+        assert open_descriptors() == descriptors
+        assert (opener.opened, opener.open, len(connections)) == (1001, 0, 0)
