@@ -16,13 +16,12 @@ use pyo3::prelude::*;
 /// The performance-critical decisions of `AgentAPI`.
 #[pymodule]
 mod _core {
+    #[pymodule_export]
     use crate::circuit_breaker::{CircuitBreakers, CircuitRules, CircuitSnapshot, Refusal, Ticket};
     #[pymodule_export]
     use crate::envelope::{Envelope, scan_envelope};
     #[pymodule_export]
-    use crate::error::EnvelopeError;
-    #[pymodule_export]
-    use crate::error::{KeySetError, KeyringError, SealError, TokenError, UnknownKeyError};
+    use crate::error::{EnvelopeError, KeySetError, KeyringError, SealError, TokenError, UnknownKeyError};
     #[pymodule_export]
     use crate::jwt::{ClaimRules, IssuerPolicy, TokenVerifier, VerifiedToken};
     #[pymodule_export]
