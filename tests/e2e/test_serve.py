@@ -1,0 +1,169 @@
+"""The production path: migrate as the owner, serve as a role that owns nothing, tokens of somebody's issuer."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from agentapi._core import Keyring
+from agentapi.principal import OrgId, Principal, Role, WorkspaceId
+from agentapi.storage.database import Database
+from agentapi.storage.embedded import EmbeddedPostgres, embedded_postgres
+from agentapi.tenancy import store
+from agentapi.tenancy.models import user_id_of
+from support.gateway import dev_environment
+from support.processes import end_group, free_port, wait_until
+from support.raw import modern_call
+from support.tokens import Issuer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+    from pathlib import Path
+
+ISSUER = Issuer("https://issuer.example")
+
+
+def _run(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agentapi", *arguments],
+        env=dev_environment(env),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+async def postgres(module_directory: Path) -> AsyncIterator[EmbeddedPostgres]:
+    async with embedded_postgres(module_directory / "data") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+async def environment(postgres: EmbeddedPostgres, module_directory: Path) -> dict[str, str]:
+    """The variables of a deployment whose schema is migrated and that has one organisation."""
+    keyring = module_directory / "keyring.json"
+    keyring.write_text(Keyring.generate("k1"))
+    env = {
+        "AGENTAPI_DATABASE_URL": postgres.app_dsn,
+        "AGENTAPI_MIGRATION_DATABASE_URL": postgres.owner_dsn,
+        "AGENTAPI_KEYRING_FILE": str(keyring),
+        "AGENTAPI_STATE_DIR": str(module_directory / "state"),
+        "AGENTAPI_ISSUERS": json.dumps([ISSUER.settings()]),
+    }
+    migrated = _run("migrate", env=env)
+    assert migrated.returncode == 0, migrated.stderr
+    assert "applied 0001_tenancy" in migrated.stdout
+    assert _run("migrate", env=env).stdout == "up to date\n"
+    await _create_organization(postgres.app_dsn)
+    return env
+
+
+async def _create_organization(dsn: str) -> None:
+    database = await Database.connect(dsn, pool_min=1, pool_max=1, timeout_s=10)
+    principal = Principal(
+        user_id=user_id_of("operator", "operator"),
+        org_id=OrgId(uuid4()),
+        org_slug="demo",
+        role=Role.ORG_ADMIN,
+        issuer="operator",
+        subject="operator",
+    )
+    try:
+        async with database.tenant_transaction(principal) as connection:
+            await store.create_organization(connection, org_id=principal.org_id, slug="demo", name="Demo")
+            await store.create_workspace(
+                connection, workspace_id=WorkspaceId(uuid4()), org_id=principal.org_id, slug="main", name="Main"
+            )
+    finally:
+        await database.close()
+
+
+@contextmanager
+def _serving(env: Mapping[str, str], log: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "agentapi", "serve", "--port", str(port), *arguments],
+            env=dev_environment({**env, "AGENTAPI_PUBLIC_URL": url}),
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+
+    def ready() -> bool | None:
+        assert process.poll() is None, log.read_text()
+        try:
+            return httpx2.get(f"{url}/ready", trust_env=False).status_code == 200 or None
+        except httpx2.TransportError:
+            return None
+
+    try:
+        wait_until(ready, within_s=30, what="the server is ready")
+        yield url, process
+    finally:
+        end_group(process)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_serves_and_drains_on_sigterm(environment: dict[str, str], tmp_path: Path, workers: str) -> None:
+    with _serving(environment, tmp_path / "log", "--workers", workers) as (url, process):
+        token = ISSUER.sign(ISSUER.claims(aud=f"{url}/mcp/demo/main"))
+        answer = modern_call(f"{url}/mcp/demo/main", token, "tools/list")
+        assert answer.json()["result"]["tools"] == []
+        assert modern_call(f"{url}/mcp/demo/main", None, "tools/list").status_code == 401
+        assert httpx2.get(f"{url}/live", trust_env=False).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) in {0, -signal.SIGTERM}
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+async def test_production_refuses_what_dev_allows(environment: dict[str, str], tmp_path: Path) -> None:
+    """Plain HTTP and private addresses are closed unless a setting opens them."""
+    with _serving(environment, tmp_path / "log") as (url, _):
+        claims = ISSUER.claims(aud=url, role="org_admin")
+        answer = httpx2.post(
+            f"{url}/api/v1/mcp/configurations",
+            json={"name": "inside", "transport": "http", "endpoint": "https://169.254.169.254/mcp"},
+            headers={"Authorization": f"Bearer {ISSUER.sign(claims)}"},
+            trust_env=False,
+        )
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["pointer"] == "/endpoint"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"AGENTAPI_DATABASE_URL": None}, "AGENTAPI_DATABASE_URL"),
+        ({"AGENTAPI_KEYRING_FILE": None}, "keys generate"),
+        ({"AGENTAPI_ISSUERS": None}, "AGENTAPI_ISSUERS"),
+        ({"AGENTAPI_ISSUERS": "nonsense"}, "JSON"),
+        ({"AGENTAPI_PORT": "many", "AGENTAPI_WORKERS": "0"}, "AGENTAPI_WORKERS"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(
+    environment: dict[str, str], changes: dict[str, str | None], word: str
+) -> None:
+    env = {name: value for name, value in {**environment, **changes}.items() if value is not None}
+    done = _run("serve", env=env)
+    assert done.returncode != 0
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_refuses_to_serve_as_the_owner(environment: dict[str, str], postgres: EmbeddedPostgres) -> None:
+    done = _run("serve", "--port", str(free_port()), env={**environment, "AGENTAPI_DATABASE_URL": postgres.owner_dsn})
+    assert done.returncode != 0
+    assert "owns tables" in done.stderr
