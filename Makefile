@@ -59,7 +59,7 @@ clean: ## Remove what the other targets made
 # maturin builds and installs the extension in place; Python sources need no rebuild.
 $(VENV)/.extension: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
 	@echo "Building the extension (release); the first time takes a minute or two..." >&2
-	$(BIN)/maturin develop --release --locked --quiet
+	@VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --release --locked --quiet >&2
 	@touch $@
 
 $(VENV)/.packages: constraints.txt

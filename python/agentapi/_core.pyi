@@ -1,22 +1,35 @@
 """Type stub of the Rust extension; stubtest keeps it equal to the binary.
 
-All classes are frozen and safe to share between threads. Times are Unix seconds.
+All classes are frozen and safe to share between threads. Times of tokens are Unix seconds; times of token buckets
+and circuit breakers are nanoseconds of any one clock, by default a monotonic one.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 __all__ = [
+    "CircuitBreakers",
+    "CircuitRules",
+    "CircuitSnapshot",
     "ClaimRules",
+    "Decision",
+    "Decisions",
+    "Envelope",
+    "EnvelopeError",
     "IssuerPolicy",
     "KeySetError",
     "Keyring",
     "KeyringError",
+    "Limit",
+    "Refusal",
     "SealError",
+    "Ticket",
+    "TokenBuckets",
     "TokenError",
     "TokenVerifier",
     "UnknownKeyError",
     "VerifiedToken",
+    "scan_envelope",
 ]
 
 class TokenError(Exception):
@@ -276,3 +289,393 @@ class Keyring:
         Raises:
             SealError: As for ``open`` and ``seal``.
         """
+
+class EnvelopeError(Exception):
+    """A JSON-RPC message is refused."""
+
+    reason: Literal[
+        "too_large",
+        "invalid_utf8",
+        "invalid_json",
+        "lone_surrogate",
+        "number_out_of_range",
+        "too_deep",
+        "duplicate_key",
+        "batch",
+        "not_an_object",
+        "bad_version",
+        "bad_id",
+        "bad_method",
+        "bad_params",
+        "bad_meta",
+        "not_a_message",
+    ]
+    """A static word for the log; it is the message as well."""
+
+    jsonrpc_code: Literal[-32700, -32600, -32602]
+    """Parse error, invalid request, or invalid params (JSON-RPC 2.0 section 5.1)."""
+
+    id_json: bytes | None
+    """The id to answer to as it is written, where it was seen and is good; never one of a parse error."""
+
+@final
+class Envelope:
+    """What a relay has to know of one JSON-RPC message; only ``scan_envelope`` makes one.
+
+    Ranges are ``(start, end)`` in the bytes that were scanned, ``None`` if the member is absent. What comes
+    from ``params`` is there for requests and notifications only. A member of the wrong type that only some
+    methods need (``name``, ``uri``, ``request_state``, ``protocol_version``) is ``None``; its range is given.
+    """
+
+    @property
+    def kind(self) -> Literal["request", "notification", "response"]:
+        """What the message is."""
+
+    @property
+    def method(self) -> str | None:
+        """The method of a request or notification: at most 128 bytes."""
+
+    @property
+    def id(self) -> str | int | None:
+        """The id of a request or response: a 64-bit integer or a string of at most 1,024 bytes as written.
+
+        ``None`` for a notification, and for a response that reports an error about no request in particular.
+        """
+
+    @property
+    def id_json(self) -> bytes | None:
+        """The value of ``id`` as it is written."""
+
+    @property
+    def name(self) -> str | None:
+        """``params.name``: the tool or prompt."""
+
+    @property
+    def uri(self) -> str | None:
+        """``params.uri``: the resource."""
+
+    @property
+    def request_state(self) -> str | None:
+        """``params.requestState``."""
+
+    @property
+    def protocol_version(self) -> str | None:
+        """``params._meta["io.modelcontextprotocol/protocolVersion"]``."""
+
+    @property
+    def has_meta(self) -> bool:
+        """Whether ``params._meta`` is an object; ``null`` counts as absent."""
+
+    @property
+    def has_client_capabilities(self) -> bool:
+        """Whether ``params._meta["io.modelcontextprotocol/clientCapabilities"]`` is an object."""
+
+    @property
+    def has_progress_token(self) -> bool:
+        """Whether ``params._meta.progressToken`` is a string or an integer."""
+
+    @property
+    def id_range(self) -> tuple[int, int] | None:
+        """Where the value of ``id`` stands."""
+
+    @property
+    def params_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params`` stands."""
+
+    @property
+    def name_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params.name`` stands."""
+
+    @property
+    def uri_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params.uri`` stands."""
+
+    @property
+    def request_state_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params.requestState`` stands."""
+
+    @property
+    def meta_range(self) -> tuple[int, int] | None:
+        """Where the value of ``params._meta`` stands."""
+
+def scan_envelope(body: bytes, *, max_bytes: int, max_depth: int = 64) -> Envelope:
+    """Scan one JSON-RPC 2.0 message without building its tree.
+
+    Nothing is accepted that ``json.loads`` reads differently or two parsers could: no object at any level
+    holds a key twice, strings have no lone surrogates, numbers are finite.
+
+    Args:
+        body: The message as it came: UTF-8 without a byte order mark.
+        max_bytes: The longest message.
+        max_depth: How deep arrays and objects may nest, the message itself counting as one; 1 to 256.
+
+    Raises:
+        EnvelopeError: The message is refused.
+        ValueError: ``max_depth`` is out of range.
+    """
+
+@final
+class Limit:
+    """How fast and up to how many tokens a bucket fills. Equal limits are equal and hash alike."""
+
+    def __new__(cls, *, count: int, period_ns: int, burst: int) -> Limit:
+        """Give ``count`` tokens in each ``period_ns``, and hold at most ``burst``.
+
+        The time of one token is rounded up to a whole microsecond.
+
+        Raises:
+            ValueError: A number is zero, more than one token comes each microsecond, or an empty bucket needs
+                more than 366 days to become full.
+        """
+
+    @property
+    def interval_ns(self) -> int:
+        """The time in which one token comes back."""
+
+    @property
+    def burst(self) -> int:
+        """The most tokens a bucket holds."""
+
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class Decision:
+    """What one limit says about a request."""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the tokens were there."""
+
+    @property
+    def never_fits(self) -> bool:
+        """Whether the cost is more than the burst, so that no waiting helps."""
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that are left."""
+
+    @property
+    def retry_after_ns(self) -> int:
+        """How long to wait before the same request can be allowed; 0 unless refused."""
+
+    @property
+    def retry_after_s(self) -> int:
+        """The same in whole seconds, rounded up."""
+
+    @property
+    def reset_ns(self) -> int:
+        """How long until the bucket is full."""
+
+    @property
+    def reset_s(self) -> int:
+        """The same in whole seconds, rounded up."""
+
+    __hash__: None  # type: ignore[assignment]
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class Decisions:
+    """What several limits say about one request."""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether every limit allows the request; otherwise nothing was taken anywhere."""
+
+    @property
+    def never_fits(self) -> bool:
+        """Whether a limit can never allow it."""
+
+    @property
+    def retry_after_ns(self) -> int:
+        """How long to wait until every limit can allow it; 0 unless refused."""
+
+    @property
+    def retry_after_s(self) -> int:
+        """The same in whole seconds, rounded up."""
+
+    @property
+    def each(self) -> tuple[Decision, ...]:
+        """What each limit says, in order.
+
+        When the request is refused, a limit that allows it says so and shows what it had before.
+        """
+
+@final
+class TokenBuckets:
+    """The token buckets of many keys (GCRA).
+
+    Limits come with each call, so that a plan may change at any time; what was taken stays taken.
+    """
+
+    def __new__(cls, *, capacity: int = 100_000) -> TokenBuckets:
+        """Hold at most ``capacity`` buckets that are not full; full ones are forgotten first."""
+
+    def acquire(self, key: str, limit: Limit, cost: int = 1, now: int | None = None) -> Decision:
+        """Take ``cost`` tokens from the bucket of ``key`` if they are there; a cost of 0 only looks."""
+
+    def acquire_many(self, requests: Sequence[tuple[str, Limit, int]], now: int | None = None) -> Decisions:
+        """Take tokens from several buckets if all of them have what is asked, otherwise from none.
+
+        Args:
+            requests: Key, limit and cost of each; those with one key share its bucket.
+            now: Nanoseconds.
+
+        Raises:
+            ValueError: There are more than 32.
+        """
+
+    @property
+    def evicted(self) -> int:
+        """How many buckets were forgotten before they were full, for want of room."""
+
+    def __len__(self) -> int: ...
+
+@final
+class CircuitRules:
+    """When circuits open and close; ``CircuitBreakers`` checks them."""
+
+    def __new__(
+        cls,
+        *,
+        consecutive_failures: int = 5,
+        failure_rate_percent: int = 50,
+        window_ns: int = 60_000_000_000,
+        min_calls: int = 20,
+        open_ns: int = 30_000_000_000,
+        jitter_percent: int = 10,
+        probes: int = 1,
+        probe_lease_ns: int = 30_000_000_000,
+        successes_to_close: int = 2,
+    ) -> CircuitRules:
+        """Collect the rules.
+
+        Args:
+            consecutive_failures: Failures in a row that open a circuit.
+            failure_rate_percent: Part of the calls in the window that opens it by failing; 101 never does.
+            window_ns: Length of the window; it moves in tenths.
+            min_calls: Calls in the window that are enough to judge by.
+            open_ns: How long a circuit stays open.
+            jitter_percent: How much of that may come on top.
+            probes: Probes at a time, 1 to 16.
+            probe_lease_ns: How long a probe holds its place.
+            successes_to_close: Successes of probes that close a circuit.
+        """
+
+@final
+class Ticket:
+    """The right to make one call and to say once how it ended."""
+
+    @property
+    def allowed(self) -> Literal[True]:
+        """Always true, which tells it from a refusal."""
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the call is a probe of a half-open circuit."""
+
+@final
+class Refusal:
+    """The circuit lets no call through now."""
+
+    @property
+    def allowed(self) -> Literal[False]:
+        """Always false, which tells it from a ticket."""
+
+    @property
+    def state(self) -> Literal["open", "half_open", "forced_open"]:
+        """Why: the state of the circuit."""
+
+    @property
+    def retry_after_ns(self) -> int:
+        """When to ask again; a forced circuit cannot tell and says its ordinary open time."""
+
+    @property
+    def retry_after_s(self) -> int:
+        """The same in whole seconds, rounded up."""
+
+@final
+class CircuitSnapshot:
+    """One circuit, to be shown."""
+
+    @property
+    def key(self) -> str:
+        """Names the circuit."""
+
+    @property
+    def state(self) -> Literal["closed", "open", "half_open", "forced_open"]:
+        """Its state; an open circuit stays open until a call is allowed as its probe."""
+
+    @property
+    def consecutive_failures(self) -> int:
+        """Failures in a row."""
+
+    @property
+    def calls(self) -> int:
+        """Calls recorded in the window."""
+
+    @property
+    def failures(self) -> int:
+        """How many of them failed."""
+
+    @property
+    def probes(self) -> int:
+        """Probes that hold a place."""
+
+    @property
+    def retry_after_ns(self) -> int:
+        """The rest of the open time."""
+
+    @property
+    def openings(self) -> int:
+        """How often it opened since it is known."""
+
+@final
+class CircuitBreakers:
+    """The circuits of many keys under the same rules."""
+
+    def __new__(
+        cls, rules: CircuitRules | None = None, *, capacity: int = 100_000, seed: int | None = None
+    ) -> CircuitBreakers:
+        """Build them; by default with the default rules and a random seed.
+
+        Args:
+            rules: When circuits open and close.
+            capacity: Most circuits that are known; healthy ones are forgotten first.
+            seed: 64 bits that decide the jitter; for tests.
+
+        Raises:
+            ValueError: A rule is out of range.
+        """
+
+    def allow(self, key: str, now: int | None = None) -> Ticket | Refusal:
+        """Ask to make a call. The outcome of one that is allowed has to be recorded."""
+
+    def record(
+        self, ticket: Ticket, outcome: Literal["success", "failure", "neutral"], now: int | None = None
+    ) -> Literal["opened", "closed"] | None:
+        """Say how a call ended, and learn what that did to the circuit.
+
+        A ticket counts once, and only if the circuit has not changed its state since. ``neutral`` is for calls
+        that say nothing about the other side: the caller was wrong, or gave up.
+
+        Raises:
+            ValueError: There is no such outcome.
+        """
+
+    def force_open(self, key: str, now: int | None = None) -> None:
+        """Refuse all calls of ``key`` until ``reset``."""
+
+    def reset(self, key: str) -> None:
+        """Close the circuit of ``key`` without a past."""
+
+    def snapshot(self, key: str, now: int | None = None) -> CircuitSnapshot:
+        """Return the circuit of ``key``; one that is not known is closed."""
+
+    def tripped(self, now: int | None = None) -> list[CircuitSnapshot]:
+        """Return the circuits that are not closed, in no order."""
+
+    def counts(self) -> dict[str, int]:
+        """Return how many known circuits are in each state."""
+
+    def __len__(self) -> int: ...

@@ -14,6 +14,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.responses import Response
 from starlette.routing import Route
 
 from agentapi._core import Keyring, KeyringError
@@ -36,6 +37,7 @@ from agentapi.observability.health import HealthBoard, Probe
 from agentapi.observability.logs import configure_from_settings
 from agentapi.observability.middleware import RequestContextMiddleware
 from agentapi.problems import bearer_challenge, problem_response
+from agentapi.request_body import ClientGoneError
 from agentapi.settings import load_issuers, load_settings
 from agentapi.storage.database import Database
 from agentapi.tenancy.admission import Admission
@@ -51,7 +53,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.routing import BaseRoute
 
     from agentapi.principal import Principal
@@ -118,7 +119,12 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
     return Starlette(
         routes=list(extension.routes),
         middleware=[Middleware(RequestContextMiddleware)],
-        exception_handlers={AgentAPIError: _problem, HTTPException: _http_problem, Exception: _crash},
+        exception_handlers={
+            AgentAPIError: _problem,
+            HTTPException: _http_problem,
+            ClientGoneError: _nobody,
+            Exception: _crash,
+        },
         lifespan=lifespan,
     )
 
@@ -182,6 +188,8 @@ async def _routes(
         sessions=sessions,
         public_url=public_url,
         allowed_origins=settings.allowed_origins,
+        max_body_bytes=settings.max_body_bytes,
+        max_json_depth=settings.max_json_depth,
     )
 
     async def authorize(request: Request) -> Principal:
@@ -259,6 +267,10 @@ async def _http_problem(_: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem_response(NotFoundError("There is no such route."))
     return problem_response(InvalidRequestError(error.detail))
+
+
+async def _nobody(_: Request, __: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 async def _crash(_: Request, __: Exception) -> Response:

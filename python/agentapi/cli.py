@@ -57,7 +57,7 @@ def cli() -> None:
     "--data",
     "data_dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Data directory; kept between starts.  [default: a directory of your user]",
+    help="Data directory; kept between starts.  [default: AGENTAPI_DATA_DIR or a directory of your user]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object once it serves; logs go to stderr.")
 @click.option("--upstream", "upstreams", multiple=True, metavar="URL", help="Put this MCP server behind the gateway.")
@@ -80,13 +80,12 @@ def dev(
     """Start a whole gateway with nothing to configure: database, issuer, a demo organisation with two servers."""
     from agentapi.dev import DevOptions, run_dev  # noqa: PLC0415
     from agentapi.observability.logs import configure_logging  # noqa: PLC0415
-    from agentapi.storage.embedded import default_data_dir  # noqa: PLC0415
 
     servers = _declared_servers(upstreams, mcp_config)
     _confirm_commands(servers, yes=yes)
     configure_logging(output="console" if sys.stderr.isatty() else "json")
     options = DevOptions(
-        data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
+        data_dir=_data_dir(data_dir),
         host=host,
         port=port,
         servers=servers,
@@ -181,9 +180,8 @@ def token_mint(
     from agentapi.dev import ISSUER, issuer_key_path  # noqa: PLC0415
     from agentapi.identity.token_issuer import TokenIssuer  # noqa: PLC0415
     from agentapi.principal import Role  # noqa: PLC0415
-    from agentapi.storage.embedded import default_data_dir  # noqa: PLC0415
 
-    path = issuer_key_path((data_dir or default_data_dir()).expanduser())
+    path = issuer_key_path(_data_dir(data_dir))
     if not path.exists():
         raise StartupError(f"There is no dev issuer in {path.parent}; start `agentapi dev` once, or give --data.")
     minted = TokenIssuer.from_file(ISSUER, path).mint(
@@ -222,6 +220,13 @@ def _run(coroutine: Any) -> None:  # noqa: ANN401 - whatever asyncio.run takes
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(coroutine)
+
+
+def _data_dir(given: Path | None) -> Path:
+    from agentapi.settings import load_settings  # noqa: PLC0415
+    from agentapi.storage.embedded import default_data_dir  # noqa: PLC0415
+
+    return (given or load_settings().data_dir or default_data_dir()).expanduser().absolute()
 
 
 def _declared_servers(upstreams: Sequence[str], mcp_config: Path | None) -> list[DeclaredServer]:

@@ -10,6 +10,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, ErrorData
 from starlette.responses import Response
 
 from agentapi import errors
@@ -17,11 +18,7 @@ from agentapi import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["bearer_challenge", "problem_response", "rpc_error_response"]
-
-_INVALID_REQUEST = -32600
-_INTERNAL_ERROR = -32603
-"""Codes of the JSON-RPC 2.0 specification, section 5.1."""
+__all__ = ["bearer_challenge", "problem_response", "rpc_error_response", "rpc_response"]
 
 _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
     (errors.UnauthenticatedError, 401, "Authentication required"),
@@ -69,12 +66,16 @@ def problem_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] 
 def rpc_error_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] | None = None) -> Response:
     """Render ``error`` as a JSON-RPC error without an id, for a request that never reached the protocol engine."""
     status, _ = _lookup(error)
-    code = _INTERNAL_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else _INVALID_REQUEST
-    document = {
-        "jsonrpc": "2.0",
-        "id": None,
-        "error": {"code": code, "message": error.message, "data": {"code": error.code}},
-    }
+    code = INTERNAL_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else INVALID_REQUEST
+    return rpc_response(ErrorData(code=code, message=error.message, data={"code": error.code}), status, headers=headers)
+
+
+def rpc_response(
+    error: ErrorData, status: int, *, id_json: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Render a JSON-RPC error (JSON-RPC 2.0, section 5); ``id_json`` is the request's id as it was written."""
+    identifier = None if id_json is None else json.loads(id_json)
+    document = {"jsonrpc": "2.0", "id": identifier, "error": error.model_dump(exclude_none=True)}
     return Response(json.dumps(document), status_code=status, media_type="application/json", headers=headers)
 
 

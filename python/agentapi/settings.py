@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     workers: Annotated[int, Field(ge=1, le=256)] = 1
 
+    data_dir: Path | None = None
+    """Data directory of ``agentapi dev``, where ``--data`` does not name one."""
     state_dir: Path = Field(default_factory=lambda: user_state_path("agentapi"))
     """Directory for the working directories of stdio servers."""
 
@@ -143,6 +145,7 @@ class Settings(BaseSettings):
     """Leave out the upstream prefix in workspaces with exactly one upstream."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024
+    max_json_depth: Annotated[int, Field(ge=8, le=255)] = 64
     allowed_origins: tuple[str, ...] = ()
     """Browser origins that may call ``/mcp``, besides the public URL's own."""
 

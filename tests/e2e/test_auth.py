@@ -11,6 +11,7 @@ import pytest
 
 from support.clients import list_tools
 from support.gateway import Gateway
+from support.plain import PLAIN
 from support.raw import initialize, modern_call, post
 from support.tokens import ALGORITHMS, AUDIENCE, Issuer
 
@@ -213,7 +214,7 @@ def test_challenge_leads_to_the_metadata_of_the_resource(gateway: Gateway) -> No
     address = challenge.split('resource_metadata="')[1].split('"')[0]
     path = gateway.mcp_url.removeprefix(gateway.base_url)
     assert address == f"{gateway.base_url}/.well-known/oauth-protected-resource{path}"
-    answer = httpx2.get(address, trust_env=False)
+    answer = httpx2.get(address, **PLAIN)
     assert answer.status_code == 200
     document = answer.json()
     assert document["resource"] == gateway.mcp_url
@@ -273,7 +274,7 @@ def test_workspace_of_another_organisation_is_as_if_it_did_not_exist(gateway: Ga
 def test_other_verbs_tell_no_workspace_from_another(gateway: Gateway, verb: str) -> None:
     token = OTHER_ORGANIZATION.sign()
     answers = [
-        _facts(httpx2.request(verb, url, headers={"authorization": f"Bearer {token}"}, trust_env=False))
+        _facts(httpx2.request(verb, url, headers={"authorization": f"Bearer {token}"}, **PLAIN))
         for url in _workspaces(gateway).values()
     ]
     assert answers[0] == answers[1] == answers[2]
@@ -286,7 +287,7 @@ def test_stranger_cannot_tell_which_workspaces_exist(gateway: Gateway) -> None:
         path = url.removeprefix(gateway.base_url)
         for answer in (
             modern_call(url, None, "tools/list"),
-            httpx2.get(f"{gateway.base_url}/.well-known/oauth-protected-resource{path}", trust_env=False),
+            httpx2.get(f"{gateway.base_url}/.well-known/oauth-protected-resource{path}", **PLAIN),
         ):
             status, headers, body = _facts(answer)
             name = path.removeprefix("/mcp/")
@@ -321,7 +322,7 @@ def test_member_may_use_tools_and_not_register_upstreams(gateway: Gateway) -> No
         f"{gateway.base_url}/api/v1/mcp/configurations",
         json={**body, "scope": "organization"},
         headers=headers,
-        trust_env=False,
+        **PLAIN,
     )
     assert answer.status_code == 403, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -330,6 +331,6 @@ def test_member_may_use_tools_and_not_register_upstreams(gateway: Gateway) -> No
 def test_the_log_holds_no_token(gateway: Gateway) -> None:
     """Last in the module, so that the log covers everything above."""
     text = gateway.stderr
-    assert "Traceback" not in text
+    assert gateway.tracebacks == []
     assert "eyJ" not in text
     assert SECRET not in text

@@ -16,6 +16,7 @@ import pytest
 
 from support.clients import list_tools
 from support.gateway import Gateway, run_dev
+from support.plain import PLAIN
 from support.processes import accepts, descendants, free_port, in_session, naming, still_alive, wait_until
 from support.upstreams import dead_port, time_command
 
@@ -110,7 +111,7 @@ def test_listens_on_loopback_alone(running: Gateway) -> None:
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/live"])
 def test_probes_answer_without_a_token(running: Gateway, path: str) -> None:
-    answer = httpx2.get(running.base_url + path, trust_env=False)
+    answer = httpx2.get(running.base_url + path, **PLAIN)
     assert answer.status_code == 200, answer.text
 
 
@@ -136,7 +137,7 @@ async def test_interrupt_leaves_nothing_behind(tmp_path: Path, stdio_config: Pat
             what=f"all processes end: {[_command(p) for p in still_alive(started | _started_by(gateway))]}",
         )
         assert not accepts(port)
-        assert "Traceback" not in gateway.stderr
+        assert gateway.tracebacks == []
         assert gateway.later_lines.get(timeout=5) is None
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from support.readme import ReadmeError, commands, parse, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 SMALL = """\
 # Small
@@ -127,22 +127,22 @@ print("added")
 def _environment(document: str, directory: Path) -> Mapping[str, str]:
     """Where the README's commands are found, and where what they write goes instead of the user's own files.
 
-    A clone of the repository's address is one of this checkout. ``make`` is given the virtual environment
-    of this test, so that no second one is built.
+    A clone of the repository's address is one of this checkout, with a virtual environment of its own; what
+    cargo has compiled is shared, since that takes minutes and depends on nothing here.
     """
     tools = directory / "bin"
     tools.mkdir()
     claude = tools / "claude"
     claude.write_text(CLAUDE.format(python=sys.executable))
     claude.chmod(claude.stat().st_mode | stat.S_IXUSR)
-    inherited = dev_environment()
-    scripts = str(Path(sys.executable).parent)
+    # Another checkout's lines are not the ones to count, and are gone when they would be.
+    inherited = {name: value for name, value in dev_environment().items() if not name.startswith("COVERAGE")}
     return {
         **inherited,
-        "PATH": os.pathsep.join([str(tools), scripts, inherited["PATH"]]),
+        "PATH": os.pathsep.join([str(tools), inherited["PATH"]]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY / "tests"), inherited.get("PYTHONPATH", "")])),
-        "XDG_DATA_HOME": str(directory / "share"),
-        "MAKEFLAGS": f"VENV={Path(sys.executable).parents[1]}",
+        "AGENTAPI_DATA_DIR": str(directory / "data"),
+        "CARGO_TARGET_DIR": str(REPOSITORY / "target"),
         **_git_configuration(document),
     }
 

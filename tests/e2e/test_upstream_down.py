@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import httpx2
+
     from support.clients import Mode
 
-CONNECT_TIMEOUT_S = 2.0
-CALL_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 1.0
+CALL_TIMEOUT_S = 1.5
 MARGIN_S = 2.0
 BROKEN = ("dead", "hanging", "absent", "crashing", "talking")
 
@@ -73,16 +75,19 @@ async def test_lists_at_once_wait_together_not_in_turn(gateway: Gateway) -> None
     assert took_s < CONNECT_TIMEOUT_S + MARGIN_S
 
 
-@pytest.mark.parametrize("name", BROKEN)
-async def test_reason_is_logged(gateway: Gateway, name: str) -> None:
+async def test_reason_is_logged(gateway: Gateway) -> None:
     async with gateway.mcp("2026-07-28") as client:
         await list_tools(client)
-    lines = wait_until(
-        lambda: [line for line in gateway.stderr.splitlines() if name in line and "upstream" in line],
-        within_s=CONNECT_TIMEOUT_S + MARGIN_S,
-        what=f"a line about {name} in the log",
-    )
-    assert any(word in line for line in lines for word in ("reason", "error", "refused", "time"))
+
+    def reasons() -> dict[str, str] | None:
+        events = [json.loads(line) for line in gateway.stderr.splitlines() if line.startswith("{")]
+        found = {event["upstream"]: event["reason"] for event in events if {"upstream", "reason"} <= set(event)}
+        return found if set(found) >= set(BROKEN) else None
+
+    logged = wait_until(reasons, within_s=CONNECT_TIMEOUT_S + MARGIN_S, what="a reason for each in the log")
+    assert "refused" in logged["dead"]
+    assert f"{CONNECT_TIMEOUT_S:g} s" in logged["hanging"]
+    assert "good" not in logged
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
@@ -103,14 +108,20 @@ async def test_call_is_a_clear_error_and_in_time(gateway: Gateway, name: str, mo
 
 
 async def test_calls_of_the_good_one_do_not_wait_for_the_others(gateway: Gateway) -> None:
-    async with gateway.mcp("2026-07-28") as client, gateway.mcp("2026-07-28") as other:
-        waiting = [asyncio.create_task(outcome(other, "hanging__echo", {"message": "x"})) for _ in range(10)]
-        begun = time.monotonic()
-        for _ in range(10):
-            assert not (await outcome(client, "good__echo", {"message": "x"}))["isError"]
-        took_s = time.monotonic() - begun
-        await asyncio.gather(*waiting)
-    assert took_s < CONNECT_TIMEOUT_S
+    def call(tool: str) -> httpx2.Response:
+        # By hand, because the SDK's client lists the tools before it lets a structured result through.
+        params = {"name": tool, "arguments": {"message": "x"}}
+        return modern_call(gateway.mcp_url, gateway.token, "tools/call", params)
+
+    waiting = [asyncio.create_task(asyncio.to_thread(call, "hanging__echo")) for _ in range(3)]
+    begun = time.monotonic()
+    for _ in range(10):
+        answer = await asyncio.to_thread(call, "good__echo")
+        assert answer.json()["result"]["isError"] is False
+    took_s = time.monotonic() - begun
+    assert not any(task.done() for task in waiting)
+    await asyncio.gather(*waiting)
+    assert took_s < CONNECT_TIMEOUT_S / 2
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
@@ -171,4 +182,4 @@ async def test_upstream_that_comes_back_is_listed_again(tmp_path: Path) -> None:
 
 def test_the_log_holds_no_traceback(gateway: Gateway) -> None:
     """Last in the module, so that the log covers everything above."""
-    assert "Traceback" not in gateway.stderr
+    assert gateway.tracebacks == []

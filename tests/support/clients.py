@@ -14,6 +14,8 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
+from support.plain import PLAIN
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
@@ -39,7 +41,7 @@ SERVER_INFO = "io.modelcontextprotocol/serverInfo"
 async def mcp_client(url: str, token: str | None, mode: Mode) -> AsyncIterator[Client]:
     """Connect the SDK's client over Streamable HTTP, with a bearer token if there is one."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    async with httpx2.AsyncClient(headers=headers, timeout=_READ_TIMEOUT_S, trust_env=False) as http:
+    async with httpx2.AsyncClient(headers=headers, timeout=_READ_TIMEOUT_S, **PLAIN) as http:
         transport = streamable_http_client(url, http_client=http, max_sse_event_size=None)
         async with Client(transport, mode=mode, read_timeout_seconds=_READ_TIMEOUT_S) as client:
             yield client

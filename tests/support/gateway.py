@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from support.clients import mcp_client
+from support.plain import PLAIN
 from support.processes import end_group, in_session, naming
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ class Gateway:
         return self.stderr_path.read_text(encoding="utf-8", errors="replace")
 
     @property
+    def tracebacks(self) -> list[str]:
+        """Return the ends of the log lines that hold a traceback."""
+        return [line[:300] + " ... " + line[-1500:] for line in self.stderr.splitlines() if "Traceback" in line]
+
+    @property
     def api(self) -> httpx2.Client:
         """A client of the REST interface that carries the announced token."""
         if self._api is None:
@@ -104,7 +110,7 @@ class Gateway:
                 base_url=self.base_url,
                 headers={"Authorization": f"Bearer {self.token}"},
                 timeout=30.0,
-                trust_env=False,
+                **PLAIN,
             )
         return self._api
 

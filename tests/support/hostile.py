@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from support.plain import PLAIN
 from support.raw import (
     envelope,
     exchange_bytes,
@@ -66,9 +67,7 @@ class Target:
 
         headers = {**good_headers(self.token), **modern_headers(self.call())}
         kept = {name: value for name, value in headers.items() if name not in names}
-        return httpx2.post(
-            self.url, content=json.dumps(self.call()).encode(), headers=kept, timeout=30.0, trust_env=False
-        )
+        return httpx2.post(self.url, content=json.dumps(self.call()).encode(), headers=kept, timeout=30.0, **PLAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ def _oversized_stream(target: Target) -> httpx2.Response:
     body = b" " * (LIMIT_BYTES + 1 - len(json.dumps(target.call()))) + json.dumps(target.call()).encode()
     pieces = (body[start : start + 262_144] for start in range(0, len(body), 262_144))
     headers = {**good_headers(target.token), **modern_headers(target.call())}
-    return httpx2.post(target.url, content=pieces, headers=headers, timeout=30.0, trust_env=False)
+    return httpx2.post(target.url, content=pieces, headers=headers, timeout=30.0, **PLAIN)
 
 
 def _padded(target: Target, size: int) -> bytes:
@@ -164,7 +163,7 @@ def _verb(verb: str, **headers: str) -> Callable[[Target], httpx2.Response]:
             target.url,
             headers={"accept": "application/json, text/event-stream", **bearer, **named},
             timeout=10.0,
-            trust_env=False,
+            **PLAIN,
         )
 
     return send

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from support.plain import PLAIN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -75,7 +77,7 @@ def post(
     """POST ``message``, as JSON unless it is bytes; ``more`` may repeat a header."""
     body = message if isinstance(message, bytes) else json.dumps(message).encode()
     pairs = [*{**good_headers(token), **(headers or {})}.items(), *more]
-    return httpx2.post(url, content=body, headers=pairs, timeout=_TIMEOUT_S, trust_env=False)
+    return httpx2.post(url, content=body, headers=pairs, timeout=_TIMEOUT_S, **PLAIN)
 
 
 def modern_call(

@@ -5,7 +5,7 @@ The convention, by the word after the fence:
 - ``sh``: run, in order, in one temporary directory and one shell, so that variables and ``cd`` carry over. A
   command that fails fails the test.
 - ``sh background until=URL``: what a reader leaves running in a terminal of its own. It is awaited until
-  ``URL`` answers, and interrupted, as by Ctrl-C, before the next such block and at the end. Its output is in
+  ``URL`` answers, whatever it answers, and interrupted, as by Ctrl-C, at the end. The output of the latest is in
   the file that ``README_LOG`` names.
 - ``json title=NAME`` (any language with a title): the file ``NAME``, written before the commands after it.
 - ``text``: shown output. ``json`` without a title must be JSON. Other languages are to be read only.
@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from support.processes import in_session
+from support.processes import in_session, still_alive, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,13 +108,13 @@ def commands(blocks: Sequence[Block]) -> list[Block]:
 
 _PRELUDE = f"""
 set -euo pipefail -m
-readme_background=
+readme_background=()
 readme_end() {{
-  if [ -n "$readme_background" ]; then
-    kill -INT -- "-$readme_background" 2>/dev/null || true
-    wait "$readme_background" || true
-    readme_background=
-  fi
+  local leader
+  for leader in ${{readme_background[@]+"${{readme_background[@]}}"}}; do
+    kill -INT -- "-$leader" 2>/dev/null || true
+    wait "$leader" || true
+  done
 }}
 readme_fail() {{
   echo "$1"
@@ -123,8 +123,8 @@ readme_fail() {{
 }}
 readme_await() {{
   local deadline=$((SECONDS + {_READY_S}))
-  until curl --noproxy '*' -fsS -o /dev/null "$1" 2>/dev/null; do
-    kill -0 "$readme_background" 2>/dev/null || readme_fail "ended before $1 answered:"
+  until curl --noproxy "*" -sS -o /dev/null "$1" 2>/dev/null; do
+    kill -0 "${{readme_background[-1]}}" 2>/dev/null || readme_fail "ended before $1 answered:"
     [ "$SECONDS" -lt "$deadline" ] || readme_fail "$1 does not answer:"
     sleep 0.1
   done
@@ -144,8 +144,8 @@ def _script(blocks: Sequence[Block], progress: Path, directory: Path) -> str:
             log = shlex.quote(str(directory / f"line-{block.line}.log"))
             until = shlex.quote(str(block.option("until")))
             parts.append(
-                f"readme_end\nREADME_LOG={log}\n{{ {block.text.rstrip()}\n}} > {log} 2>&1 < /dev/null &\n"
-                f"readme_background=$!\nreadme_await {until}\n"
+                f"README_LOG={log}\n{{ {block.text.rstrip()}\n}} > {log} 2>&1 < /dev/null &\n"
+                f"readme_background+=($!)\nreadme_await {until}\n"
             )
         elif block.language == "sh":
             parts.append(block.text)
@@ -178,10 +178,12 @@ def run(blocks: Sequence[Block], directory: Path, env: Mapping[str, str], *, wit
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            for process in in_session(shell.pid):
+            left = in_session(shell.pid)
+            for process in left:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
             shell.wait(5)
+            wait_until(lambda: not still_alive(left), within_s=5, what="what the document started ends")
     printed = output.read_text(errors="replace")
     if code != 0:
         how = f"not done within {within_s:g} s" if code is None else f"exit code {code}"

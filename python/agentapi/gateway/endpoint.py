@@ -7,12 +7,15 @@ exist: another organisation's workspace and none at all give the same answer, fo
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
+from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, ErrorData
 from starlette.responses import JSONResponse
 
+from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.errors import (
     AgentAPIError,
     ForbiddenError,
@@ -24,7 +27,8 @@ from agentapi.errors import (
 )
 from agentapi.gateway.server import CallContext, bind
 from agentapi.identity.authentication import authenticate
-from agentapi.problems import bearer_challenge, rpc_error_response
+from agentapi.problems import bearer_challenge, rpc_error_response, rpc_response
+from agentapi.request_body import ClientGoneError, read_body, replay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +48,11 @@ _log = structlog.get_logger(__name__)
 
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _NO_WORKSPACE = "There is no such workspace."
+_ENVELOPE_MESSAGES = {
+    PARSE_ERROR: "The request body is not strict JSON in UTF-8.",
+    INVALID_REQUEST: "The request body is not a single JSON-RPC 2.0 message.",
+    INVALID_PARAMS: "The params of the request, or their _meta, are not an object.",
+}
 
 
 class ProtectedResource:
@@ -97,12 +106,16 @@ class McpEndpoint:
         sessions: StreamableHTTPSessionManager,
         public_url: str,
         allowed_origins: Iterable[str],
+        max_body_bytes: int,
+        max_json_depth: int,
     ) -> None:
         self._resource = resource
         self._issuers = issuers
         self._admission = admission
         self._registry = registry
         self._sessions = sessions
+        self._max_body_bytes = max_body_bytes
+        self._max_json_depth = max_json_depth
         own = urlsplit(public_url)
         self._origins = frozenset({f"{own.scheme}://{own.netloc}", *allowed_origins})
 
@@ -111,13 +124,20 @@ class McpEndpoint:
         org, workspace = scope["path_params"]["org"], scope["path_params"]["workspace"]
         try:
             call = await self._admit(scope, org, workspace)
+            body = await read_body(scope, receive, max_bytes=self._max_body_bytes)
         except AgentAPIError as error:
             if error.log_context:
                 _log.info("request_refused", code=error.code, **error.log_context)
             await self._refusal(error, org, workspace)(scope, receive, send)
             return
+        except ClientGoneError:
+            return
+        refusal = self._envelope_refusal(scope, body)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
         bind(scope, call)
-        await self._sessions.handle_request(scope, receive, send)
+        await self._sessions.handle_request(scope, replay(body, receive), send)
 
     async def _admit(self, scope: Scope, org: str, workspace: str) -> CallContext:
         if not _is_name(org, workspace):
@@ -140,6 +160,24 @@ class McpEndpoint:
         origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
         if any(origin not in self._origins for origin in origins):
             raise ForbiddenError("This origin may not call the gateway.", origin=origins[0][:200])
+
+    def _envelope_refusal(self, scope: Scope, body: bytes) -> Response | None:
+        """Return the answer to what two parsers could read differently, or to a modern message without its header.
+
+        The SDK chooses the protocol era by the header alone; a message whose ``_meta`` names a revision is modern
+        (specification 2026-07-28, "Streamable HTTP", header validation).
+        """
+        try:
+            envelope = scan_envelope(body, max_bytes=self._max_body_bytes, max_depth=self._max_json_depth)
+        except EnvelopeError as error:
+            message = _ENVELOPE_MESSAGES[error.jsonrpc_code]
+            data = ErrorData(code=error.jsonrpc_code, message=message, data={"reason": error.reason})
+            return rpc_response(data, HTTPStatus.BAD_REQUEST, id_json=error.id_json)
+        named = any(name == b"mcp-protocol-version" for name, _ in scope["headers"])
+        if envelope.protocol_version is not None and not named:
+            data = ErrorData(code=HEADER_MISMATCH, message="The MCP-Protocol-Version header is missing.")
+            return rpc_response(data, HTTPStatus.BAD_REQUEST, id_json=envelope.id_json)
+        return None
 
     def _refusal(self, error: AgentAPIError, org: str, workspace: str) -> Response:
         headers: dict[str, str] = {}

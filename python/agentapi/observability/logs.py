@@ -28,6 +28,8 @@ _FLOORS: Final = {
     "httpx2": logging.WARNING,
     "httpcore2": logging.WARNING,
     "mcp": logging.INFO,
+    # It would log what an upstream sent, word for word; what matters of it the gateway says itself.
+    "mcp.client": logging.CRITICAL,
     "asyncpg": logging.INFO,
     "asyncio": logging.INFO,
     "uvicorn.access": logging.CRITICAL,

@@ -19,10 +19,10 @@ from agentapi.errors import (
     FieldError,
     InvalidRequestError,
     NotFoundError,
-    PayloadTooLargeError,
     UpstreamError,
 )
 from agentapi.principal import UpstreamId
+from agentapi.request_body import read_body
 from agentapi.upstreams.models import Scope, Upstream
 from agentapi.upstreams.probe import probe
 from agentapi.upstreams.requests import ConnectionTest, UpstreamInput, check_input, parse
@@ -249,12 +249,7 @@ def _document(upstream: Upstream, workspace: str) -> dict[str, Any]:
 
 
 async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise PayloadTooLargeError(f"The request body exceeds {_MAX_BODY_BYTES} bytes.")
-    return bytes(body)
+    return await read_body(request.scope, request.receive, max_bytes=_MAX_BODY_BYTES)
 
 
 def _id(value: str) -> UpstreamId:

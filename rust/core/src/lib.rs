@@ -5,11 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod circuit_breaker;
 pub mod claims;
+pub mod envelope;
 mod json;
 pub mod jwks;
 pub mod jwt;
+mod keyed_table;
 pub mod sealed;
+pub mod token_bucket;
 pub mod token_cache;
 
 use base64::Engine as _;

@@ -1,9 +1,10 @@
 //! The exceptions, and the only place where errors of the core become Python's.
 
-use agentapi_core::{claims, jwks, jwt, sealed};
+use agentapi_core::{circuit_breaker, claims, envelope, jwks, jwt, sealed, token_bucket};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 create_exception!(
     agentapi._core,
@@ -34,6 +35,12 @@ create_exception!(
     KeyringError,
     PyValueError,
     "A keyring cannot be used."
+);
+create_exception!(
+    agentapi._core,
+    EnvelopeError,
+    PyException,
+    "A JSON-RPC message is refused. `reason` is a static word, `jsonrpc_code` and `id_json` are for the answer."
 );
 
 const REFUSED: &str = "the token is not acceptable";
@@ -100,5 +107,40 @@ impl Raise for sealed::SealError {
 impl Raise for sealed::KeyringError {
     fn exception(&self, _: Python<'_>) -> PyErr {
         KeyringError::new_err(self.to_string())
+    }
+}
+
+impl Raise for envelope::EnvelopeError {
+    fn exception(&self, py: Python<'_>) -> PyErr {
+        let attributes = |error: &PyErr| {
+            let value = error.value(py);
+            let id_json = self.id_json.as_ref().map(|id| PyBytes::new(py, id.as_bytes()));
+            value.setattr("reason", self.reason.name())?;
+            value.setattr("jsonrpc_code", self.reason.jsonrpc_code())?;
+            value.setattr("id_json", id_json)
+        };
+        let error = EnvelopeError::new_err(self.to_string());
+        match attributes(&error) {
+            Ok(()) => error,
+            Err(failure) => failure,
+        }
+    }
+}
+
+impl Raise for token_bucket::LimitError {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
+    }
+}
+
+impl Raise for token_bucket::TooManyRequests {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
+    }
+}
+
+impl Raise for circuit_breaker::RulesError {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        PyValueError::new_err(self.to_string())
     }
 }

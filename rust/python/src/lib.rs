@@ -3,9 +3,13 @@
 //! Every class is frozen and may be used from any thread. Nothing here calls back into Python while a lock of
 //! the core is held.
 
+mod circuit_breaker;
+mod clock;
+mod envelope;
 mod error;
 mod jwt;
 mod sealed;
+mod token_bucket;
 
 use pyo3::prelude::*;
 
@@ -13,9 +17,15 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use crate::error::{KeySetError, KeyringError, SealError, TokenError, UnknownKeyError};
+    use crate::circuit_breaker::{CircuitBreakers, CircuitRules, CircuitSnapshot, Refusal, Ticket};
+    #[pymodule_export]
+    use crate::envelope::{Envelope, scan_envelope};
+    #[pymodule_export]
+    use crate::error::{EnvelopeError, KeySetError, KeyringError, SealError, TokenError, UnknownKeyError};
     #[pymodule_export]
     use crate::jwt::{ClaimRules, IssuerPolicy, TokenVerifier, VerifiedToken};
     #[pymodule_export]
     use crate::sealed::Keyring;
+    #[pymodule_export]
+    use crate::token_bucket::{Decision, Decisions, Limit, TokenBuckets};
 }

@@ -1,0 +1,56 @@
+"""Reading a request body within a bound, and handing it on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentapi.errors import PayloadTooLargeError
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope
+
+__all__ = ["ClientGoneError", "read_body", "replay"]
+
+
+class ClientGoneError(Exception):
+    """The client left before its request was complete; there is nobody to answer."""
+
+
+async def read_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
+    """Return the whole body of an ASGI request.
+
+    Raises:
+        PayloadTooLargeError: It exceeds ``max_bytes``; a body that says so itself is not read at all.
+        ClientGoneError: The client left.
+    """
+    too_large = PayloadTooLargeError(f"The request body exceeds {max_bytes} bytes.")
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    if declared.isdigit() and int(declared[:20]) > max_bytes:
+        raise too_large
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGoneError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise too_large
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives ``body`` once more, then whatever comes."""
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
