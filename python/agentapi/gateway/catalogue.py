@@ -220,9 +220,10 @@ async def _list_tools(session: ClientSession) -> tuple[dict[str, Any], ...]:
     for _ in range(_MAX_PAGES):
         page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
         tools.extend(tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools)
-        cursor = page.next_cursor
-        if cursor is None:
-            return tuple(tools)
         if len(tools) > _MAX_TOOLS:
             break
+        cursor = page.next_cursor
+        # Some servers say with an empty cursor that there is no other page.
+        if not cursor:
+            return tuple(tools)
     raise MCPError(code=INVALID_PARAMS, message=f"the list has more than {_MAX_TOOLS} tools or {_MAX_PAGES} pages")

@@ -94,6 +94,8 @@ class Database:
                 command_timeout=timeout_s,
                 server_settings={"application_name": _APPLICATION_NAME},
             )
+        except ValueError as error:  # The driver's own words may repeat a part of the address.
+            raise StartupError("AGENTAPI_DATABASE_URL is not an address like postgresql://user@host/name.") from error
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise StartupError(f"The database refuses the login of AGENTAPI_DATABASE_URL: {error}.") from error
         except _LOST as error:

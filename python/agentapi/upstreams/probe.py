@@ -107,7 +107,7 @@ async def _names(list_page: Callable[..., Awaitable[Any]], items: str, name: str
             page = await list_page(cursor=cursor)
             names.extend(str(getattr(item, name)) for item in getattr(page, items))
             cursor = page.next_cursor
-            if cursor is None:
+            if not cursor:
                 break
     except MCPError as error:
         # A server may offer a capability and implement part of it; what it lacks it does not have.

@@ -1,0 +1,149 @@
+"""Starting, and the probes; what cannot work is said in one sentence before anything is opened."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from agentapi.app import create_app
+from agentapi.errors import AgentAPIError, StartupError, StorageUnavailableError
+from integration.api.harness import PUBLIC_URL, lifespan_of, settings_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agentapi.identity.token_issuer import TokenIssuer
+    from agentapi.settings import Settings
+    from agentapi.storage.embedded import EmbeddedPostgres
+
+
+@pytest.fixture
+def good(postgres: EmbeddedPostgres, issuer: TokenIssuer, keyring: str, state_dir: Path) -> Settings:
+    return settings_for(postgres, issuer, keyring, state_dir)
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    return settings.model_copy(update=changes)
+
+
+def refusal(settings: Settings) -> str:
+    with pytest.raises(StartupError) as caught:
+        create_app(settings)
+    message: str = caught.value.message
+    assert message.endswith(".")
+    assert "\n" not in message
+    return message
+
+
+def test_what_is_missing_is_named(good: Settings) -> None:
+    assert "AGENTAPI_DATABASE_URL" in refusal(changed(good, database_url=None))
+    assert "AGENTAPI_ISSUERS" in refusal(changed(good, issuers=()))
+    missing = refusal(changed(good, keyring=None))
+    assert "AGENTAPI_KEYRING" in missing
+    assert "keys generate" in missing
+
+
+@pytest.mark.parametrize(
+    "content", ["", "nonsense", '{"active": "k1", "keys": {}}', '{"active":"k","keys":{"k":"c2VjcmV0"}}']
+)
+def test_a_keyring_that_is_none_is_said_so_without_its_content(good: Settings, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "keyring.json"
+    path.write_text(content, "utf-8")
+    message = refusal(changed(good, keyring=None, keyring_file=path))
+    assert "The keyring cannot be used" in message
+    assert "c2VjcmV0" not in message
+
+
+def test_a_keyring_file_is_read(good: Settings, tmp_path: Path, keyring: str) -> None:
+    path = tmp_path / "keyring.json"
+    path.write_text(keyring, "utf-8")
+    create_app(changed(good, keyring=None, keyring_file=path))
+    assert "AGENTAPI_KEYRING_FILE cannot be read" in refusal(
+        changed(good, keyring=None, keyring_file=tmp_path / "missing")
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("postgresql://agentapi_app:x@127.0.0.1:1/agentapi", StorageUnavailableError),
+        ("postgresql://agentapi_app:x@upstream.invalid/agentapi", StorageUnavailableError),
+        ("nonsense", StartupError),
+        ("mysql://agentapi_app:x@127.0.0.1/agentapi", StartupError),
+        ("postgresql://agentapi_app:x@127.0.0.1:port/agentapi", StartupError),
+    ],
+)
+async def test_a_database_that_cannot_be_reached_stops_the_start(
+    good: Settings, url: str, kind: type[AgentAPIError]
+) -> None:
+    from agentapi.settings import load_settings
+
+    settings = load_settings(**{**good.__dict__, "database_url": url, "database_timeout_s": 2.0})
+    with pytest.raises(kind) as caught:
+        async with lifespan_of(settings):
+            pass
+    assert ":x@" not in caught.value.message
+
+
+async def test_the_owner_of_the_schema_is_refused_as_the_application(
+    good: Settings, postgres: EmbeddedPostgres
+) -> None:
+    from agentapi.settings import load_settings
+
+    settings = load_settings(**{**good.__dict__, "database_url": postgres.owner_dsn})
+    with pytest.raises(StartupError, match="owns tables"):
+        async with lifespan_of(settings):
+            pass
+
+
+async def test_an_issuer_that_is_down_does_not_stop_the_start(good: Settings) -> None:
+    from agentapi.settings import IssuerSettings
+
+    down = IssuerSettings.model_validate({"issuer": "http://127.0.0.1:18080", "jwks_url": "http://127.0.0.1:18080/k"})
+    async with lifespan_of(changed(good, issuers=(*good.issuers, down))):
+        pass
+
+
+async def test_a_defect_is_answered_without_its_details(good: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    async with lifespan_of(good) as app:
+        transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+            monkeypatch.setattr("agentapi.identity.issuers.IssuerDirectory.verify", broken)
+            answer = await client.get("/api/v1/mcp/configurations", headers={"Authorization": "Bearer x"})
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret detail" not in answer.text
+    assert json.loads(answer.text)["code"] == "internal_error"
+
+
+async def test_the_probes_tell_of_the_database(good: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with lifespan_of(good) as app:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+            statuses = {path: (await client.get(path)).status_code for path in ("/live", "/ready", "/health")}
+            assert statuses == {"/live": 200, "/ready": 200, "/health": 200}
+            health = (await client.get("/health")).json()
+            assert health["status"] == "ok"
+            assert health["parts"]["database"]["status"] == "ok"
+
+    async def away(_: object) -> None:
+        raise StorageUnavailableError("The database is not available.", reason="10.1.2.3 refused")
+
+    monkeypatch.setattr("agentapi.storage.database.Database.ping", away)
+    async with lifespan_of(good) as app:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+            answers = {path: await client.get(path) for path in ("/live", "/ready", "/health")}
+    assert {path: answer.status_code for path, answer in answers.items()} == {
+        "/live": 200,
+        "/ready": 503,
+        "/health": 503,
+    }
+    assert answers["/health"].json()["parts"]["database"]["status"] == "down"
+    assert "10.1.2.3" not in answers["/health"].text

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from agentapi import errors
+from agentapi.problems import bearer_challenge, problem_response, rpc_error_response
+
+MADE: dict[type[errors.AgentAPIError], tuple[errors.AgentAPIError, int, str]] = {
+    errors.AgentAPIError: (errors.AgentAPIError("x"), 500, "internal_error"),
+    errors.UnauthenticatedError: (errors.UnauthenticatedError("why", presented=True), 401, "unauthenticated"),
+    errors.ForbiddenError: (errors.ForbiddenError("x"), 403, "forbidden"),
+    errors.InsufficientScopeError: (errors.InsufficientScopeError(("a", "b")), 403, "insufficient_scope"),
+    errors.MethodNotAllowedError: (errors.MethodNotAllowedError("x"), 405, "method_not_allowed"),
+    errors.NotFoundError: (errors.NotFoundError("x"), 404, "not_found"),
+    errors.ConflictError: (errors.ConflictError("x"), 409, "conflict"),
+    errors.InvalidRequestError: (errors.InvalidRequestError("x"), 422, "invalid_request"),
+    errors.PayloadTooLargeError: (errors.PayloadTooLargeError("x"), 413, "payload_too_large"),
+    errors.UnsupportedMediaTypeError: (errors.UnsupportedMediaTypeError("x"), 415, "unsupported_media_type"),
+    errors.EgressRefusedError: (errors.EgressRefusedError("x"), 422, "egress_refused"),
+    errors.StorageUnavailableError: (errors.StorageUnavailableError("x"), 503, "storage_unavailable"),
+    errors.UpstreamError: (errors.UpstreamError("x"), 502, "upstream_unavailable"),
+    errors.UpstreamTimeoutError: (errors.UpstreamTimeoutError("x"), 504, "upstream_timeout"),
+    errors.UpstreamNeedsConnectionError: (errors.UpstreamNeedsConnectionError("x"), 502, "connection_required"),
+    errors.StartupError: (errors.StartupError("x"), 500, "startup_failed"),
+}
+CASES = list(MADE.values())
+
+
+def test_the_table_names_every_error() -> None:
+    named = {getattr(errors, name) for name in errors.__all__}
+    assert {kind for kind in named if issubclass(kind, errors.AgentAPIError)} == set(MADE)
+    assert len({code for _, _, code in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(("error", "status", "code"), CASES, ids=[case[2] for case in CASES])
+def test_an_error_is_a_problem_document(error: errors.AgentAPIError, status: int, code: str) -> None:
+    answer = problem_response(error, headers={"X-Other": "1"})
+    document = json.loads(bytes(answer.body))
+    assert answer.status_code == document["status"] == status
+    assert answer.media_type == "application/problem+json"
+    assert answer.headers["x-other"] == "1"
+    assert (document["type"], document["code"], document["detail"]) == ("about:blank", code, error.message)
+    assert set(document) == {"type", "title", "status", "code", "detail"}
+
+
+@pytest.mark.parametrize(("error", "status", "code"), CASES, ids=[case[2] for case in CASES])
+def test_an_error_is_a_json_rpc_error(error: errors.AgentAPIError, status: int, code: str) -> None:
+    answer = rpc_error_response(error)
+    document = json.loads(bytes(answer.body))
+    assert (answer.status_code, answer.media_type) == (status, "application/json")
+    assert (document["jsonrpc"], document["id"]) == ("2.0", None)
+    assert document["error"] == {
+        "code": -32603 if status >= 500 else -32600,
+        "message": error.message,
+        "data": {"code": code},
+    }
+
+
+def test_fields_come_with_their_pointers() -> None:
+    error = errors.InvalidRequestError("x", (errors.FieldError("/a", "one"), errors.FieldError("", "two")))
+    document: dict[str, Any] = json.loads(bytes(problem_response(error).body))
+    assert document["errors"] == [{"pointer": "/a", "detail": "one"}, {"pointer": "", "detail": "two"}]
+
+
+def test_what_is_for_the_log_is_in_no_answer() -> None:
+    error = errors.UpstreamError("The server failed.", address="10.1.2.3")
+    unauthenticated = errors.UnauthenticatedError("bad_signature", presented=True)
+    for rendered in (problem_response(error), rpc_error_response(error)):
+        assert b"10.1.2.3" not in bytes(rendered.body)
+    for rendered in (problem_response(unauthenticated), rpc_error_response(unauthenticated)):
+        assert b"bad_signature" not in bytes(rendered.body)
+
+
+PRESENTED = errors.UnauthenticatedError("why", presented=True)
+ABSENT = errors.UnauthenticatedError("why", presented=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "given", "expected"),
+    [
+        (ABSENT, {}, "Bearer"),
+        (ABSENT, {"resource_metadata": "https://g/m"}, 'Bearer resource_metadata="https://g/m"'),
+        (
+            ABSENT,
+            {"resource_metadata": "https://g/m", "scopes": ("a", "b")},
+            'Bearer resource_metadata="https://g/m", scope="a b"',
+        ),
+        (PRESENTED, {}, 'Bearer error="invalid_token"'),
+        (
+            PRESENTED,
+            {"resource_metadata": "https://g/m", "scopes": ("a",)},
+            'Bearer error="invalid_token", resource_metadata="https://g/m", scope="a"',
+        ),
+        (
+            errors.InsufficientScopeError(("x", "y")),
+            {"resource_metadata": "https://g/m", "scopes": ("a",)},
+            'Bearer error="insufficient_scope", resource_metadata="https://g/m", scope="x y"',
+        ),
+    ],
+)
+def test_a_challenge_says_what_is_missing(error: errors.AgentAPIError, given: dict[str, Any], expected: str) -> None:
+    assert bearer_challenge(error, **given) == expected
