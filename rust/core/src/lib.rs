@@ -10,6 +10,7 @@ pub mod envelope;
 mod json;
 pub mod jwks;
 pub mod jwt;
+pub mod revocation;
 pub mod sealed;
 pub mod token_cache;
 

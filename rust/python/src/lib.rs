@@ -16,7 +16,7 @@ mod _core {
     #[pymodule_export]
     use crate::envelope::{Envelope, scan_envelope};
     #[pymodule_export]
-    use crate::error::EnvelopeError;
+    use crate::error::{EnvelopeError, RevocationError};
     #[pymodule_export]
     use crate::error::{KeySetError, KeyringError, SealError, TokenError, UnknownKeyError};
     #[pymodule_export]
