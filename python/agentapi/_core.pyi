@@ -22,6 +22,7 @@ __all__ = [
     "KeyringError",
     "Limit",
     "Refusal",
+    "RevocationError",
     "SealError",
     "Ticket",
     "TokenBuckets",
@@ -45,6 +46,7 @@ class TokenError(Exception):
         "unknown_issuer",
         "bad_signature",
         "expired",
+        "revoked",
         "not_yet_valid",
         "wrong_audience",
         "missing_claim",
@@ -63,6 +65,9 @@ class UnknownKeyError(TokenError):
 
 class KeySetError(ValueError):
     """A key set cannot be used; the issuer's old one stays."""
+
+class RevocationError(Exception):
+    """A revocation is not taken on: the issuer is unknown, no token has such a name, or the list is full."""
 
 class SealError(Exception):
     """A value cannot be sealed or opened. Every failure to open has the same message."""
@@ -226,6 +231,47 @@ class TokenVerifier:
             TokenError: The token is not acceptable.
         """
 
+    def revoke_token(self, issuer: str, jti: str, expires_at: int, *, now: int | None = None) -> None:
+        """Refuse a token from now on, whether it is remembered or seen for the first time.
+
+        Once this has returned no thread gets the token any more. Another process is not told.
+
+        Args:
+            issuer: The issuer of the token.
+            jti: Its ``jti`` claim.
+            expires_at: Its ``exp`` claim, or later: when the entry may be dropped.
+            now: Unix seconds; by default the system's clock.
+
+        Raises:
+            RevocationError: The issuer is unknown, no token has such a ``jti``, or 100,000 entries are listed.
+        """
+
+    def revoke_subject(
+        self,
+        issuer: str,
+        subject: str,
+        issued_before: int,
+        *,
+        expires_at: int | None = None,
+        now: int | None = None,
+    ) -> None:
+        """Refuse from now on what an issuer gave a subject before a moment, as ``revoke_token`` does.
+
+        Args:
+            issuer: The issuer of the tokens.
+            subject: Their ``sub`` claim.
+            issued_before: An ``iat`` claim below this, or none, is refused; rounded down to seconds.
+            expires_at: The last ``exp`` of such a token, or later; without it the entry stays.
+            now: Unix seconds; by default the system's clock.
+
+        Raises:
+            RevocationError: As for ``revoke_token``.
+        """
+
+    @property
+    def revocations(self) -> int:
+        """How many revocations are listed."""
+
     @property
     def cached_tokens(self) -> int:
         """How many tokens are remembered."""
@@ -288,6 +334,34 @@ class Keyring:
 
         Raises:
             SealError: As for ``open`` and ``seal``.
+        """
+
+    def seal_until(self, plaintext: bytes, aad: bytes, expires_at: int) -> bytes:
+        """Seal at most 1 MiB; it opens by ``open_unexpired`` with the same associated data before ``expires_at``.
+
+        Raises:
+            SealError: As for ``seal``.
+        """
+
+    def open_unexpired(self, sealed: bytes, aad: bytes, now: int) -> bytes:
+        """Open a value of ``seal_until``.
+
+        Raises:
+            SealError: ``now`` is not before its expiry, or any cause that ``open`` has: no telling which.
+        """
+
+    def seal_text_until(self, plaintext: bytes, aad: bytes, expires_at: int) -> str:
+        """Seal as ``seal_until`` does, in base64url without padding: for a session id or a ``requestState``.
+
+        Raises:
+            SealError: As for ``seal``.
+        """
+
+    def open_text_unexpired(self, sealed: str, aad: bytes, now: int) -> bytes:
+        """Open a value of ``seal_text_until``.
+
+        Raises:
+            SealError: As for ``open_unexpired``.
         """
 
 class EnvelopeError(Exception):

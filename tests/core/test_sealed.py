@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -12,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentapi._core import Keyring, KeyringError, SealError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TEXT = Keyring.generate("k1")
 KEYRING = Keyring.parse(TEXT)
@@ -113,3 +117,61 @@ def test_threads_seal_with_different_nonces() -> None:
         sealed = list(pool.map(lambda number: KEYRING.seal(str(number).encode(), b""), range(2000)))
     assert len({value[4:16] for value in sealed}) == 2000
     assert [KEYRING.open(value, b"") for value in sealed] == [str(number).encode() for number in range(2000)]
+
+
+NOW = 1_800_000_000
+
+
+@given(
+    plaintext=st.binary(max_size=512),
+    aad=st.binary(max_size=64),
+    expires_at=st.integers(-(2**63), 2**63 - 1),
+    now=st.integers(-(2**63), 2**63 - 1),
+)
+def test_a_value_opens_until_it_expires(plaintext: bytes, aad: bytes, expires_at: int, now: int) -> None:
+    sealed = KEYRING.seal_until(plaintext, aad, expires_at)
+    text = KEYRING.seal_text_until(plaintext, aad, expires_at)
+    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    if now < expires_at:
+        assert KEYRING.open_unexpired(sealed, aad, now) == plaintext
+        assert KEYRING.open_text_unexpired(text, aad, now) == plaintext
+    else:
+        with pytest.raises(SealError):
+            KEYRING.open_unexpired(sealed, aad, now)
+        with pytest.raises(SealError):
+            KEYRING.open_text_unexpired(text, aad, now)
+
+
+def test_the_expiry_stands_in_front_of_the_plaintext() -> None:
+    sealed = KEYRING.seal_until(b"session", b"tenant", NOW)
+    plaintext = AESGCM(raw_key(TEXT, "k1")).decrypt(sealed[4:16], sealed[16:], b"\x02\x02k1tenant")
+    assert plaintext == NOW.to_bytes(8, "big", signed=True) + b"session"
+
+
+def test_every_failure_to_open_an_expiring_value_reads_alike() -> None:
+    sealed = KEYRING.seal_until(b"session", b"tenant", NOW)
+    text = KEYRING.seal_text_until(b"session", b"tenant", NOW)
+    foreign = Keyring.parse(Keyring.generate("k1")).seal_until(b"session", b"tenant", NOW)
+    unknown = Keyring.parse(Keyring.generate("other")).seal_until(b"session", b"tenant", NOW)
+    lasting = KEYRING.seal(b"session", b"tenant")
+    attempts: list[Callable[[], bytes]] = [
+        lambda: KEYRING.open_unexpired(sealed, b"tenant", NOW),
+        lambda: KEYRING.open_unexpired(sealed, b"other", NOW - 1),
+        lambda: KEYRING.open_unexpired(sealed[:-1], b"tenant", NOW - 1),
+        lambda: KEYRING.open_unexpired(foreign, b"tenant", NOW - 1),
+        lambda: KEYRING.open_unexpired(unknown, b"tenant", NOW - 1),
+        lambda: KEYRING.open_unexpired(lasting, b"tenant", NOW - 1),
+        lambda: KEYRING.open_unexpired(b"", b"tenant", NOW - 1),
+        lambda: KEYRING.open(sealed, b"tenant"),
+        lambda: KEYRING.reseal(sealed, b"tenant"),
+        lambda: KEYRING.open_text_unexpired(text, b"tenant", NOW),
+        lambda: KEYRING.open_text_unexpired(text + "=", b"tenant", NOW - 1),
+        lambda: KEYRING.open_text_unexpired("\ud800", b"tenant", NOW - 1),
+        lambda: KEYRING.open_text_unexpired("\u00e9", b"tenant", NOW - 1),
+    ]
+    messages = set()
+    for attempt in attempts:
+        with pytest.raises(SealError) as caught:
+            attempt()
+        messages.add((type(caught.value), caught.value.args, caught.value.__cause__))
+    assert messages == {(SealError, ("the sealed value cannot be opened",), None)}

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +19,7 @@ from support.raw import modern_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,9 @@ def process(installed: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]
             env={**dev_environment(), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": ""},
             start_new_session=True,
         )
-    yield running
-    end_group(running)
+    with running:
+        yield running
+        end_group(running)
 
 
 @pytest.mark.timeout(300)

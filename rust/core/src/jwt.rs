@@ -110,6 +110,8 @@ pub struct Verified {
     pub expires_at: i64,
     /// The `jti` claim.
     pub token_id: Option<String>,
+    /// The `iat` claim, rounded down.
+    issued_at: Option<i64>,
     /// The later of `nbf` and `iat`, rounded up.
     valid_from: i64,
     /// One of the audiences is the issuer policy's own.
@@ -128,6 +130,12 @@ impl Verified {
     #[must_use]
     pub fn is_key_retired(&self) -> bool {
         self.key.as_ref().is_some_and(|key| key.is_retired())
+    }
+
+    /// The `iat` claim in Unix seconds, rounded down.
+    #[must_use]
+    pub fn issued_at(&self) -> Option<i64> {
+        self.issued_at
     }
 
     /// Whether `exp` has passed at `now`.
@@ -210,6 +218,11 @@ impl Verifier {
             }
         }
         Ok(Self { issuers, leeway_s })
+    }
+
+    /// The shared name of an issuer that a policy names.
+    pub(crate) fn issuer(&self, name: &str) -> Option<&Arc<str>> {
+        self.issuers.get_key_value(name).map(|(name, _)| name)
     }
 
     /// The tolerated difference between clocks, in seconds.
@@ -339,10 +352,9 @@ impl Issuer {
             .get("nbf")
             .map(|claim| numeric_date(claim, f64::ceil))
             .transpose()?;
-        let issued_at = claims
-            .get("iat")
-            .map(|claim| numeric_date(claim, f64::ceil))
-            .transpose()?;
+        let iat = claims.get("iat");
+        let issued_at = iat.map(|claim| numeric_date(claim, f64::floor)).transpose()?;
+        let issued_by = iat.map(|claim| numeric_date(claim, f64::ceil)).transpose()?;
         let token_id = match claims.get("jti") {
             Some(claim) => Some(clean_text(claim.as_str().ok_or(TokenError::BadClaim)?)?.to_owned()),
             None => None,
@@ -360,7 +372,8 @@ impl Issuer {
             audiences,
             expires_at,
             token_id,
-            valid_from: not_before.max(issued_at).unwrap_or(i64::MIN),
+            issued_at,
+            valid_from: not_before.max(issued_by).unwrap_or(i64::MIN),
             key,
         })
     }

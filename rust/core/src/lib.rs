@@ -12,6 +12,7 @@ mod json;
 pub mod jwks;
 pub mod jwt;
 mod keyed_table;
+pub mod revocation;
 pub mod sealed;
 pub mod token_bucket;
 pub mod token_cache;

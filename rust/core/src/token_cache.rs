@@ -1,7 +1,8 @@
 //! Tokens that were verified already.
 //!
 //! Invariants: only the identical token hits, byte for byte; what depends on time and place (`exp`, `nbf`, the
-//! audience) is checked again on every hit; a token whose key has left its set never hits. The memory is bounded by
+//! audience) is checked again on every hit; a token whose key has left its set, or that was revoked, never hits:
+//! once [`CachingVerifier::replace_keys`] or a revocation has returned, no thread gets it any more. The memory is bounded by
 //! the number of entries and by [`MAX_CACHED_TOKEN_BYTES`] for each.
 //!
 //! An entry is found by a keyed hash of the end of the token. That is enough: the end is the signature, which
@@ -12,10 +13,11 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::jwks::{KeySet, KeySetError};
 use crate::jwt::{TokenError, Verified, Verifier};
+use crate::revocation::{RevocationError, Revocations};
 
 /// A longer token is verified each time.
 pub const MAX_CACHED_TOKEN_BYTES: usize = 4096;
@@ -31,6 +33,8 @@ const SAMPLE: usize = 8;
 /// A [`Verifier`] that remembers what it has verified as `V`, which gives access to its [`Verified`].
 pub struct CachingVerifier<V> {
     verifier: Verifier,
+    /// Read under the lock of a shard, and never held while waiting for one.
+    revocations: RwLock<Revocations>,
     hash_key: RandomState,
     shards: Box<[Mutex<Shard<V>>]>,
     shard_entries: usize,
@@ -57,6 +61,7 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         let shards = (capacity / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
         Self {
             verifier,
+            revocations: RwLock::default(),
             hash_key: RandomState::new(),
             shards: (0..shards).map(|_| Mutex::new(Shard::new())).collect(),
             shard_entries: capacity / shards,
@@ -95,21 +100,40 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
     /// # Errors
     /// Any [`TokenError`].
     pub fn verify(&self, token: &str, audience: &str, now: i64) -> Result<Verified, TokenError> {
-        self.verifier.verify(token, audience, now)
+        let verified = self.verifier.verify(token, audience, now)?;
+        self.check_unrevoked(&verified)?;
+        Ok(verified)
     }
 
     /// Remembers `value` for `token` unless another thread was faster, and takes from what is remembered then.
-    pub fn remember<R>(&self, token: &str, value: V, now: i64, take: impl FnOnce(&V) -> R) -> R {
-        if self.shard_entries == 0 || token.len() > MAX_CACHED_TOKEN_BYTES {
-            return take(&value);
-        }
+    ///
+    /// # Errors
+    /// [`TokenError::UnknownKey`] or [`TokenError::Revoked`] if that has become true since the verification.
+    pub fn remember<R>(
+        &self,
+        token: &str,
+        value: V,
+        now: i64,
+        take: impl FnOnce(&V) -> R,
+    ) -> Result<R, TokenError> {
         let hash = self.hash(token);
         let mut shard = self.shard(hash).lock();
+        // An invalidation marks first and then goes through the shards: what it finds marked here is not
+        // remembered, and what was remembered before the mark it forgets.
+        let fresh: &Verified = value.borrow();
+        if fresh.is_key_retired() {
+            let issuer = std::sync::Arc::clone(&fresh.issuer);
+            return Err(TokenError::UnknownKey { issuer });
+        }
+        self.check_unrevoked(fresh)?;
+        if self.shard_entries == 0 || token.len() > MAX_CACHED_TOKEN_BYTES {
+            return Ok(take(&value));
+        }
         if let Some(entry) = shard
             .find(hash, token)
             .filter(|entry| !entry.value.borrow().is_key_retired())
         {
-            return take(&entry.value);
+            return Ok(take(&entry.value));
         }
         let mut gone = shard.scavenge(now, self.verifier.leeway_s());
         gone.extend(shard.remove(hash));
@@ -124,7 +148,7 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         });
         drop(shard);
         drop(gone);
-        answer
+        Ok(answer)
     }
 
     /// Puts a key set in the place of the issuer's, forgets what retired keys have verified, and returns how many
@@ -136,12 +160,83 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         let keys = KeySet::parse(key_set)?;
         let usable = keys.len();
         if self.verifier.replace_keys(issuer, keys)? {
-            for shard in &self.shards {
-                let dead = shard.lock().remove_all(Verified::is_key_retired);
-                drop(dead);
-            }
+            self.forget(Verified::is_key_retired);
         }
         Ok(usable)
+    }
+
+    /// Refuses the issuer's token `token_id` (its `jti`) from now on; `expires_at` is its `exp`, or later.
+    ///
+    /// # Errors
+    /// Any [`RevocationError`].
+    pub fn revoke_token(
+        &self,
+        issuer: &str,
+        token_id: &str,
+        expires_at: i64,
+        now: i64,
+    ) -> Result<(), RevocationError> {
+        let issuer = self
+            .verifier
+            .issuer(issuer)
+            .ok_or(RevocationError::UnknownIssuer)?;
+        let until = self.dead_from(expires_at);
+        self.revocations.write().add_token(issuer, token_id, until, now)?;
+        self.forget(|verified| verified.issuer == *issuer && verified.token_id.as_deref() == Some(token_id));
+        Ok(())
+    }
+
+    /// Refuses from now on what the issuer gave `subject` before `issued_before`, and all that does not say when.
+    /// `expires_at` is the last `exp` of such a token, or later; without it the entry stays.
+    ///
+    /// # Errors
+    /// Any [`RevocationError`].
+    pub fn revoke_subject(
+        &self,
+        issuer: &str,
+        subject: &str,
+        issued_before: i64,
+        expires_at: Option<i64>,
+        now: i64,
+    ) -> Result<(), RevocationError> {
+        let issuer = self
+            .verifier
+            .issuer(issuer)
+            .ok_or(RevocationError::UnknownIssuer)?;
+        let until = expires_at.map_or(i64::MAX, |expires_at| self.dead_from(expires_at));
+        self.revocations
+            .write()
+            .add_subject(issuer, subject, issued_before, until, now)?;
+        let revocations = &self.revocations;
+        self.forget(|verified| {
+            verified.issuer == *issuer && verified.subject == subject && revocations.read().covers(verified)
+        });
+        Ok(())
+    }
+
+    /// How many revocations are listed.
+    #[must_use]
+    pub fn revocations(&self) -> usize {
+        self.revocations.read().len()
+    }
+
+    fn dead_from(&self, expires_at: i64) -> i64 {
+        expires_at.saturating_add(self.verifier.leeway_s())
+    }
+
+    fn check_unrevoked(&self, verified: &Verified) -> Result<(), TokenError> {
+        if self.revocations.read().covers(verified) {
+            Err(TokenError::Revoked)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn forget(&self, is_dead: impl Fn(&Verified) -> bool) {
+        for shard in &self.shards {
+            let dead = shard.lock().remove_all(&is_dead);
+            drop(dead);
+        }
     }
 
     /// How many tokens are remembered.

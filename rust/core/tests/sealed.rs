@@ -87,6 +87,103 @@ fn every_failure_to_open_is_the_same() {
 }
 
 #[test]
+fn a_value_opens_until_it_expires() {
+    let keyring = keyring();
+    let sealed = keyring.seal_until(b"session", b"tenant", 100).unwrap();
+    assert_eq!(
+        (&sealed[..4], sealed.len()),
+        (b"\x02\x02k1".as_slice(), 4 + 12 + 8 + 7 + 16)
+    );
+    for (now, opens) in [
+        (i64::MIN, true),
+        (0, true),
+        (99, true),
+        (100, false),
+        (i64::MAX, false),
+    ] {
+        let opened = keyring.open_unexpired(&sealed, b"tenant", now);
+        assert_eq!(
+            opened.is_ok_and(|opened| opened.as_slice() == b"session"),
+            opens,
+            "{now}"
+        );
+    }
+    let text = keyring.seal_text_until(b"session", b"tenant", 100).unwrap();
+    assert!(
+        text.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    );
+    assert_eq!(
+        keyring
+            .open_text_unexpired(&text, b"tenant", 99)
+            .unwrap()
+            .as_slice(),
+        b"session"
+    );
+    assert_eq!(
+        keyring.open_text_unexpired(&text, b"tenant", 100),
+        Err(SealError::CannotOpen)
+    );
+    let largest = vec![7; MAX_PLAINTEXT_BYTES];
+    let sealed = keyring.seal_until(&largest, b"", 1).unwrap();
+    assert_eq!(
+        keyring.open_unexpired(&sealed, b"", 0).unwrap().as_slice(),
+        largest
+    );
+    assert_eq!(
+        keyring.seal_until(&[largest, vec![7]].concat(), b"", 1),
+        Err(SealError::TooLarge)
+    );
+}
+
+#[test]
+fn an_expiring_value_and_a_lasting_one_are_not_mistaken_for_each_other() {
+    let keyring = keyring();
+    let lasting = keyring.seal(&[0x7f; 16], b"").unwrap();
+    let expiring = keyring.seal_until(&[0x7f; 16], b"", i64::MAX).unwrap();
+    let as_version = |sealed: &[u8], version: u8| [&[version], &sealed[1..]].concat();
+    for sealed in [&expiring, &as_version(&expiring, 1)] {
+        assert_eq!(keyring.open(sealed, b""), Err(SealError::CannotOpen));
+        assert_eq!(keyring.reseal(sealed, b""), Err(SealError::CannotOpen));
+    }
+    for sealed in [&lasting, &as_version(&lasting, 2)] {
+        assert_eq!(keyring.open_unexpired(sealed, b"", 0), Err(SealError::CannotOpen));
+    }
+}
+
+#[test]
+fn every_failure_to_open_an_expiring_value_is_the_same() {
+    let keyring = keyring();
+    let sealed = keyring.seal_until(b"session", b"tenant", 100).unwrap();
+    let foreign = Keyring::parse(&Keyring::generate("k1").unwrap()).unwrap();
+    let renamed = Keyring::parse(&format!(r#"{{"active":"k2","keys":{{"k2":"{KEY}"}}}}"#)).unwrap();
+    let mut failures = vec![
+        keyring.open_unexpired(&sealed, b"tenant", 100),
+        keyring.open_unexpired(&sealed, b"other", 99),
+        keyring.open_unexpired(&sealed, b"other", 100),
+        keyring.open_unexpired(b"", b"tenant", 99),
+        foreign.open_unexpired(&sealed, b"tenant", 99),
+        renamed.open_unexpired(&sealed, b"tenant", 99),
+        keyring.open_text_unexpired("", b"tenant", 99),
+        keyring.open_text_unexpired("no base64url!", b"tenant", 99),
+        keyring.open_text_unexpired(&(encode(&sealed) + "="), b"tenant", 99),
+    ];
+    failures.extend((0..sealed.len()).map(|end| keyring.open_unexpired(&sealed[..end], b"tenant", 99)));
+    failures.extend((0..sealed.len()).map(|at| {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1;
+        keyring.open_unexpired(&changed, b"tenant", 99)
+    }));
+    for failure in failures {
+        assert_eq!(failure, Err(SealError::CannotOpen));
+    }
+}
+
+fn encode(bytes: &[u8]) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, bytes)
+}
+
+#[test]
 fn a_key_id_cannot_be_moved_into_the_associated_data() {
     let text = format!(r#"{{"active":"k","keys":{{"k":"{KEY}","k1":"{KEY}"}}}}"#);
     let keyring = Keyring::parse(&text).unwrap();

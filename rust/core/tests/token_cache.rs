@@ -36,7 +36,7 @@ fn recall(cache: &Cache, token: &str, audience: &str, now: i64) -> Option<Result
 fn verify(cache: &Cache, token: &str, now: i64) -> Result<Arc<Verified>, TokenError> {
     recall(cache, token, AUDIENCE, now).unwrap_or_else(|| {
         let verified = Arc::new(cache.verify(token, AUDIENCE, now)?);
-        Ok(cache.remember(token, verified, now, Arc::clone))
+        cache.remember(token, verified, now, Arc::clone)
     })
 }
 
@@ -160,15 +160,17 @@ fn a_verification_that_overlaps_a_rotation_does_not_hit_afterwards() {
     let token = token(&old, 1, 60);
     let slow = Arc::new(cache.verify(&token, AUDIENCE, NOW).unwrap());
     replace(&cache, &[("new", &new)]);
-    cache.remember(&token, Arc::clone(&slow), NOW, Arc::clone);
+    let refused = cache.remember(&token, Arc::clone(&slow), NOW, Arc::clone);
+    assert_eq!(refused.unwrap_err().reason(), "unknown_key");
     assert!(recall(&cache, &token, AUDIENCE, NOW).is_none());
 
-    cache.remember(&token, slow, NOW, Arc::clone);
     replace(&cache, &[("new", &new), ("k", &old)]);
     let fresh = Arc::new(cache.verify(&token, AUDIENCE, NOW).unwrap());
     assert!(Arc::ptr_eq(
         &fresh,
-        &cache.remember(&token, Arc::clone(&fresh), NOW, Arc::clone)
+        &cache
+            .remember(&token, Arc::clone(&fresh), NOW, Arc::clone)
+            .unwrap()
     ));
     assert_eq!(cache.len(), 1);
 }

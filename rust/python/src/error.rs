@@ -1,6 +1,6 @@
 //! The exceptions, and the only place where errors of the core become Python's.
 
-use agentapi_core::{circuit_breaker, claims, envelope, jwks, jwt, sealed, token_bucket};
+use agentapi_core::{circuit_breaker, claims, envelope, jwks, jwt, revocation, sealed, token_bucket};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
@@ -23,6 +23,12 @@ create_exception!(
     KeySetError,
     PyValueError,
     "A key set cannot be used; the old one stays."
+);
+create_exception!(
+    agentapi._core,
+    RevocationError,
+    PyException,
+    "A revocation is not taken on."
 );
 create_exception!(
     agentapi._core,
@@ -83,6 +89,12 @@ impl Raise for jwt::TokenError {
 impl Raise for jwks::KeySetError {
     fn exception(&self, _: Python<'_>) -> PyErr {
         KeySetError::new_err(self.to_string())
+    }
+}
+
+impl Raise for revocation::RevocationError {
+    fn exception(&self, _: Python<'_>) -> PyErr {
+        RevocationError::new_err(self.to_string())
     }
 }
 

@@ -243,7 +243,46 @@ impl TokenVerifier {
             scopes: PyOnceLock::new(),
             audiences: PyOnceLock::new(),
         };
-        Ok(self.0.remember(token, Shared(Py::new(py, fresh)?), now, take))
+        self.0
+            .remember(token, Shared(Py::new(py, fresh)?), now, take)
+            .or_raise(py)
+    }
+
+    /// Refuses the issuer's token of that `jti` from now on.
+    #[pyo3(signature = (issuer, jti, expires_at, *, now=None))]
+    fn revoke_token(
+        &self,
+        py: Python<'_>,
+        issuer: &str,
+        jti: &str,
+        expires_at: i64,
+        now: Option<i64>,
+    ) -> PyResult<()> {
+        let now = now.unwrap_or_else(unix_now);
+        self.0.revoke_token(issuer, jti, expires_at, now).or_raise(py)
+    }
+
+    /// Refuses from now on what the issuer gave the subject before a moment.
+    #[pyo3(signature = (issuer, subject, issued_before, *, expires_at=None, now=None))]
+    fn revoke_subject(
+        &self,
+        py: Python<'_>,
+        issuer: &str,
+        subject: &str,
+        issued_before: i64,
+        expires_at: Option<i64>,
+        now: Option<i64>,
+    ) -> PyResult<()> {
+        let now = now.unwrap_or_else(unix_now);
+        self.0
+            .revoke_subject(issuer, subject, issued_before, expires_at, now)
+            .or_raise(py)
+    }
+
+    /// How many revocations are listed.
+    #[getter]
+    fn revocations(&self) -> usize {
+        self.0.revocations()
     }
 
     /// How many tokens are remembered.

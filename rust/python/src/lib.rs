@@ -21,7 +21,9 @@ mod _core {
     #[pymodule_export]
     use crate::envelope::{Envelope, scan_envelope};
     #[pymodule_export]
-    use crate::error::{EnvelopeError, KeySetError, KeyringError, SealError, TokenError, UnknownKeyError};
+    use crate::error::{
+        EnvelopeError, KeySetError, KeyringError, RevocationError, SealError, TokenError, UnknownKeyError,
+    };
     #[pymodule_export]
     use crate::jwt::{ClaimRules, IssuerPolicy, TokenVerifier, VerifiedToken};
     #[pymodule_export]

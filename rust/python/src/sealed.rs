@@ -1,8 +1,8 @@
 //! `Keyring`.
 
-use agentapi_core::sealed;
+use agentapi_core::sealed::{self, SealError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::error::OrRaise as _;
 
@@ -55,6 +55,55 @@ impl Keyring {
     /// Opens a sealed value and seals it again under the active key.
     fn reseal<'py>(&self, py: Python<'py>, sealed: &[u8], aad: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         Ok(PyBytes::new(py, &self.0.reseal(sealed, aad).or_raise(py)?))
+    }
+
+    /// Seals a value that opens until `expires_at`, in Unix seconds.
+    fn seal_until<'py>(
+        &self,
+        py: Python<'py>,
+        plaintext: &[u8],
+        aad: &[u8],
+        expires_at: i64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let sealed = self.0.seal_until(plaintext, aad, expires_at).or_raise(py)?;
+        Ok(PyBytes::new(py, &sealed))
+    }
+
+    /// Opens a value of `seal_until` that has not expired at `now`, in Unix seconds.
+    fn open_unexpired<'py>(
+        &self,
+        py: Python<'py>,
+        sealed: &[u8],
+        aad: &[u8],
+        now: i64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let opened = self.0.open_unexpired(sealed, aad, now).or_raise(py)?;
+        Ok(PyBytes::new(py, &opened))
+    }
+
+    /// As `seal_until`, in base64url.
+    fn seal_text_until(
+        &self,
+        py: Python<'_>,
+        plaintext: &[u8],
+        aad: &[u8],
+        expires_at: i64,
+    ) -> PyResult<String> {
+        self.0.seal_text_until(plaintext, aad, expires_at).or_raise(py)
+    }
+
+    /// Opens a value of `seal_text_until` that has not expired at `now`, in Unix seconds.
+    fn open_text_unexpired<'py>(
+        &self,
+        py: Python<'py>,
+        sealed: &Bound<'py, PyString>,
+        aad: &[u8],
+        now: i64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        // Text that is not Unicode (a lone surrogate) was never sealed, as any other text was not.
+        let sealed = sealed.to_str().map_err(|_| SealError::CannotOpen).or_raise(py)?;
+        let opened = self.0.open_text_unexpired(sealed, aad, now).or_raise(py)?;
+        Ok(PyBytes::new(py, &opened))
     }
 
     fn __repr__(&self) -> String {

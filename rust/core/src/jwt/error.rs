@@ -25,6 +25,9 @@ pub enum TokenError {
     /// `exp` has passed.
     #[error("expired")]
     Expired,
+    /// The token, or what its subject was issued up to some moment, was revoked.
+    #[error("revoked")]
+    Revoked,
     /// `nbf` or `iat` lies in the future.
     #[error("not_yet_valid")]
     NotYetValid,
@@ -65,6 +68,7 @@ impl TokenError {
             Self::UnknownIssuer => "unknown_issuer",
             Self::BadSignature => "bad_signature",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::NotYetValid => "not_yet_valid",
             Self::WrongAudience => "wrong_audience",
             Self::MissingClaim => "missing_claim",
