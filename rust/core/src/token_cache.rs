@@ -127,24 +127,20 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         answer
     }
 
-    /// Puts a key set in the place of the issuer's, forgets what retired keys have verified, and returns how many
-    /// keys are usable.
+    /// Puts a key set in the place of the issuer's and returns how many keys are usable. What retired keys have
+    /// verified never hits again; its memory is reclaimed as it is asked for or as new tokens come, so that a
+    /// rotation costs the same however much is remembered.
     ///
     /// # Errors
     /// Any [`KeySetError`]; the old set then stays.
     pub fn replace_keys(&self, issuer: &str, key_set: &[u8]) -> Result<usize, KeySetError> {
         let keys = KeySet::parse(key_set)?;
         let usable = keys.len();
-        if self.verifier.replace_keys(issuer, keys)? {
-            for shard in &self.shards {
-                let dead = shard.lock().remove_all(Verified::is_key_retired);
-                drop(dead);
-            }
-        }
+        self.verifier.replace_keys(issuer, keys)?;
         Ok(usable)
     }
 
-    /// How many tokens are remembered.
+    /// How many tokens are remembered, with those of retired keys that are not reclaimed yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
@@ -219,16 +215,6 @@ impl<V: Borrow<Verified>> Shard<V> {
             self.index.insert(moved.hash, at);
         }
         Some(removed)
-    }
-
-    fn remove_all(&mut self, is_dead: impl Fn(&Verified) -> bool) -> Vec<Entry<V>> {
-        let dead: Vec<u64> = self
-            .entries
-            .iter()
-            .filter(|entry| is_dead(entry.value.borrow()))
-            .map(|entry| entry.hash)
-            .collect();
-        dead.into_iter().filter_map(|hash| self.remove(hash)).collect()
     }
 
     /// Takes out what is dead of a few entries, the next ones in turn, so that the dead do not pile up.

@@ -246,7 +246,7 @@ impl TokenVerifier {
         Ok(self.0.remember(token, Shared(Py::new(py, fresh)?), now, take))
     }
 
-    /// How many tokens are remembered.
+    /// How many tokens are remembered, with those of retired keys that are not reclaimed yet.
     #[getter]
     fn cached_tokens(&self) -> usize {
         self.0.len()
