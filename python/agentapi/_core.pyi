@@ -211,7 +211,8 @@ class TokenVerifier:
     def replace_keys(self, issuer: str, jwks: bytes) -> int:
         """Put a key set (RFC 7517) in the place of the issuer's and return how many keys are usable.
 
-        Keys that stay keep the tokens they have verified; the others' tokens are forgotten.
+        Keys that stay keep the tokens they have verified; the others' tokens never pass again. Their memory
+        is reclaimed when they are shown or as new ones come.
 
         Raises:
             KeySetError: The set is malformed, over its limits, ambiguous or without a usable key, or the
@@ -274,7 +275,7 @@ class TokenVerifier:
 
     @property
     def cached_tokens(self) -> int:
-        """How many tokens are remembered."""
+        """How many tokens are remembered, with those of retired keys that are not reclaimed yet."""
 
 @final
 class Keyring:

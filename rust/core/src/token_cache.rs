@@ -151,17 +151,16 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         Ok(answer)
     }
 
-    /// Puts a key set in the place of the issuer's, forgets what retired keys have verified, and returns how many
-    /// keys are usable.
+    /// Puts a key set in the place of the issuer's and returns how many keys are usable. What retired keys have
+    /// verified never hits again; its memory is reclaimed as it is asked for or as new tokens come, so that a
+    /// rotation costs the same however much is remembered.
     ///
     /// # Errors
     /// Any [`KeySetError`]; the old set then stays.
     pub fn replace_keys(&self, issuer: &str, key_set: &[u8]) -> Result<usize, KeySetError> {
         let keys = KeySet::parse(key_set)?;
         let usable = keys.len();
-        if self.verifier.replace_keys(issuer, keys)? {
-            self.forget(Verified::is_key_retired);
-        }
+        self.verifier.replace_keys(issuer, keys)?;
         Ok(usable)
     }
 
@@ -239,7 +238,7 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         }
     }
 
-    /// How many tokens are remembered.
+    /// How many tokens are remembered, with those of retired keys that are not reclaimed yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()

@@ -120,9 +120,9 @@ fn a_token_is_forgotten_when_its_key_leaves_the_set() {
         "the key has stayed"
     );
     replace(&cache, &[("new", &new)]);
-    assert!(cache.is_empty());
     assert!(verified.is_key_retired());
     assert_eq!(verify(&cache, &token, NOW).unwrap_err().reason(), "unknown_key");
+    assert!(cache.is_empty());
 }
 
 #[test]
@@ -220,6 +220,20 @@ fn the_dead_do_not_pile_up() {
     assert_eq!(cache.len(), 200);
     for number in 200..600 {
         verify(&cache, &token(&signer, number, 600), NOW + 100).unwrap();
+    }
+    assert_eq!(cache.len(), 400);
+}
+
+#[test]
+fn what_retired_keys_verified_is_reclaimed_as_new_tokens_come() {
+    let (old, new) = (Signer::ed25519(), Signer::ed25519());
+    let cache = cache(&[("k", &old)], 1000);
+    for number in 0..200 {
+        verify(&cache, &token(&old, number, 600), NOW).unwrap();
+    }
+    replace(&cache, &[("k", &new)]);
+    for number in 0..400 {
+        verify(&cache, &token(&new, number, 600), NOW).unwrap();
     }
     assert_eq!(cache.len(), 400);
 }

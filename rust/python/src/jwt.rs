@@ -285,7 +285,7 @@ impl TokenVerifier {
         self.0.revocations()
     }
 
-    /// How many tokens are remembered.
+    /// How many tokens are remembered, with those of retired keys that are not reclaimed yet.
     #[getter]
     fn cached_tokens(&self) -> usize {
         self.0.len()

@@ -1,0 +1,30 @@
+//! Asking a circuit and recording how the call ended.
+#![allow(missing_docs, clippy::unwrap_used, reason = "benchmarks")]
+
+use std::hint::black_box;
+
+use agentapi_core::circuit_breaker::{CircuitBreakers, Outcome, Rules};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+const KEY: &str = "org:0190f7a2/upstream:github/call_tool";
+
+fn circuits(criterion: &mut Criterion) {
+    let breakers = CircuitBreakers::new(Rules::default(), 100_000, 7).unwrap();
+    let mut group = criterion.benchmark_group("circuit_breaker");
+    let mut now = 0;
+    group.bench_function("allow_and_record", |bencher| {
+        bencher.iter(|| {
+            now += 1000;
+            let ticket = breakers.allow(black_box(KEY), now).unwrap();
+            breakers.record(ticket, Outcome::Success, now)
+        });
+    });
+    breakers.force_open("down", 0);
+    group.bench_function("refused", |bencher| {
+        bencher.iter(|| breakers.allow(black_box("down"), 1).is_err());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, circuits);
+criterion_main!(benches);
