@@ -27,6 +27,7 @@ from agentapi.errors import (
     NotFoundError,
     StartupError,
     UnauthenticatedError,
+    first_leaf,
 )
 from agentapi.gateway.catalogue import Catalogue
 from agentapi.gateway.endpoint import McpEndpoint, ProtectedResource
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from agentapi.principal import Principal
     from agentapi.settings import IssuerSettings, Settings
@@ -106,6 +108,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                 timeout_s=settings.database_timeout_s,
             )
             stack.push_async_callback(database.close)
+            await _require_current_schema(database)
             egress = await stack.enter_async_context(Egress.from_settings(settings))
             directory = _directory(settings, issuers, egress)
             stack.push_async_callback(directory.close)
@@ -118,7 +121,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
 
     return Starlette(
         routes=list(extension.routes),
-        middleware=[Middleware(RequestContextMiddleware)],
+        middleware=[Middleware(_PlainStartupFailure), Middleware(RequestContextMiddleware)],
         exception_handlers={
             AgentAPIError: _problem,
             HTTPException: _http_problem,
@@ -127,6 +130,40 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
         },
         lifespan=lifespan,
     )
+
+
+class _PlainStartupFailure:
+    """Tells the server in one sentence why the gateway did not start, where that is a person's to mend."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        failed: Message | None = None
+
+        async def hold_failure(message: Message) -> None:
+            nonlocal failed
+            if message["type"] == "lifespan.startup.failed":
+                failed = message
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, hold_failure)
+        except BaseException as error:
+            if failed is not None:
+                cause = first_leaf(error)
+                await send({**failed, "message": cause.message} if isinstance(cause, AgentAPIError) else failed)
+            raise
+
+
+async def _require_current_schema(database: Database) -> None:
+    missing = await database.pending_migrations()
+    if missing:
+        raise StartupError(f"The database lacks the migrations {', '.join(missing)}; run `agentapi migrate`.")
 
 
 async def _routes(

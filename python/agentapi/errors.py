@@ -27,6 +27,7 @@ __all__ = [
     "UpstreamError",
     "UpstreamNeedsConnectionError",
     "UpstreamTimeoutError",
+    "first_leaf",
 ]
 
 
@@ -150,3 +151,10 @@ class StartupError(AgentAPIError):
     """The process cannot start; the message is one sentence that says what to do."""
 
     code = "startup_failed"
+
+
+def first_leaf(error: BaseException) -> BaseException:
+    """Return the first error of a group that is none itself; an error that is no group is its own leaf."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

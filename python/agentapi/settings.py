@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,7 +166,9 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type] # pydantic checks what the caller cannot
     except SettingsError as error:
-        raise StartupError(f"{error}; the value must be JSON.") from None
+        named = re.search(r'field "(\w+)"', str(error))
+        variable = f"AGENTAPI_{named.group(1).upper()}" if named else "A variable"
+        raise StartupError(f"{variable} is not JSON.") from None
     except ValidationError as error:
         raise StartupError("; ".join(_complaints(error, prefix="AGENTAPI_"))) from None
 

@@ -167,3 +167,4 @@ def test_refuses_to_serve_as_the_owner(environment: dict[str, str], postgres: Em
     done = _run("serve", "--port", str(free_port()), env={**environment, "AGENTAPI_DATABASE_URL": postgres.owner_dsn})
     assert done.returncode != 0
     assert "owns tables" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -73,7 +73,7 @@ def test_a_wrong_part_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", ["ISSUERS", "STDIO_COMMANDS", "ALLOWED_ORIGINS", "EGRESS_ALLOW_NETWORKS"])
 def test_what_must_be_json_says_so(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"AGENTAPI_{name}", "[s3cret")
-    with pytest.raises(StartupError, match="must be JSON") as caught:
+    with pytest.raises(StartupError, match="is not JSON") as caught:
         load_settings()
     assert name.lower() in caught.value.message.lower()
     assert "s3cret" not in caught.value.message

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import asyncpg
 
 from agentapi.errors import StartupError, StorageUnavailableError
+from agentapi.storage.migrations import pending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -161,6 +162,16 @@ class Database:
         """
         async with self._acquire() as connection:
             await connection.fetchval(_PING)
+
+    async def pending_migrations(self) -> list[str]:
+        """Return the names of the migrations that this version needs and the database lacks.
+
+        Raises:
+            StartupError: a migration was edited after it was applied.
+            StorageUnavailableError: the database is away.
+        """
+        async with self._acquire() as connection:
+            return await pending(connection)
 
     async def close(self) -> None:
         """Close the pool: connections in use get ``timeout_s`` to come back, then they are cut."""

@@ -22,6 +22,8 @@ from agentapi.errors import StartupError, StorageUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agentapi.storage.database import Connection
+
 __all__ = ["Migration", "load_migrations", "migrate", "pending"]
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -76,6 +78,10 @@ async def migrate(dsn: str, app_role: str, migrations: Sequence[Migration] | Non
     wanted = load_migrations() if migrations is None else migrations
     try:
         connection = await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT_S)
+    except ValueError as error:  # The driver's own words may repeat a part of the address.
+        raise StartupError(
+            "AGENTAPI_MIGRATION_DATABASE_URL is not an address like postgresql://user@host/name."
+        ) from error
     except (OSError, asyncpg.PostgresError) as error:
         raise StorageUnavailableError("The database cannot be reached.", reason=str(error)) from error
     try:
@@ -92,7 +98,7 @@ async def migrate(dsn: str, app_role: str, migrations: Sequence[Migration] | Non
         await connection.close()
 
 
-async def pending(connection: asyncpg.Connection[Any], migrations: Sequence[Migration] | None = None) -> list[str]:
+async def pending(connection: Connection, migrations: Sequence[Migration] | None = None) -> list[str]:
     """Return the names of the migrations that are not applied; the application's role may ask.
 
     Raises:
@@ -104,7 +110,7 @@ async def pending(connection: asyncpg.Connection[Any], migrations: Sequence[Migr
     return [migration.name for migration in await _missing(connection, wanted)]
 
 
-async def _missing(connection: asyncpg.Connection[Any], wanted: Sequence[Migration]) -> list[Migration]:
+async def _missing(connection: Connection, wanted: Sequence[Migration]) -> list[Migration]:
     applied = {row["name"]: row["checksum"] for row in await connection.fetch(_APPLIED)}
     for migration in wanted:
         if applied.get(migration.name, migration.checksum) != migration.checksum:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from agentapi.errors import InvalidRequestError
 from agentapi.settings import StdioCommand
 from agentapi.upstreams.models import Auth, Transport
+from agentapi.upstreams.requests import carries_credential, is_header_value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,9 +124,11 @@ def _credential(label: str, headers: Any) -> tuple[Auth, str | None, str | None]
         )
     ((header, value),) = headers.items()
     scheme, _, token = value.partition(" ")
-    if header.lower() == "authorization" and scheme.lower() == "bearer":
-        return Auth.BEARER, None, token.strip()
-    return Auth.API_KEY, header, value
+    bearer = header.lower() == "authorization" and scheme.lower() == "bearer"
+    secret = token.strip() if bearer else value
+    if not carries_credential(header) or not is_header_value(secret):
+        raise InvalidRequestError(f"Entry '{label}': the header '{header[:64]}' cannot carry that credential.")
+    return (Auth.BEARER, None, secret) if bearer else (Auth.API_KEY, header, secret)
 
 
 def _refuse_placeholders(label: str, value: Any) -> None:  # noqa: ANN401 - unvalidated JSON

@@ -8,7 +8,7 @@ import httpx2
 from mcp import MCPError
 
 from agentapi._core import SealError
-from agentapi.errors import AgentAPIError, InvalidRequestError
+from agentapi.errors import AgentAPIError, InvalidRequestError, first_leaf
 
 __all__ = ["reason_of"]
 
@@ -28,7 +28,7 @@ def reason_of(error: BaseException, http_status: int | None = None) -> str:
         error: What left the SDK, an ``ExceptionGroup`` included.
         http_status: The last status that the upstream answered with, where it spoke HTTP.
     """
-    leaf = _first_leaf(error)
+    leaf = first_leaf(error)
     if http_status is not None and 300 <= http_status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
         return f"it answered HTTP {http_status}, a redirect, which is not followed; give the final address"
     if http_status is not None and http_status >= 400:  # noqa: PLR2004 - RFC 9110, section 15: errors start here
@@ -69,9 +69,3 @@ def _tls_cause(error: BaseException) -> str | None:
             return seen.reason or "TLS error"
         seen = seen.__cause__ or seen.__context__
     return None
-
-
-def _first_leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

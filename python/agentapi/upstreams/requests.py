@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["ConnectionTest", "UpstreamInput", "check_input", "parse"]
+__all__ = ["ConnectionTest", "UpstreamInput", "carries_credential", "check_input", "is_header_value", "parse"]
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -103,6 +103,16 @@ def check_input(
         raise InvalidRequestError("The request body is not valid.", tuple(complaints))
 
 
+def carries_credential(header: str) -> bool:
+    """Return whether an upstream's credential may travel in ``header``: a field name that the transport leaves free."""
+    return _HEADER_NAME.fullmatch(header) is not None and header.lower() not in _RESERVED_HEADERS
+
+
+def is_header_value(text: str) -> bool:
+    """Return whether ``text`` can be sent as it is in a header field (RFC 9110, section 5.5)."""
+    return _HEADER_VALUE.fullmatch(text) is not None
+
+
 def _target(given: UpstreamInput, refusal: str | None, commands: Iterable[str]) -> Iterable[FieldError]:
     if given.transport is Transport.STDIO:
         if given.endpoint is not None:
@@ -127,7 +137,7 @@ def _credential(given: UpstreamInput, stored: Upstream | None) -> Iterable[Field
     if given.auth_header is not None:
         if given.auth is not Auth.API_KEY:
             yield FieldError("/auth_header", "Only auth 'api_key' takes a header name.")
-        elif not _HEADER_NAME.fullmatch(given.auth_header) or given.auth_header.lower() in _RESERVED_HEADERS:
+        elif not carries_credential(given.auth_header):
             yield FieldError("/auth_header", "This is not a header that can carry a credential.")
     yield from _secret(given, stored)
 
@@ -137,7 +147,7 @@ def _secret(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldErro
     if given.secret is not None:
         if not needed:
             yield FieldError("/secret", f"Auth '{given.auth}' takes no secret.")
-        elif not _HEADER_VALUE.fullmatch(given.secret.get_secret_value()):
+        elif not is_header_value(given.secret.get_secret_value()):
             yield FieldError("/secret", "A secret is visible ASCII without spaces at its ends.")
     elif needed:
         if "secret" in given.model_fields_set or stored is None or stored.secret is None:
