@@ -92,7 +92,7 @@ fn token_cache(keys: usize) {
         .map(|number| {
             let token = signer.token("HS256", "k", &claims_with("jti", json!(number.to_string())));
             let verified = cache.verify(&token, AUDIENCE, NOW).unwrap();
-            cache.remember(&token, Arc::new(verified), NOW, |_| ());
+            cache.remember(&token, Arc::new(verified), NOW, |_| ()).unwrap();
             token
         })
         .collect();
