@@ -4,7 +4,8 @@
 //! - The key is chosen by the pair of `iss` and `kid`, and says which algorithms it may verify; what the token
 //!   names is only compared with that. `none` is no algorithm, and HS256 belongs to issuers with a shared
 //!   secret, which in turn accept nothing else.
-//! - Keys carried by the token (`jwk`, `jku`, `x5u`, `x5c`) are never looked at; a `crit` header is refused.
+//! - Keys carried by the token (`jwk`, `jku`, `x5u`, `x5c`) are never looked at; a `crit` header is refused,
+//!   and so is `b64`, which no JWT may use (RFC 7797 section 7).
 //! - Whatever two parsers could read differently (duplicate keys, padding, deep nesting) is malformed.
 //! - Nothing of the claims is believed before the signature is good.
 //!
@@ -388,7 +389,7 @@ struct Header {
 impl Header {
     fn parse(text: &[u8]) -> Result<Self, TokenError> {
         let header = Object::parse(text).map_err(|_| TokenError::Malformed)?;
-        if header.get("crit").is_some() {
+        if ["crit", "b64"].iter().any(|name| header.get(name).is_some()) {
             return Err(TokenError::Malformed);
         }
         if let Some(media_type) = header.get("typ") {
