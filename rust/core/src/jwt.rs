@@ -13,12 +13,12 @@
 
 mod error;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
 use crate::claims::{ClaimRules, Role, clean_text};
@@ -36,6 +36,8 @@ pub const MIN_SECRET_BYTES: usize = 32;
 pub const MAX_LEEWAY_S: i64 = 300;
 /// Numeric dates end with the year 9999, so that every one of them is a date to Postgres and to Python.
 const MAX_NUMERIC_DATE: i64 = 253_402_300_799;
+/// How many lists of audiences an issuer's tokens share.
+const MAX_SHARED_AUDIENCE_LISTS: usize = 256;
 
 /// One authorization server whose tokens are accepted.
 #[derive(Clone)]
@@ -105,8 +107,8 @@ pub struct Verified {
     pub email: Option<String>,
     /// The scopes that the issuer's claim rules found.
     pub scopes: Vec<String>,
-    /// The `aud` claim as a list.
-    pub audiences: Vec<String>,
+    /// The `aud` claim as a list, shared with other tokens for the same.
+    pub audiences: Arc<[String]>,
     /// The `exp` claim in Unix seconds, rounded down.
     pub expires_at: i64,
     /// The `jti` claim.
@@ -184,6 +186,9 @@ struct Issuer {
     audiences: Vec<String>,
     claims: ClaimRules,
     trust: Trust,
+    /// Lists of audiences of verified tokens. Tokens are for few places, so that one list serves many of them and
+    /// stays in the processor's cache.
+    audience_lists: Mutex<HashSet<Arc<[String]>>>,
 }
 
 /// Verifies the tokens of several issuers.
@@ -213,6 +218,7 @@ impl Verifier {
                 audiences: policy.audiences,
                 claims: policy.claims,
                 trust,
+                audience_lists: Mutex::default(),
             };
             if issuers.insert(Arc::clone(&name), issuer).is_some() {
                 return Err(PolicyError::DuplicateIssuer(name.as_ref().to_owned()));
@@ -370,13 +376,25 @@ impl Issuer {
             email: identity.email,
             scopes: identity.scopes,
             for_policy_audience: audiences.iter().any(|audience| self.audiences.contains(audience)),
-            audiences,
+            audiences: self.share(audiences),
             expires_at,
             token_id,
             issued_at,
             valid_from: not_before.max(issued_by).unwrap_or(i64::MIN),
             key,
         })
+    }
+
+    fn share(&self, audiences: Vec<String>) -> Arc<[String]> {
+        let mut lists = self.audience_lists.lock();
+        if let Some(list) = lists.get(audiences.as_slice()) {
+            return Arc::clone(list);
+        }
+        let list: Arc<[String]> = audiences.into();
+        if lists.len() < MAX_SHARED_AUDIENCE_LISTS {
+            lists.insert(Arc::clone(&list));
+        }
+        list
     }
 }
 

@@ -10,9 +10,9 @@
 //! that even a collision costs a verification and not a search.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
+use hashbrown::HashTable;
 use parking_lot::{Mutex, RwLock};
 
 use crate::jwks::{KeySet, KeySetError};
@@ -29,6 +29,8 @@ const MAX_SHARDS: usize = 64;
 const MIN_SHARD_ENTRIES: usize = 64;
 /// How many entries are looked at to make room.
 const SAMPLE: usize = 8;
+/// How many slots are looked at to find them. A full shard has more entries than empty slots, unless it is small.
+const MAX_SLOTS_SEEN: usize = 256;
 
 /// A [`Verifier`] that remembers what it has verified as `V`, which gives access to its [`Verified`].
 pub struct CachingVerifier<V> {
@@ -47,10 +49,8 @@ struct Entry<V> {
 }
 
 struct Shard<V> {
-    entries: Vec<Entry<V>>,
-    /// Hash to position in `entries`.
-    index: HashMap<u64, usize, BuildHasherDefault<AlreadyHashed>>,
-    /// Where the next eviction begins to look.
+    entries: HashTable<Entry<V>>,
+    /// The slot where the next search for the dead begins.
     hand: usize,
 }
 
@@ -287,32 +287,24 @@ impl<V> std::fmt::Debug for CachingVerifier<V> {
 impl<V: Borrow<Verified>> Shard<V> {
     fn new() -> Self {
         Self {
-            entries: Vec::new(),
-            index: HashMap::default(),
+            entries: HashTable::new(),
             hand: 0,
         }
     }
 
     fn find(&self, hash: u64, token: &str) -> Option<&Entry<V>> {
-        let at = *self.index.get(&hash)?;
-        self.entries.get(at).filter(|entry| entry.token.as_ref() == token)
+        self.entries
+            .find(hash, |entry| entry.hash == hash)
+            .filter(|entry| entry.token.as_ref() == token)
     }
 
     fn insert(&mut self, entry: Entry<V>) {
-        self.index.insert(entry.hash, self.entries.len());
-        self.entries.push(entry);
+        self.entries.insert_unique(entry.hash, entry, |entry| entry.hash);
     }
 
     fn remove(&mut self, hash: u64) -> Option<Entry<V>> {
-        let at = self.index.remove(&hash)?;
-        if at >= self.entries.len() {
-            return None;
-        }
-        let removed = self.entries.swap_remove(at);
-        if let Some(moved) = self.entries.get(at) {
-            self.index.insert(moved.hash, at);
-        }
-        Some(removed)
+        let entry = self.entries.find_entry(hash, |entry| entry.hash == hash).ok()?;
+        Some(entry.remove().0)
     }
 
     fn remove_all(&mut self, is_dead: impl Fn(&Verified) -> bool) -> Vec<Entry<V>> {
@@ -327,21 +319,23 @@ impl<V: Borrow<Verified>> Shard<V> {
 
     /// Takes out what is dead of a few entries, the next ones in turn, so that the dead do not pile up.
     fn scavenge(&mut self, now: i64, leeway_s: i64) -> Vec<Entry<V>> {
-        let dead: Vec<u64> = self
-            .next_sample()
+        let (sample, hand) = self.next_sample();
+        let dead: Vec<u64> = sample
+            .into_iter()
             .filter(|entry| {
                 let verified: &Verified = entry.value.borrow();
                 verified.is_key_retired() || verified.is_expired(now, leeway_s)
             })
             .map(|entry| entry.hash)
             .collect();
-        self.hand = (self.hand + SAMPLE) % self.entries.len().max(1);
+        self.hand = hand;
         dead.into_iter().filter_map(|hash| self.remove(hash)).collect()
     }
 
     /// Makes room: of a few entries, the one that dies first.
     fn evict(&mut self) -> Option<Entry<V>> {
-        let victim = self.next_sample().min_by_key(|entry| {
+        let (sample, _) = self.next_sample();
+        let victim = sample.into_iter().min_by_key(|entry| {
             let verified: &Verified = entry.value.borrow();
             verified.expires_at
         })?;
@@ -349,28 +343,18 @@ impl<V: Borrow<Verified>> Shard<V> {
         self.remove(hash)
     }
 
-    fn next_sample(&self) -> impl Iterator<Item = &Entry<V>> {
-        let len = self.entries.len();
-        (self.hand..self.hand + SAMPLE.min(len)).filter_map(move |at| self.entries.get(at.checked_rem(len)?))
-    }
-}
-
-/// The keys of the index are hashes already.
-#[derive(Default)]
-struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes
-            .iter()
-            .fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+    /// The entries of the next slots, and the slot after them.
+    fn next_sample(&self) -> (Vec<&Entry<V>>, usize) {
+        let slots = self.entries.num_buckets();
+        let mut sample = Vec::with_capacity(SAMPLE);
+        let mut hand = self.hand;
+        for _ in 0..slots.min(MAX_SLOTS_SEEN) {
+            hand = if hand + 1 < slots { hand + 1 } else { 0 };
+            sample.extend(self.entries.get_bucket(hand));
+            if sample.len() == SAMPLE {
+                break;
+            }
+        }
+        (sample, hand)
     }
 }

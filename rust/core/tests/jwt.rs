@@ -66,7 +66,7 @@ fn says_what_the_token_proves() {
     .unwrap();
     assert_eq!(verified.issuer.as_ref(), ISSUER);
     assert_eq!(verified.subject, "user-1");
-    assert_eq!(verified.audiences, ["x", AUDIENCE]);
+    assert_eq!(*verified.audiences, ["x", AUDIENCE]);
     assert_eq!(verified.expires_at, NOW + 600);
     assert_eq!(verified.token_id.as_deref(), Some("t-1"));
     assert_eq!(verified.key_id(), Some("k"));

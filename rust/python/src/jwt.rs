@@ -160,7 +160,7 @@ impl VerifiedToken {
     #[getter]
     fn audiences<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyTuple>> {
         let audiences = self.audiences.get_or_try_init(py, || {
-            PyTuple::new(py, &self.verified.audiences).map(Bound::unbind)
+            PyTuple::new(py, self.verified.audiences.iter()).map(Bound::unbind)
         })?;
         Ok(audiences.bind(py))
     }

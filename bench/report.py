@@ -1,0 +1,182 @@
+"""Write docs/benchmarks.md from the figures that ``make bench`` left in target/."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from instructions import COUNTED, RECORDED
+from measure import OURS
+from targets import BARE, CLAIMS, MOST_OF_BARE, ROOT, growth, python_medians, rust_medians
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TARGET = ROOT / "docs" / "benchmarks.md"
+PEERS = ("PyJWT", "joserfc", "cryptography", "limits", "purgatory", "pybreaker", "prometheus-client")
+
+INTRODUCTION = """\
+# Benchmarks of the policy core
+
+Made by `make bench`; do not edit. A time belongs to the machine and the moment; the claim is the *ratio* to a named
+peer, measured in the same run. `make bench-check` fails when a ratio falls below what is asked of it, or when a
+decision takes over 10 % more instructions than recorded.
+"""
+
+THROUGH_PYTHON = """\
+## Against the targets, through Python
+
+Medians of pytest-benchmark (`bench/test_*.py`), garbage collection off, the clock read by the binding. A ratio says
+how many times longer the peer takes; what pytest-benchmark adds to each call, some 25 ns, counts on both sides.
+"""
+
+MISSED = """\
+Why some ratios fall short, and what is accepted until they do not (`accepted` in `bench/targets.py`):
+
+- **purgatory and pybreaker, 10x.** Two calls into an extension class cost some 70 ns, reading the clock twice 45 ns,
+  and making a ticket 25 ns; what remains is two locks, a keyed hash and two lookups. A tenth of what purgatory needs
+  would be less than the calls alone. `purgatory, breaker at hand` is a `with` block over an object looked up
+  beforehand: no key, no lock, no clock, no window of failures, and no limit of probes.
+- **limits, 20x.** A fixed window admits twice its limit around each boundary, and is one addition to a `dict`; the
+  sliding window is the nearest to a token bucket. The moving window refuses early from a list of 60 times.
+"""
+
+BARE_TEXT = f"""\
+## A token that was never seen, beside its bare signature check
+
+In Rust (criterion), one token with seven claims: the whole verification (base64, two strict JSON parses, choice of the
+key, claim rules, audience and time) beside `ParsedPublicKey::verify_sig` of aws-lc-rs over the same bytes with
+the same, already parsed key. At most {MOST_OF_BARE:g} times is the target.
+"""
+
+GROWTH_TEXT = """\
+## How cost grows
+
+In Rust, keys visited in an order that no cache can foresee: nanoseconds for one decision by one thread, and millions of
+decisions a second by all threads together. With one key all threads want one lock; with more keys than the
+processor's caches hold, the time is that of reading main memory: a lookup of a bucket reads two or three lines
+that are not cached, a recalled token about six, as the token itself is compared byte for byte (the presented one
+is not cached either) and the remembered one is counted as used.
+More threads than processors only wait for each other, so that more of them decide no more.
+"""
+
+INSTRUCTIONS_TEXT = """\
+## Instructions
+
+Counted by callgrind (`bench/instructions.py`), which no other load on the machine can change.
+"""
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def time(ns: float) -> str:
+    return f"{ns:.0f} ns" if ns < 1000 else f"{ns / 1000:.2f} µs" if ns < 100_000 else f"{ns / 1000:.0f} µs"
+
+
+def verdict(*, met: bool) -> str:
+    return "met" if met else "**missed**"
+
+
+def claims(medians: dict[str, dict[str, float]]) -> str:
+    rows = []
+    for claim in CLAIMS:
+        ours = medians[claim.row][claim.subject]
+        if claim.most_ns is not None:
+            subject = "" if claim.subject == OURS else f" ({claim.subject})"
+            met = verdict(met=ours <= claim.most_ns)
+            rows.append([claim.target, claim.row + subject, time(ours), "", "", "", time(claim.most_ns), met])
+        for peer, wanted in claim.peers.items():
+            ratio = medians[claim.row][peer] / ours
+            at_least = "faster" if wanted == 1 else f"{wanted:g}x"
+            met = verdict(met=ratio >= wanted)
+            peers = time(medians[claim.row][peer])
+            rows.append([claim.target, claim.row, time(ours), peer, peers, f"{ratio:.1f}x", at_least, met])
+    return table(["target", "benchmark", "ours", "peer", "peer's", "ratio", "wanted", "verdict"], rows)
+
+
+def everything(medians: dict[str, dict[str, float]]) -> str:
+    rows = [[row, subject, time(ns)] for row, subjects in medians.items() for subject, ns in subjects.items()]
+    return table(["benchmark", "subject", "median"], sorted(rows))
+
+
+def bare(rust: dict[str, float]) -> str:
+    rows = []
+    for alg, group in BARE.items():
+        cold, signature = rust[f"{group}/cold"], rust[f"{group}/bare_signature"]
+        met = verdict(met=cold <= MOST_OF_BARE * signature)
+        rows.append([alg, time(cold), time(signature), f"{cold / signature:.2f}x", met])
+    return table(["algorithm", "verification", "signature alone", "ratio", "verdict"], rows)
+
+
+def in_rust(rust: dict[str, float]) -> str:
+    return table(["benchmark", "median"], ([name, time(ns)] for name, ns in rust.items()))
+
+
+def grown() -> str:
+    cells = {(cell["what"], cell["keys"], cell["threads"]): cell["ns"] for cell in growth()}
+    threads = sorted({count for _, _, count in cells})
+    rows = []
+    for what, keys in dict.fromkeys((what, keys) for what, keys, _ in cells):
+        row = [what, f"{keys:,}"]
+        row += [f"{time(ns)} ({count * 1000 / ns:.1f} M/s)" for count in threads for ns in [cells[what, keys, count]]]
+        rows.append(row)
+    rows.sort(key=lambda row: row[0])
+    return table(["decision", "keys", *(f"{count} thread{'s' * (count > 1)}" for count in threads)], rows)
+
+
+def instructions() -> str:
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+    counted = json.loads(COUNTED.read_text(encoding="utf-8"))
+    return table(
+        ["decision", "recorded", "this run"],
+        ([f"`{case}`", f"{recorded[case]:,}", f"{counted[case]:,}"] for case in recorded),
+    )
+
+
+def machine() -> str:
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    rustc = subprocess.run(["rustc", "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
+    facts = {
+        "processor": f"{cpu[1] if cpu else platform.machine()}, {len(os.sched_getaffinity(0))} usable",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "Python": f"{platform.python_version()}; Rust {rustc}",
+        "peers": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PEERS),
+    }
+    return table(["", ""], facts.items())
+
+
+def main() -> None:
+    python, rust = python_medians(), rust_medians()
+    parts = [
+        INTRODUCTION,
+        machine(),
+        THROUGH_PYTHON,
+        claims(python),
+        MISSED,
+        BARE_TEXT,
+        bare(rust),
+        GROWTH_TEXT,
+        grown(),
+        INSTRUCTIONS_TEXT,
+        instructions(),
+        "## Every benchmark through Python\n",
+        everything(python),
+        "## Every benchmark in Rust\n",
+        in_rust(rust),
+    ]
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text("\n".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
