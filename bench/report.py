@@ -43,8 +43,8 @@ Why some ratios fall short, and what is accepted until they do not (`accepted` i
 
 - **purgatory and pybreaker, 10x.** By estimate two calls into an extension class cost some 70 ns, reading the clock
   twice 45 ns, and making a ticket 25 ns; what remains is two locks, a keyed hash and two lookups. A tenth of what
-  purgatory needs would be about the calls alone. `purgatory, breaker at hand` is a `with` block over an object looked up
-  beforehand: no key, no lock, no clock, no window of failures, and no limit of probes.
+  purgatory needs would be about the calls alone. `purgatory, breaker at hand` is a `with` block over an object looked
+  up beforehand: no key, no lock, no clock, no window of failures, and no limit of probes.
 - **limits, 20x.** A fixed window admits twice its limit around each boundary, and is one addition to a `dict`; the
   sliding window is the nearest to a token bucket. The moving window refuses early from a list of 60 times.
 """
