@@ -166,7 +166,7 @@ def has_crit(token: Token) -> bool:
 
 
 def names_another_key(token: Token) -> bool:
-    return token.header.get("kid", "k") != "k"
+    return bool(token.header.get("kid", "k") != "k")
 
 
 def has_ignored_header_of_odd_value(token: Token) -> bool:
