@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+RUST_SOURCES := $(shell find rust/core/src rust/python -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 # One profile for the extension, the Rust tests and clippy, so that the C of the crypto library is compiled once.
 CARGO_FLAGS := --workspace --locked --release
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format rust-check python-check test-rust test-python wheel bench-dev constraints clean
+.PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
+.PHONY: bench-dev fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -24,7 +25,7 @@ format: $(VENV)/.packages ## Mend what can be mended
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-rust-check:
+rust-check: $(VENV)/.packages
 	cargo fmt --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 
@@ -35,7 +36,7 @@ python-check: $(VENV)/.extension
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest agentapi._core
 
-test-rust:
+test-rust: $(VENV)/.packages
 	cargo test $(CARGO_FLAGS)
 
 test-python: $(VENV)/.extension
@@ -48,7 +49,37 @@ wheel: $(VENV)/.packages ## Build the wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
 
 bench-dev: $(VENV)/.extension ## Measure start-up, memory and calls into docs/performance.md
-	$(BIN)/python bench/dev_figures.py
+	PYTHONPATH=tests $(BIN)/python bench/dev_figures.py --out docs/performance.md
+
+BENCHES := --bench jwt --bench token_cache --bench sealed --bench token_bucket --bench circuit_breaker
+
+bench-run: $(VENV)/.extension
+	mkdir -p target/bench
+	cargo bench --profile release --locked -p agentapi-core $(BENCHES) -- --noplot --warm-up-time 0.5 --measurement-time 2
+	$(BIN)/pytest bench -q -p no:cacheprovider --benchmark-json=target/bench/python.json --benchmark-max-time=0.5 \
+		--benchmark-min-time=0.0005 --benchmark-min-rounds=20 --benchmark-disable-gc
+
+bench: bench-run ## Measure the core beside its peers into docs/benchmarks.md
+	cargo bench --profile release --locked -p agentapi-core --bench growth > target/bench/growth.jsonl
+	$(BIN)/python bench/instructions.py
+	$(BIN)/python bench/report.py
+
+bench-check: bench-run ## Fail when a ratio or an instruction count is worse than its target
+	$(BIN)/python bench/check.py
+	$(BIN)/python bench/instructions.py --check
+
+FUZZ_TARGETS := envelope jwt jwks sealed
+FUZZ_SECONDS ?= 30
+
+fuzz: ## Fuzz every parser for a short while: make fuzz FUZZ_SECONDS=600
+	@command -v cargo-fuzz >/dev/null || { echo "cargo install cargo-fuzz --locked, then run make again" >&2; exit 1; }
+	@mkdir -p $(foreach target,$(FUZZ_TARGETS),rust/fuzz/corpus.run/$(target))
+	@for target in $(FUZZ_TARGETS); do \
+		cargo fuzz run --fuzz-dir rust/fuzz -s none $$target rust/fuzz/corpus.run/$$target rust/fuzz/corpus/$$target -- \
+		-dict=rust/fuzz/dictionaries/$$target.dict -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; done
+
+deny: ## Licences, bans and sources of the Rust dependencies (needs cargo-deny)
+	cargo deny --locked check licenses bans sources
 
 constraints: $(VENV)/.packages ## Resolve the Python dependencies anew into constraints.txt
 	$(BIN)/python tools/constraints.py
