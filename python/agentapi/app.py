@@ -14,6 +14,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -119,17 +120,19 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             async with extension.lifespan():
                 yield
 
-    return Starlette(
+    app = Starlette(
         routes=list(extension.routes),
-        middleware=[Middleware(_PlainStartupFailure), Middleware(RequestContextMiddleware)],
+        middleware=_middleware(settings),
         exception_handlers={
             AgentAPIError: _problem,
             HTTPException: _http_problem,
             ClientGoneError: _nobody,
-            Exception: _crash,
         },
         lifespan=lifespan,
     )
+    # A redirect would be made of the request's Host header, and before anybody is authenticated.
+    app.router.redirect_slashes = False
+    return app
 
 
 class _PlainStartupFailure:
@@ -276,6 +279,8 @@ def _keyring(settings: Settings) -> Keyring:
             text = settings.keyring_file.read_text(encoding="utf-8")
         except OSError as error:
             raise StartupError(f"AGENTAPI_KEYRING_FILE cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError:
+            raise StartupError("AGENTAPI_KEYRING_FILE holds no keyring; `agentapi keys generate` makes one.") from None
     else:
         raise StartupError("Set AGENTAPI_KEYRING or AGENTAPI_KEYRING_FILE; `agentapi keys generate` makes a keyring.")
     try:
@@ -310,6 +315,43 @@ async def _nobody(_: Request, __: Exception) -> Response:
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
-async def _crash(_: Request, __: Exception) -> Response:
-    """Answer for a defect of ours; the log has it, the client need not."""
-    return problem_response(AgentAPIError("Something went wrong here; the log has the details."))
+class _CrashGuard:
+    """Answers for a defect of ours, inside the request's context: the log has it, the client need not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception:
+            if scope["type"] != "http" or started:
+                raise
+            _log.exception("request_crashed")
+            answer = problem_response(AgentAPIError("Something went wrong here; the log has the details."))
+            await answer(scope, receive, send)
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    middleware = [
+        Middleware(_PlainStartupFailure),
+        Middleware(RequestContextMiddleware),
+        Middleware(_CrashGuard),
+    ]
+    if settings.allowed_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["WWW-Authenticate", "X-Request-ID"],
+        )
+        middleware.append(cors)
+    return middleware

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import click
 
@@ -18,9 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentapi.dev import Ready
+    from agentapi.settings import StdioCommand
     from agentapi.upstreams.mcp_servers import DeclaredServer
 
 __all__ = ["main"]
+
+_MAX_SLUG = 63
+_DECIDES = re.compile("HOME|PATH|SHELL|ENV|BASH_ENV|(LD|DYLD|NODE|NPM|PYTHON|UV)_.*|PYTHON.*", re.IGNORECASE)
+"""Variables that change which program runs."""
+
+_DATABASE_TIMEOUT_S = 10.0
 
 # Commands import what they need when they run: `agentapi --help` must not load a web framework.
 
@@ -132,6 +143,46 @@ def migrate() -> None:
         run_migrations(settings.migration_database_url.get_secret_value(), settings.database_app_role)
     )
     click.echo("\n".join(f"applied {name}" for name in applied) or "up to date")
+
+
+@cli.group()
+def organizations() -> None:
+    """Organisations of the deployment in AGENTAPI_DATABASE_URL."""
+
+
+@organizations.command("create")
+@click.argument("slug")
+@click.option("--name", help="Name for people.  [default: the slug]")
+@click.option("--workspace", default="main", show_default=True, help="Slug of its first workspace.")
+def organizations_create(*, slug: str, name: str | None, workspace: str) -> None:
+    """Create the organisation SLUG with one workspace, and print the path of its MCP endpoint."""
+    from agentapi.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    if settings.database_url is None:
+        raise StartupError("Set AGENTAPI_DATABASE_URL to the database of the deployment.")
+    for given in (slug, workspace):
+        if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", given) is None or len(given) > _MAX_SLUG:
+            raise StartupError(f"'{given}' is not a slug: lower-case letters, digits and single hyphens, at most 63.")
+    _run(_create_organization(settings.database_url.get_secret_value(), slug, name or slug, workspace))
+    click.echo(f"/mcp/{slug}/{workspace}")
+
+
+async def _create_organization(dsn: str, slug: str, name: str, workspace: str) -> None:
+    from agentapi.principal import OrgId, WorkspaceId  # noqa: PLC0415
+    from agentapi.storage.database import Database  # noqa: PLC0415
+    from agentapi.tenancy import store  # noqa: PLC0415
+
+    database = await Database.connect(dsn, pool_min=1, pool_max=1, timeout_s=_DATABASE_TIMEOUT_S)
+    try:
+        org_id = OrgId(uuid4())
+        async with database.organization_transaction(org_id) as connection:
+            await store.create_organization(connection, org_id=org_id, slug=slug, name=name)
+            await store.create_workspace(
+                connection, workspace_id=WorkspaceId(uuid4()), org_id=org_id, slug=workspace, name=workspace
+            )
+    finally:
+        await database.close()
 
 
 @cli.command()
@@ -258,11 +309,34 @@ def _declared_servers(upstreams: Sequence[str], mcp_config: Path | None) -> list
     return servers
 
 
+def _shown(command: StdioCommand) -> str:
+    """Return a command line as a person must see it to agree, with the variables that come with it.
+
+    Values are secrets as a rule, so they are left out, but for those that decide what is run.
+    """
+    line = _visible(shlex.join((command.command, *command.args)))
+    variables = [
+        f"{_visible(name)}={_visible(value.get_secret_value())}" if _DECIDES.match(name) else _visible(name)
+        for name, value in command.env.items()
+        if name != "HOME" or value.get_secret_value() != str(Path.home())
+    ]
+    return f"{line} (with {', '.join(variables)})" if variables else line
+
+
+def _visible(text: str) -> str:
+    """Return ``text`` with everything escaped that could make a terminal show something else than what is run."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def _confirm_commands(servers: Sequence[DeclaredServer], *, yes: bool) -> None:
     for server in servers:
-        if server.command is None or yes:
+        if server.command is None:
             continue
-        line = " ".join((server.command.command, *server.command.args))
+        if shutil.which(server.command.command) is None:
+            raise StartupError(f"'{server.name}': there is no command {_visible(server.command.command)} on the PATH.")
+        if yes:
+            continue
+        line = _shown(server.command)
         if not sys.stdin.isatty():
             raise StartupError(f"'{server.name}' would run the command: {line} - repeat with --yes to allow it.")
         click.confirm(f"'{server.name}' runs the command: {line}\nAllow it?", abort=True, err=True)

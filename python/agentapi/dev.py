@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 import agentapi
-from agentapi._core import Keyring
+from agentapi._core import Keyring, KeyringError
 from agentapi.app import Extension, create_app
 from agentapi.errors import StartupError
 from agentapi.identity.token_issuer import TokenIssuer, write_private_file
@@ -106,7 +106,8 @@ async def run_dev(options: DevOptions, on_ready: Callable[[Ready], None]) -> Non
 async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None:
     """Start everything in order and wait; being cancelled is the way to stop, at any point."""
     with _listening_socket(options.host, options.port) as listener:
-        base_url = f"http://{options.host}:{listener.getsockname()[1]}"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        base_url = f"http://{host}:{listener.getsockname()[1]}"
         async with embedded_postgres(options.data_dir) as postgres:
             await migrate(postgres.owner_dsn, APP_ROLE)
             issuer = TokenIssuer.from_file(ISSUER, issuer_key_path(options.data_dir))
@@ -116,14 +117,18 @@ async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None
             shutil.rmtree(settings.state_dir, ignore_errors=True)
             demo_token = secrets.token_urlsafe(32)
             await _seed(settings, issuer, [*_demo_servers(base_url, demo_token), *options.servers])
-            async with _http_server(create_app(settings, _extension(issuer, demo_token)), listener):
+            async with _http_server(create_app(settings, _extension(issuer, demo_token)), listener) as ended:
                 on_ready(_ready(options, base_url, issuer))
-                await asyncio.get_running_loop().create_future()
+                await asyncio.wait({ended})
+                raise StartupError("The gateway stopped by itself; the log above says why.")
 
 
 @contextlib.asynccontextmanager
-async def _http_server(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve ``app`` on ``listener`` for the length of the context; signals are the caller's business."""
+async def _http_server(app: Starlette, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve ``app`` on ``listener`` for the length of the context; signals are the caller's business.
+
+    Yields the task that serves, which ends before the context only if the server fails.
+    """
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -140,7 +145,7 @@ async def _http_server(app: Starlette, listener: socket.socket) -> AsyncIterator
         if not server.started:
             await task
             raise StartupError("The gateway did not start; the log above says why.")
-        yield
+        yield task
     finally:
         started.cancel()
         server.should_exit = True
@@ -177,7 +182,6 @@ def _listening_socket(host: str, port: int) -> socket.socket:
         raise StartupError(
             f"Port {port} on {host} cannot be used ({error.strerror}); choose another with --port."
         ) from None
-    listener.set_inheritable(True)
     return listener
 
 
@@ -189,6 +193,7 @@ def _settings(options: DevOptions, base_url: str, issuer: TokenIssuer, postgres:
     return load_settings(
         environment="development",
         public_url=base_url,
+        data_dir=options.data_dir,
         host=options.host,
         database_url=postgres.app_dsn,
         keyring=_keyring(options.data_dir),
@@ -208,7 +213,7 @@ def _keyring(data_dir: Path) -> str:
     path = data_dir / "keyring.json"
     if not path.exists():
         write_private_file(path, Keyring.generate("dev"))
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 _CLOCK = DeclaredServer(
@@ -254,7 +259,10 @@ async def _seed(settings: Settings, issuer: TokenIssuer, servers: Sequence[Decla
     """Bring the demo organisation to what was declared; what a person added stays."""
     if settings.database_url is None or settings.keyring is None:
         raise AssertionError
-    keyring = Keyring.parse(settings.keyring.get_secret_value())
+    try:
+        keyring = Keyring.parse(settings.keyring.get_secret_value())
+    except KeyringError as error:
+        raise StartupError(f"The keyring in {settings.data_dir} cannot be used: {error}; move it away.") from None
     database = await Database.connect(
         settings.database_url.get_secret_value(),
         pool_min=1,
@@ -275,6 +283,17 @@ async def _seed(settings: Settings, issuer: TokenIssuer, servers: Sequence[Decla
                 )
             stored = await upstream_store.list_upstreams(connection, workspace_id=workspace.id, limit=_MAX_SERVERS)
             existing = {upstream.name: upstream for upstream in stored}
+            for upstream in stored:
+                if (
+                    upstream.command is not None
+                    and upstream.command not in settings.stdio_commands
+                    and upstream.enabled
+                ):
+                    # Declared in an earlier run and not in this one, so there is nothing to run.
+                    disabled = replace(upstream, enabled=False)
+                    existing[upstream.name] = await upstream_store.update_upstream(
+                        connection, disabled, now=datetime.now(UTC)
+                    )
             for server in servers:
                 upstream = _as_upstream(server, principal, workspace, keyring, existing.get(server.name))
                 if server.name in existing:

@@ -67,11 +67,16 @@ def rpc_error_response(error: errors.AgentAPIError, *, headers: Mapping[str, str
     """Render ``error`` as a JSON-RPC error without an id, for a request that never reached the protocol engine."""
     status, _ = _lookup(error)
     code = INTERNAL_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else INVALID_REQUEST
-    return rpc_response(ErrorData(code=code, message=error.message, data={"code": error.code}), status, headers=headers)
+    data = ErrorData(code=code, message=error.message, data={"code": error.code})
+    return rpc_response(data, status, headers=headers)
 
 
 def rpc_response(
-    error: ErrorData, status: int, *, id_json: bytes | None = None, headers: Mapping[str, str] | None = None
+    error: ErrorData,
+    status: int = HTTPStatus.BAD_REQUEST,
+    *,
+    id_json: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Render a JSON-RPC error (JSON-RPC 2.0, section 5); ``id_json`` is the request's id as it was written."""
     identifier = None if id_json is None else json.loads(id_json)

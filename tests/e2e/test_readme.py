@@ -149,7 +149,12 @@ def _environment(document: str, directory: Path) -> Mapping[str, str]:
 
 def _git_configuration(document: str) -> dict[str, str]:
     addresses = sorted(set(re.findall(r"git clone (?:-\S+ )*(\S+)", document)))
-    variables = {"GIT_CONFIG_COUNT": str(len(addresses))}
+    # The checkout may belong to another user than the one who runs the tests.
+    variables = {
+        "GIT_CONFIG_COUNT": str(len(addresses) + 1),
+        f"GIT_CONFIG_KEY_{len(addresses)}": "safe.directory",
+        f"GIT_CONFIG_VALUE_{len(addresses)}": "*",
+    }
     for number, address in enumerate(addresses):
         variables[f"GIT_CONFIG_KEY_{number}"] = f"url.{REPOSITORY}.insteadOf"
         variables[f"GIT_CONFIG_VALUE_{number}"] = address

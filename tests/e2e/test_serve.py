@@ -8,17 +8,12 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import httpx2
 import pytest
 
 from agentapi._core import Keyring
-from agentapi.principal import OrgId, Principal, Role, WorkspaceId
-from agentapi.storage.database import Database
 from agentapi.storage.embedded import EmbeddedPostgres, embedded_postgres
-from agentapi.tenancy import store
-from agentapi.tenancy.models import user_id_of
 from support.gateway import dev_environment
 from support.processes import end_group, free_port, wait_until
 from support.raw import modern_call
@@ -64,28 +59,12 @@ async def environment(postgres: EmbeddedPostgres, module_directory: Path) -> dic
     assert migrated.returncode == 0, migrated.stderr
     assert "applied 0001_tenancy" in migrated.stdout
     assert _run("migrate", env=env).stdout == "up to date\n"
-    await _create_organization(postgres.app_dsn)
+    created = _run("organizations", "create", "demo", env=env)
+    assert (created.returncode, created.stdout) == (0, "/mcp/demo/main\n"), created.stderr
+    again = _run("organizations", "create", "demo", env=env)
+    assert (again.returncode, again.stderr) == (1, "agentapi: There is an organization demo already.\n")
+    assert "not a slug" in _run("organizations", "create", "No Slug", env=env).stderr
     return env
-
-
-async def _create_organization(dsn: str) -> None:
-    database = await Database.connect(dsn, pool_min=1, pool_max=1, timeout_s=10)
-    principal = Principal(
-        user_id=user_id_of("operator", "operator"),
-        org_id=OrgId(uuid4()),
-        org_slug="demo",
-        role=Role.ORG_ADMIN,
-        issuer="operator",
-        subject="operator",
-    )
-    try:
-        async with database.tenant_transaction(principal) as connection:
-            await store.create_organization(connection, org_id=principal.org_id, slug="demo", name="Demo")
-            await store.create_workspace(
-                connection, workspace_id=WorkspaceId(uuid4()), org_id=principal.org_id, slug="main", name="Main"
-            )
-    finally:
-        await database.close()
 
 
 @contextmanager

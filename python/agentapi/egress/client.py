@@ -29,6 +29,7 @@ __all__ = ["Egress", "default_tls_context"]
 
 _MAX_REDIRECTS: Final = 3
 _MAX_RESPONSE_BYTES: Final = 32 * 1024 * 1024
+_SPARE_CONNECTIONS: Final = 64
 _READ_TIMEOUT_S: Final = 300.0
 
 
@@ -87,7 +88,9 @@ class Egress:
         return cls(
             AddressPolicy(allow_networks=settings.egress_allow_networks, allow_http=settings.egress_allow_http),
             timeout_s=settings.egress_timeout_s,
-            max_connections=settings.upstream_max_connections,
+            # A connection of the older revisions holds one socket for its stream and needs another for each call;
+            # key sets and connection tests need some besides.
+            max_connections=settings.upstream_max_connections * 2 + _SPARE_CONNECTIONS,
         )
 
     async def __aenter__(self) -> Self:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from mcp import MCPError
-from mcp_types import INVALID_PARAMS, PaginatedRequestParams
+from mcp_types import PaginatedRequestParams
 
 from agentapi.errors import AgentAPIError, UpstreamError
 from agentapi.gateway.names import public_name, upstream_of
 from agentapi.upstreams.connections import ConnectionKey
+from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mcp.client.session import ClientSession
 
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.transports import TransportFactory
 
-__all__ = ["Catalogue", "CatalogueTool", "UnknownToolError"]
+__all__ = ["Catalogue", "CatalogueTool", "UnknownToolError", "list_tools"]
 
 _log = structlog.get_logger(__name__)
 
 _MAX_PAGES = 100
 _MAX_TOOLS = 10_000
+_MAX_LIST_BYTES = 2 * 1024 * 1024
 _MAX_ECHO = 128
 """How much of a name that came from outside is repeated in an error."""
 
@@ -62,6 +65,8 @@ class _Entry:
     expires: float
     upstream: Upstream
     definitions: tuple[dict[str, Any], ...] = ()
+    size: int = 0
+    """Bytes of the definitions as JSON; in memory they take some twenty times as much."""
     failure: UpstreamError | None = None
     _named: dict[bool, dict[str, CatalogueTool]] = field(default_factory=dict)
 
@@ -88,6 +93,7 @@ class Catalogue:
         list_timeout_s: Bound on one upstream's list.
         bare_names: Leave out the prefix where a workspace has one upstream.
         max_entries: Bound on remembered lists; the least recently used goes first.
+        max_bytes: Bound on their size as JSON.
         clock: Monotonic seconds.
     """
 
@@ -102,6 +108,7 @@ class Catalogue:
         bare_names: bool,
         clock: Callable[[], float],
         max_entries: int = 10_000,
+        max_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         self._pool = pool
         self._transports = transports
@@ -111,6 +118,8 @@ class Catalogue:
         self._bare_names = bare_names
         self._clock = clock
         self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._size = 0
         self._entries: OrderedDict[ConnectionKey, _Entry] = OrderedDict()
         self._fetching: dict[ConnectionKey, asyncio.Task[_Entry]] = {}
 
@@ -187,13 +196,17 @@ class Catalogue:
                 key,
                 upstream.name,
                 self._transports.open(upstream),
-                _list_tools,
+                list_tools,
                 timeout_s=self._list_timeout_s,
+                repeatable=True,
             )
+            entry.size = _size(entry.definitions)
         except UpstreamError as error:
             entry.failure = error
+        except ListTooLargeError as error:
+            entry.failure = UpstreamError(f"Upstream '{upstream.name}' lists {error}.")
         except (MCPError, ValueError) as error:
-            entry.failure = UpstreamError(f"Upstream '{upstream.name}' did not list its tools: {str(error)[:200]}")
+            entry.failure = UpstreamError(f"Upstream '{upstream.name}' did not list its tools: {reason_of(error)}.")
         if entry.failure is not None:
             _log.warning(
                 "upstream_left_out",
@@ -203,27 +216,53 @@ class Catalogue:
             )
         entry.fetched = self._clock()
         entry.expires = entry.fetched + (self._failure_ttl_s if entry.failure is not None else self._ttl_s)
-        self._entries[key] = entry
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
+        self._remember(key, entry)
         return entry
+
+    def _remember(self, key: ConnectionKey, entry: _Entry) -> None:
+        """Keep ``entry`` in the place of what was known of older versions; the least recently used makes room."""
+        replaced = [k for k in self._entries if k.upstream_id == key.upstream_id and k.version < key.version]
+        for old in (*replaced, key):
+            gone = self._entries.pop(old, None)
+            self._size -= gone.size if gone is not None else 0
+        self._entries[key] = entry
+        self._size += entry.size
+        while len(self._entries) > self._max_entries or self._size > self._max_bytes:
+            self._size -= self._entries.popitem(last=False)[1].size
 
 
 def _key(upstream: Upstream, principal: Principal) -> ConnectionKey:
     return ConnectionKey(upstream.org_id, upstream.id, upstream.version, principal.user_id)
 
 
-async def _list_tools(session: ClientSession) -> tuple[dict[str, Any], ...]:
+class ListTooLargeError(ValueError):
+    """A list of tools exceeds what the gateway keeps."""
+
+
+async def list_tools(session: ClientSession) -> tuple[dict[str, Any], ...]:
+    """Return every tool that the upstream lists, as the protocol's JSON.
+
+    Raises:
+        MCPError: The upstream answered with an error.
+        ListTooLargeError: Its list exceeds the bounds.
+    """
     tools: list[dict[str, Any]] = []
+    size = 0
     cursor: str | None = None
     for _ in range(_MAX_PAGES):
         page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
-        tools.extend(tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools)
-        if len(tools) > _MAX_TOOLS:
+        listed = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools]
+        tools += listed
+        size += _size(listed)
+        if len(tools) > _MAX_TOOLS or size > _MAX_LIST_BYTES:
             break
         cursor = page.next_cursor
         # Some servers say with an empty cursor that there is no other page.
         if not cursor:
             return tuple(tools)
-    raise MCPError(code=INVALID_PARAMS, message=f"the list has more than {_MAX_TOOLS} tools or {_MAX_PAGES} pages")
+    bounds = f"{_MAX_TOOLS} tools, {_MAX_PAGES} pages or {_MAX_LIST_BYTES} bytes"
+    raise ListTooLargeError(f"more than {bounds}")
+
+
+def _size(definitions: Iterable[dict[str, Any]]) -> int:
+    return sum(len(json.dumps(definition)) for definition in definitions)

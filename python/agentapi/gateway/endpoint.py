@@ -7,7 +7,6 @@ exist: another organisation's workspace and none at all give the same answer, fo
 from __future__ import annotations
 
 import re
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -172,11 +171,11 @@ class McpEndpoint:
         except EnvelopeError as error:
             message = _ENVELOPE_MESSAGES[error.jsonrpc_code]
             data = ErrorData(code=error.jsonrpc_code, message=message, data={"reason": error.reason})
-            return rpc_response(data, HTTPStatus.BAD_REQUEST, id_json=error.id_json)
+            return rpc_response(data, id_json=error.id_json)
         named = any(name == b"mcp-protocol-version" for name, _ in scope["headers"])
         if envelope.protocol_version is not None and not named:
             data = ErrorData(code=HEADER_MISMATCH, message="The MCP-Protocol-Version header is missing.")
-            return rpc_response(data, HTTPStatus.BAD_REQUEST, id_json=envelope.id_json)
+            return rpc_response(data, id_json=envelope.id_json)
         return None
 
     def _refusal(self, error: AgentAPIError, org: str, workspace: str) -> Response:

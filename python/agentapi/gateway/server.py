@@ -5,16 +5,18 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from mcp import MCPError
 from mcp.server import Server
 from mcp.server.caching import CacheHint
+from mcp.shared.inbound import x_mcp_header_map
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolRequest, CallToolRequestParams
 from pydantic import RootModel, ValidationError
 
 import agentapi
 from agentapi.errors import AgentAPIError, ForbiddenError, UpstreamError
-from agentapi.gateway.catalogue import UnknownToolError
+from agentapi.gateway.catalogue import ListTooLargeError, UnknownToolError, list_tools
 from agentapi.identity.permissions import Permission, require
 from agentapi.upstreams.connections import ConnectionKey
 
@@ -36,6 +38,7 @@ _SCOPE_KEY = "agentapi.call"
 """Key of the ``CallContext`` in the ASGI scope."""
 
 _COMPLETE = "complete"
+_INPUT_REQUIRED = "input_required"
 _ENVELOPE_META_PREFIX = "io.modelcontextprotocol/"
 
 
@@ -78,6 +81,7 @@ class GatewayServer:
         self._pool = pool
         self._transports = transports
         self._call_timeout_s = call_timeout_s
+        self._listed: WeakSet[ClientSession] = WeakSet()
         # Lists vary by authorization, so no client may share them (specification 2026-07-28, "Caching").
         hint = CacheHint(ttl_ms=int(list_ttl_s * 1000), scope="private")
         self.server: Server[dict[str, Any]] = Server(
@@ -130,6 +134,10 @@ class GatewayServer:
         )
 
         async def operation(session: ClientSession) -> dict[str, Any]:
+            if x_mcp_header_map(tool.definition["inputSchema"]) and session not in self._listed:
+                # The SDK mirrors arguments into Mcp-Param-* headers from the list that this very session has seen.
+                await list_tools(session)
+                self._listed.add(session)
             progress = ctx.session.report_progress if wants_progress else None
             return (await session.send_request(request, _RawResult, progress_callback=progress)).root
 
@@ -138,10 +146,15 @@ class GatewayServer:
             result = await self._pool.call(
                 key, upstream.name, self._transports.open(upstream), operation, timeout_s=self._call_timeout_s
             )
-        except ValidationError:
+        except (ValidationError, ListTooLargeError):
             raise UpstreamError(
                 f"Upstream '{upstream.name}' answered with a result that the protocol does not allow."
             ) from None
+        if result.get("resultType", _COMPLETE) == _INPUT_REQUIRED:
+            # Its state belongs to one caller and one upstream; unsealed it must not pass, nor the answer be lost.
+            raise UpstreamError(
+                f"Upstream '{upstream.name}' asks the user for input, which this gateway does not relay yet."
+            )
         # An upstream of the older revisions does not say so; absent means complete (specification 2026-07-28).
         return {"resultType": _COMPLETE, **result}
 

@@ -161,6 +161,9 @@ class IssuerDirectory:
                 source.jwks_url = await self._discover(issuer)
             count = self._verifier.replace_keys(issuer, await self._fetch(source.jwks_url))
         except (AgentAPIError, KeySetError, ValueError, RecursionError) as error:
+            if source.settings.jwks_url is None:
+                # The issuer may have moved its keys: ask it anew where they are.
+                source.jwks_url = None
             _log.warning("key_set_refresh_failed", issuer=issuer, reason=str(error), stale=source.fetched is not None)
             return False
         source.fetched = self._clock()

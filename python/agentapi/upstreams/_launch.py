@@ -21,6 +21,7 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _FAILED = 126
+_MOST_DESCRIPTORS = 1 << 20
 
 
 def _prctl(option: int, value: int) -> None:
@@ -58,6 +59,8 @@ def main(argv: list[str]) -> None:
     # Only now: its directory is closed to root without CAP_DAC_OVERRIDE, which bubblewrap took away.
     os.chdir(spec["cwd"])
     os.umask(0o077)
+    # uvloop does not close what the gateway left inheritable: its listening socket, pipes to its other workers.
+    os.closerange(3, _MOST_DESCRIPTORS)
     environment = {name: os.environ[name] for name in spec["env"]}
     os.execvpe(command[0], command, environment)  # noqa: S606 - no shell is what is wanted
 

@@ -122,11 +122,13 @@ class ConnectionPool:
         operation: Callable[[ClientSession], Awaitable[_T]],
         *,
         timeout_s: float,
+        repeatable: bool = False,
     ) -> _T:
         """Run ``operation`` on the connection of ``key``, opening it first where there is none.
 
         A request that the upstream refused unprocessed, because it no longer knows the session, runs once more on a
-        fresh connection; nothing else is tried twice.
+        fresh connection. So does one that is ``repeatable``, a read, when the connection turns out to be closed.
+        Nothing else is tried twice.
 
         Raises:
             UpstreamError: The upstream cannot be reached, or the connection broke.
@@ -136,6 +138,10 @@ class ConnectionPool:
         try:
             return await self._call_once(key, name, open_transport, operation, timeout_s)
         except _SessionTerminatedError:
+            return await self._call_once(key, name, open_transport, operation, timeout_s)
+        except _ClosedError:
+            if not repeatable:
+                raise
             return await self._call_once(key, name, open_transport, operation, timeout_s)
 
     async def _call_once(
@@ -159,7 +165,7 @@ class ConnectionPool:
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
                 self._discard(connection)
-                raise UpstreamError(f"Upstream '{name}' closed the connection.") from error
+                raise _ClosedError(f"Upstream '{name}' closed the connection.") from error
             if error.code == REQUEST_TIMEOUT:
                 raise UpstreamTimeoutError(f"Upstream '{name}' did not answer in time.") from error
             if error.code == INVALID_REQUEST and error.message == _SESSION_TERMINATED:
@@ -168,7 +174,7 @@ class ConnectionPool:
             raise
         except (anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
             self._discard(connection)
-            raise UpstreamError(f"Upstream '{name}' closed the connection.") from error
+            raise _ClosedError(f"Upstream '{name}' closed the connection.") from error
         finally:
             connection.in_flight -= 1
             connection.last_used = self._clock()
@@ -178,6 +184,7 @@ class ConnectionPool:
         if connection is None:
             if self._tasks is None:
                 raise UpstreamError("The gateway is shutting down.")
+            self._close_superseded(key)
             self._make_room()
             connection = _Connection(key, name, last_used=self._clock())
             self._connections[key] = connection
@@ -229,6 +236,12 @@ class ConnectionPool:
             del self._connections[connection.key]
         connection.closing.set()
 
+    def _close_superseded(self, key: ConnectionKey) -> None:
+        """Close what is idle of the upstream's older versions: no call will ask for it again."""
+        for old in list(self._connections.values()):
+            if old.key.upstream_id == key.upstream_id and old.key.version < key.version and old.in_flight == 0:
+                self._discard(old)
+
     def _make_room(self) -> None:
         if len(self._connections) < self._max_connections:
             return
@@ -262,3 +275,7 @@ class ConnectionPool:
 
 class _SessionTerminatedError(UpstreamError):
     """The upstream forgot the session before it looked at the request."""
+
+
+class _ClosedError(UpstreamError):
+    """The connection ended before the answer came; whether the request was processed is not known."""

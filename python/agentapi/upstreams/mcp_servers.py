@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["DeclaredServer", "is_http_url", "name_for_url", "parse_mcp_servers"]
 
 _MAX_NAME = 32
+_UNSUPPORTED = {"cwd", "envFile", "oauth", "auth"}
+"""Keys of some clients that change what an entry does; dropped in silence they would surprise."""
 _REMOTE_TYPES = {
     "http": Transport.HTTP,
     "streamable-http": Transport.HTTP,
@@ -59,7 +61,8 @@ def parse_mcp_servers(text: str | bytes, *, home: Path) -> list[DeclaredServer]:
     servers = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
     if not isinstance(servers, dict) or not servers:
         raise InvalidRequestError("The file has no 'mcpServers' object with entries.")
-    declared = [_server(label, entry, home) for label, entry in servers.items()]
+    wanted = {label: entry for label, entry in servers.items() if not _is_disabled(entry)}
+    declared = [_server(label, entry, home) for label, entry in wanted.items()]
     names = [server.name for server in declared]
     for name in names:
         if names.count(name) > 1:
@@ -80,18 +83,30 @@ def name_for_url(url: str, taken: set[str]) -> str:
 
 
 def is_http_url(url: str) -> bool:
-    """Return whether ``url`` is an absolute HTTP address; whether it may be called is the address guard's question."""
+    """Return whether ``url`` is an absolute HTTP address without user and password.
+
+    Whether it may be called is the address guard's question.
+    """
     try:
         parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        port = parts.port
     except ValueError:
         return False
+    clean = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None
+    return clean and (port is None or port > 0)
+
+
+def _is_disabled(entry: object) -> bool:
+    return isinstance(entry, dict) and (entry.get("disabled") is True or entry.get("enabled") is False)
 
 
 def _server(label: str, entry: Any, home: Path) -> DeclaredServer:  # noqa: ANN401 - unvalidated JSON
     if not isinstance(entry, dict):
         raise InvalidRequestError(f"Entry '{label}' is not an object.")
     _refuse_placeholders(label, entry)
+    unknown = sorted(_UNSUPPORTED & entry.keys())
+    if unknown:
+        raise InvalidRequestError(f"Entry '{label}' has '{unknown[0]}', which is not supported; leave it out.")
     name = _slug(label)
     if "command" in entry:
         return DeclaredServer(name, Transport.STDIO, command=_command(label, entry, home))

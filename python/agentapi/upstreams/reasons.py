@@ -58,7 +58,8 @@ def _words(error: BaseException) -> str:  # noqa: C901, PLR0911 - one sentence p
     if isinstance(error, FileNotFoundError | PermissionError):
         return "its command cannot be started"
     if isinstance(error, MCPError):
-        return f"it answered: {error.message[:200]}"
+        # Not its words: they may repeat the credential, and this reaches other people and the log.
+        return f"it answered with the JSON-RPC error {error.code}"
     return "it does not speak MCP"
 
 

@@ -58,6 +58,7 @@ class UpstreamRegistry:
         self._clock = clock
         self._view_ttl_s = view_ttl_s
         self._max_views = max_views
+        self._generations: dict[OrgId, int] = {}
         self._views: OrderedDict[tuple[OrgId, UserId, str], tuple[float, WorkspaceView]] = OrderedDict()
 
     async def view(self, principal: Principal, workspace_slug: str) -> WorkspaceView:
@@ -71,12 +72,16 @@ class UpstreamRegistry:
         if remembered is not None and remembered[0] > self._clock():
             self._views.move_to_end(key)
             return remembered[1]
+        generation = self._generations.get(principal.org_id, 0)
         async with self._database.tenant_transaction(principal) as connection:
             workspace = await tenancy_store.find_workspace(connection, workspace_slug)
             if workspace is None:
                 raise NotFoundError(_NO_WORKSPACE)
             upstreams = await store.list_for_workspace(connection, workspace.id)
         view = WorkspaceView(workspace, tuple(upstreams))
+        if generation != self._generations.get(principal.org_id, 0):
+            # Something changed while this was read: good for this call, stale for the next.
+            return view
         self._views[key] = (self._clock() + self._view_ttl_s, view)
         self._views.move_to_end(key)
         while len(self._views) > self._max_views:
@@ -172,5 +177,6 @@ class UpstreamRegistry:
         self._forget(principal.org_id)
 
     def _forget(self, org_id: OrgId) -> None:
+        self._generations[org_id] = self._generations.get(org_id, 0) + 1
         for key in [key for key in self._views if key[0] == org_id]:
             del self._views[key]

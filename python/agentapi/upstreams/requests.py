@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -69,13 +70,25 @@ def parse(model: type[_M], body: bytes) -> _M:
         InvalidRequestError: It is not JSON of that shape; the fields are named, their values are not repeated.
     """
     try:
-        return model.model_validate_json(body)
+        value = model.model_validate_json(body)
+        json.loads(body, object_pairs_hook=_refuse_duplicates)
     except ValidationError as error:
         fields = tuple(
             FieldError(_pointer(detail["loc"]), detail["msg"])
             for detail in error.errors(include_url=False, include_context=False, include_input=False)
         )
         raise InvalidRequestError("The request body is not valid.", fields) from None
+    return value
+
+
+def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
+    """Refuse an object that holds a key twice, since two parsers could read it differently."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            field = FieldError(_pointer((key[:64],)), "The key occurs twice.")
+            raise InvalidRequestError("The request body is not valid.", (field,))
+        seen.add(key)
 
 
 def check_input(

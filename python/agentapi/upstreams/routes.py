@@ -19,6 +19,7 @@ from agentapi.errors import (
     FieldError,
     InvalidRequestError,
     NotFoundError,
+    UnsupportedMediaTypeError,
     UpstreamError,
 )
 from agentapi.principal import UpstreamId
@@ -107,14 +108,11 @@ class UpstreamRoutes:
         principal = await self._authorize(request)
         limit = _limit(request.query_params.get("limit"))
         after = _after(request.query_params.get("cursor"))
-        slugs = await self._registry.workspace_slugs(principal)
-        workspace_id = None
         wanted = request.query_params.get("workspace")
-        if wanted is not None:
-            workspace_id = next((id_ for id_, slug in slugs.items() if slug == wanted), None)
-            if workspace_id is None:
-                raise NotFoundError("There is no such workspace.")
+        workspace_id = None if wanted is None else (await self._registry.workspace(principal, wanted)).id
         found = await self._registry.page(principal, workspace_id=workspace_id, after=after, limit=limit + 1)
+        # Read behind the page, so that every workspace of the page is among them.
+        slugs = await self._registry.workspace_slugs(principal)
         shown = found[:limit]
         more = len(found) > limit
         return JSONResponse(
@@ -249,6 +247,9 @@ def _document(upstream: Upstream, workspace: str) -> dict[str, Any]:
 
 
 async def _body(request: Request) -> bytes:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnsupportedMediaTypeError("The request body must be application/json.")
     return await read_body(request.scope, request.receive, max_bytes=_MAX_BODY_BYTES)
 
 

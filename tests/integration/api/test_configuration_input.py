@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import httpx2
 
 
+JSON = {"content-type": "application/json"}
+
+
 def pointers(answer: httpx2.Response) -> list[str]:
     assert answer.status_code == 422, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -121,7 +124,7 @@ async def test_a_body_that_is_no_object_of_ours_is_refused(api: Api, body: bytes
     id_ = (await admin.created())["id"]
     targets = (("POST", CONFIGURATIONS), ("PUT", f"{CONFIGURATIONS}/{id_}"), ("POST", "/api/v1/mcp/test"))
     for method, path in targets:
-        pointers(await admin.request(method, path, content=body))
+        pointers(await admin.request(method, path, content=body, headers=JSON))
     assert await admin.names() == ["github"]
 
 
@@ -140,15 +143,15 @@ async def test_a_body_above_64_kib_is_refused_before_it_is_read(api: Api, stream
         ("PUT", f"{CONFIGURATIONS}/{id_}"),
         ("POST", "/api/v1/mcp/test"),
     ):
-        answer = await admin.request(method, path, content=chunks() if stream else filler)
+        answer = await admin.request(method, path, content=chunks() if stream else filler, headers=JSON)
         assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
         assert answer.headers["content-type"] == "application/problem+json"
 
 
 async def test_a_body_of_just_under_64_kib_is_read(api: Api) -> None:
     body = json.dumps(configuration()).encode().ljust(64 * 1024)
-    assert (await api.caller().request("POST", CONFIGURATIONS, content=body)).status_code == 201
-    assert (await api.caller().request("POST", CONFIGURATIONS, content=body + b" ")).status_code == 413
+    assert (await api.caller().request("POST", CONFIGURATIONS, content=body, headers=JSON)).status_code == 201
+    assert (await api.caller().request("POST", CONFIGURATIONS, content=body + b" ", headers=JSON)).status_code == 413
 
 
 GUARDED: dict[str, str] = {
@@ -237,3 +240,15 @@ def test_no_body_crashes_the_parser(body: object, raw: bytes) -> None:
         for content in (json.dumps(body).encode(), raw):
             with contextlib.suppress(InvalidRequestError):
                 assert isinstance(parse(model, content), model)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/json5"])
+async def test_a_body_of_another_media_type_is_refused(api: Api, kind: str) -> None:
+    body = json.dumps(configuration()).encode()
+    answer = await api.caller().request("POST", CONFIGURATIONS, content=body, headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_key_given_twice_is_named(api: Api) -> None:
+    body = json.dumps(configuration()).replace("{", '{"name": "first", ', 1).encode()
+    assert pointers(await api.caller().request("POST", CONFIGURATIONS, content=body, headers=JSON)) == ["/name"]

@@ -50,8 +50,10 @@ class Pool:
     calls: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
 
-    async def call(self, key: Any, name: str, open_transport: Any, operation: Any, *, timeout_s: float) -> Any:
-        assert timeout_s == 5.0
+    async def call(
+        self, key: Any, name: str, open_transport: Any, operation: Any, *, timeout_s: float, repeatable: bool
+    ) -> Any:
+        assert (timeout_s, repeatable) == (5.0, True)
         assert (key.upstream_id, name) == (open_transport.id, open_transport.name)
         self.calls.append(name)
         if self.gate is not None:
@@ -236,6 +238,7 @@ async def test_an_empty_cursor_ends_the_list() -> None:
 ENDLESS: dict[str, list[Page]] = {
     "pages without end": [(["a"], "0")],
     "too many tools in pages": [([f"t{number}" for number in range(6000)], "1")],
+    "too many bytes": [(["t" * 1_100_000, "u" * 1_100_000], None)],
     "too many tools in one page": [([f"t{number}" for number in range(10_001)], None)],
 }
 
@@ -245,7 +248,7 @@ async def test_a_list_without_bound_is_left_out(pages: list[Page]) -> None:
     pool = Pool({"one": pages, "two": listed("a")})
     tools = catalogue(pool)
     assert await names(tools, ONE, TWO) == ["two__a"]
-    with pytest.raises(UpstreamError, match="more than 10000 tools or 100 pages"):
+    with pytest.raises(UpstreamError, match="lists more than 10000 tools, 100 pages or 2097152 bytes"):
         await tools.find([ONE], PRINCIPAL, "one__t1")
 
 

@@ -40,7 +40,7 @@ CASES: dict[str, tuple[Exception, str]] = {
     "no stream": (httpx2.SSEError("10.0.0.1"), "it does not speak MCP over SSE"),
     "no command": (FileNotFoundError("/opt/x"), "its command cannot be started"),
     "no right": (PermissionError("/opt/x"), "its command cannot be started"),
-    "protocol": (MCPError(code=-1, message="no " + "x" * 500), "it answered: no " + "x" * 197),
+    "protocol": (MCPError(code=-1, message="no key s3cret"), "it answered with the JSON-RPC error -1"),
     "defect": (KeyError("10.0.0.1"), "it does not speak MCP"),
 }
 

@@ -483,3 +483,29 @@ def test_a_hidden_process_keeps_its_environment_from_its_own_user() -> None:
         user=drop,
     )
     assert done.stdout.strip() == "0"
+
+
+@pytest.mark.parametrize("way", WAYS, ids=IDS)
+async def test_inherits_no_descriptor(tmp_path: Path, way: tuple[Mode, SandboxSupport]) -> None:
+    """uvloop leaves inheritable descriptors open in its children: a listening socket would be shared with them."""
+    code = "import os; print(sorted(int(name) for name in os.listdir('/proc/self/fd')))"
+    read, write = os.pipe()
+    try:
+        async with commands(tmp_path / "root", way, probe=python(code)).parameters("probe") as parameters:
+            done = await anyio.to_thread.run_sync(
+                lambda: subprocess.run(
+                    [parameters.command, *parameters.args],
+                    env=parameters.env,
+                    cwd=parameters.cwd,
+                    pass_fds=(read, write),
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    check=True,
+                )
+            )
+    finally:
+        os.close(read)
+        os.close(write)
+    # The third is the listing's own.
+    assert json.loads(done.stdout) == [0, 1, 2, 3]
