@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+import structlog
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
@@ -185,6 +186,12 @@ async def test_a_key_set_above_256_kib_is_not_read(good: Settings, size: int, st
         remote = IssuerSettings.model_validate(
             {**good.issuers[0].model_dump(exclude_unset=True), "jwks": None, "jwks_url": f"{base_url}/keys"}
         )
+        with structlog.testing.capture_logs() as logs:
+            async with lifespan_of(changed(good, issuers=(remote,))):
+                pass
+        reasons = [entry.get("reason") for entry in logs if entry["event"] == "key_set_refresh_failed"]
+        # The core has a bound of its own; the fetch stops at its own while the bytes arrive.
+        assert reasons == ([] if status == 404 else ["The server's answer is larger than 262144 bytes."])
         async with lifespan_of(changed(good, issuers=(remote,))) as app:
             transport = httpx2.ASGITransport(app=app)
             async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
