@@ -115,8 +115,8 @@ def test_probes_answer_without_a_token(running: Gateway, path: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"])
-def test_the_metadata_service_is_no_upstream(running: Gateway, host: str) -> None:
+@pytest.mark.parametrize("host", ["169.254.169.254", "169.254.1.1", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"])
+def test_what_is_link_local_or_a_metadata_service_is_no_upstream(running: Gateway, host: str) -> None:
     """Private addresses are allowed here, and these are not."""
     body = {"workspace": "main", "name": "metadata", "transport": "http", "endpoint": f"http://{host}/mcp"}
     answer = running.api.post("/api/v1/mcp/configurations", json=body)
