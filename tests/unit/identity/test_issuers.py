@@ -280,7 +280,8 @@ async def test_closing_ends_a_fetch_under_way() -> None:
     await drain()
     (fetch,) = asyncio.all_tasks() - before - {caller}
     assert web.asked == [KEYS]
-    await asyncio.wait_for(issuers.close(), 5)
+    async with asyncio.timeout(5):
+        await issuers.close()
     assert fetch.cancelled()
     with pytest.raises(asyncio.CancelledError):
         await caller
