@@ -115,6 +115,23 @@ def test_probes_answer_without_a_token(running: Gateway, path: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.parametrize("host", ["169.254.169.254", "169.254.1.1", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"])
+def test_what_is_link_local_or_a_metadata_service_is_no_upstream(running: Gateway, host: str) -> None:
+    """Private addresses are allowed here, and these are not."""
+    body = {"workspace": "main", "name": "metadata", "transport": "http", "endpoint": f"http://{host}/mcp"}
+    answer = running.api.post("/api/v1/mcp/configurations", json=body)
+    assert answer.status_code == 422, answer.text
+    assert "metadata" not in [item["name"] for item in running.api.get("/api/v1/mcp/configurations").json()["items"]]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_demo_notes_want_the_token_that_the_gateway_keeps(running: Gateway, method: str) -> None:
+    for given in (None, "guess", running.token):
+        headers = {} if given is None else {"Authorization": f"Bearer {given}"}
+        answer = httpx2.request(method, f"{running.base_url}/demo/notes/mcp", headers=headers, **PLAIN)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), given
+
+
 @pytest.mark.parametrize("whole_group", [False, True], ids=["kill -INT", "Ctrl-C in a terminal"])
 async def test_interrupt_leaves_nothing_behind(tmp_path: Path, stdio_config: Path, whole_group: bool) -> None:
     arguments = ("--mcp-config", str(stdio_config), "--yes")
@@ -210,6 +227,17 @@ def test_start_after_kill_keeps_the_data(tmp_path: Path) -> None:
             left |= _started_by(second)
             assert second.stop() in {0, 130}
             wait_until(lambda: not still_alive(left), within_s=_GONE_S, what="all processes of both end")
+
+
+def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path) -> None:
+    state = tmp_path / "data" / "state"
+    left = state / "stdio" / "clock-1"
+    left.mkdir(parents=True)
+    (left / "scratch").write_text("of a run that was killed")
+    with Gateway.start(data_dir=tmp_path / "data") as gateway:
+        assert gateway.api.get("/ready").status_code == 200
+        assert not left.exists()
+        assert gateway.stop() in {0, 130}
 
 
 def test_port_taken(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mcp.shared.exceptions import MCPError
 from support.clients import canonical, list_tools, outcome, tool_facts
 from support.gateway import Gateway
 from support.kinds import CALLS, KINDS
+from support.raw import modern_headers, modern_message, post
 from support.upstreams import sdk_server
 
 if TYPE_CHECKING:
@@ -145,6 +146,35 @@ async def test_many_calls_at_once_are_not_mixed_up(gateway: Gateway) -> None:
     ):
         for number in range(40):
             group.create_task(ask(old if number // 4 % 2 else new, names[number % 4], number))
+
+
+_CALLERS_ENVELOPE: dict[str, Any] = {
+    "io.modelcontextprotocol/clientInfo": {"name": "somebody's client", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {"sampling": {}},
+    "io.modelcontextprotocol/invented": "by the caller",
+}
+_CALLERS_OWN: dict[str, Any] = {
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "com.example/ticket": {"number": 7},
+}
+
+
+@pytest.mark.parametrize("name", ["legacysse", "modern"])
+async def test_the_envelope_of_a_request_ends_here_and_other_meta_goes_on(gateway: Gateway, name: str) -> None:
+    tool = f"{name}__request_meta"
+    message = modern_message("tools/call", {"name": tool, "arguments": {}})
+    message["params"]["_meta"].update({**_CALLERS_ENVELOPE, **_CALLERS_OWN})
+    answer = post(gateway.mcp_url, gateway.token, message, headers=modern_headers(message))
+    assert answer.status_code == 200, answer.text
+    text = answer.text.partition("data: ")[2] or answer.text
+    seen = json.loads(json.loads(text)["result"]["content"][0]["text"])
+    assert {key: seen.get(key) for key in _CALLERS_OWN} == _CALLERS_OWN
+    envelope = {key: value for key, value in seen.items() if key.startswith("io.modelcontextprotocol/")}
+    assert "io.modelcontextprotocol/invented" not in envelope
+    assert "somebody" not in str(envelope)
+    assert "sampling" not in str(envelope)
+    # The gateway's client writes one for its own hop.
+    assert envelope["io.modelcontextprotocol/protocolVersion"] == "2026-07-28"
 
 
 async def test_stdio_upstream_sees_nothing_of_the_gateways_environment(gateway: Gateway) -> None:

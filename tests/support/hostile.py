@@ -411,7 +411,8 @@ ROWS: tuple[Row, ...] = (
     _row(
         "cursor that nobody gave",
         lambda t: t.send(modern_message("tools/list", {"cursor": "../../etc/passwd"})),
-        {200, 400},
+        400,
+        INVALID_PARAMS,
     ),
     _row(
         "notification",

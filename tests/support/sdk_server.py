@@ -19,7 +19,7 @@ from typing import Annotated, TypedDict
 import anyio.to_thread
 import uvicorn
 import uvloop
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
@@ -93,6 +93,11 @@ def _add_tools(server: MCPServer) -> None:
     def large(size: int) -> str:
         """Return ``size`` characters."""
         return "0123456789abcdef" * (size // 16)
+
+    @server.tool(structured_output=False)
+    def request_meta(ctx: Context) -> str:
+        """Return the _meta of the request as JSON."""
+        return json.dumps(dict(ctx.request_context.meta or {}), default=str)
 
     @server.tool()
     async def wait_forever() -> str:

@@ -23,7 +23,6 @@ from ipaddress import (
     IPv4Network,
     IPv6Address,
     IPv6Network,
-    collapse_addresses,
     ip_address,
     ip_network,
 )
@@ -220,13 +219,6 @@ class AddressPolicy:
 
     def _is_closed_metadata(self, ip: IPAddress) -> bool:
         return ip in _METADATA and ip_network(ip) not in self.allow_networks
-
-    def describe(self) -> str:
-        """Return one phrase for the start-up log: what is allowed beyond public https."""
-        v4 = collapse_addresses(network for network in self.allow_networks if isinstance(network, IPv4Network))
-        v6 = collapse_addresses(network for network in self.allow_networks if isinstance(network, IPv6Network))
-        extra = [str(network) for network in (*v4, *v6)]
-        return ", ".join(["public https", *(["http"] if self.allow_http else []), *extra])
 
 
 def _check_name(host: str) -> None:

@@ -6,9 +6,8 @@ are cheap views on the shared pool, each with its own headers and cookie jar.
 
 from __future__ import annotations
 
-import json
 import ssl
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 import httpcore2
@@ -46,7 +45,7 @@ class Egress:
     Belongs to the event loop it is opened on::
 
         async with Egress.from_settings(settings) as egress:
-            keys = await egress.get_json(url, max_bytes=65_536)
+            keys = await egress.get_bytes(url, max_bytes=65_536)
             async with sse_client(url, httpx_client_factory=egress.client) as streams: ...
     """
 
@@ -65,8 +64,8 @@ class Egress:
 
         Args:
             policy: What may be reached.
-            timeout_s: Default bound on connecting, writing and waiting for the pool, and on the whole of a
-                ``get_*``.
+            timeout_s: Default bound on connecting, writing and waiting for the pool, and on the whole of
+                ``get_bytes``.
             max_connections: Bound on open sockets.
             max_response_bytes: Bound on any body that is not an event stream.
             resolver: Names to addresses; by default the system's, cached.
@@ -141,27 +140,6 @@ class Egress:
         """
         parsed = self.policy.check_url(url)
         await self._backend.checked(parsed.raw_host.decode("ascii"))
-
-    async def get_json(
-        self,
-        url: str,
-        *,
-        max_bytes: int,
-        timeout_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> object:
-        """Fetch a JSON document; arguments and errors as for ``get_bytes``.
-
-        Raises:
-            UpstreamError: Also when the body is not JSON.
-        """
-        accept = {"accept": "application/json", **(headers or {})}
-        body = await self.get_bytes(url, max_bytes=max_bytes, timeout_s=timeout_s, headers=accept)
-        try:
-            document: object = json.loads(body, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise UpstreamError("The server's answer is not valid JSON.", url_host=_host(url)) from error
-        return document
 
     async def get_bytes(
         self,
@@ -240,7 +218,3 @@ def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:
 
 def _host(url: str) -> str:
     return httpx2.URL(url).raw_host.decode("ascii")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -1,4 +1,4 @@
-"""What stands between a stdio server and the gateway: limits, an identity maybe bubblewrap.
+"""What stands between a stdio server and the gateway: limits, a user id of its own, bubblewrap where it can be had.
 
 Invariants:
 

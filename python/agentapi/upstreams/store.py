@@ -52,8 +52,8 @@ SELECT {_COLUMNS} FROM upstreams WHERE workspace_id = $1 AND enabled ORDER BY na
 """  # noqa: S608
 _UPDATE = f"""
 UPDATE upstreams SET
-    name = $3, transport = $4, endpoint = $5, command = $6, auth = $7, auth_header = $8, secret = $9, enabled
-    = $10, description = $11, version = version + 1, updated_at = $12
+    name = $3, transport = $4, endpoint = $5, command = $6, auth = $7, auth_header = $8, secret = $9,
+    enabled = $10, description = $11, version = version + 1, updated_at = $12
 WHERE id = $1 AND version = $2
 RETURNING {_COLUMNS}
 """  # noqa: S608
@@ -66,8 +66,7 @@ async def insert_upstream(connection: Connection, upstream: Upstream) -> None:
     """Register an upstream.
 
     Raises:
-        ConflictError: its name is taken in the workspace, for the whole organisation or for somebody who
-        would see
+        ConflictError: its name is taken in the workspace, for the whole organisation or for somebody who would see
             both. The message does not say whose the other one is.
         NotFoundError: there is no such workspace in the organisation.
     """

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+import structlog
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from agentapi.app import create_app
 from agentapi.errors import AgentAPIError, StartupError, StorageUnavailableError
-from integration.api.harness import PUBLIC_URL, lifespan_of, settings_for
+from agentapi.principal import Role
+from agentapi.storage.embedded import APP_ROLE
+from integration.api.harness import PUBLIC_URL, lifespan_of, served, settings_for
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import asyncpg
+    from starlette.requests import Request
 
     from agentapi.identity.token_issuer import TokenIssuer
     from agentapi.settings import Settings
@@ -147,3 +157,51 @@ async def test_the_probes_tell_of_the_database(good: Settings, monkeypatch: pyte
     }
     assert answers["/health"].json()["parts"]["database"]["status"] == "down"
     assert "10.1.2.3" not in answers["/health"].text
+
+
+async def test_stopping_closes_the_database_pool(good: Settings, superuser: asyncpg.Connection[asyncpg.Record]) -> None:
+    async def sessions() -> set[int]:
+        rows = await superuser.fetch("SELECT pid FROM pg_stat_activity WHERE usename = $1", APP_ROLE)
+        return {row["pid"] for row in rows}
+
+    before = await sessions()
+    async with lifespan_of(good) as app:
+        own = await sessions() - before
+        assert own
+    async with asyncio.timeout(5):
+        # PostgreSQL ends a session a moment after its client said goodbye.
+        while own & await sessions():
+            pass
+    assert app.routes, "what holds the pool is alive until here"
+
+
+@pytest.mark.parametrize(("size", "status"), [(256 * 1024, 404), (256 * 1024 + 1, 401)])
+async def test_a_key_set_above_256_kib_is_not_read(good: Settings, size: int, status: int, issuer: TokenIssuer) -> None:
+    from agentapi.settings import IssuerSettings
+
+    async def keys(_: Request) -> Response:
+        return Response(issuer.key_set().ljust(size))
+
+    async with served(Starlette(routes=[Route("/keys", keys)])) as base_url:
+        remote = IssuerSettings.model_validate(
+            {**good.issuers[0].model_dump(exclude_unset=True), "jwks": None, "jwks_url": f"{base_url}/keys"}
+        )
+        with structlog.testing.capture_logs() as logs:
+            async with lifespan_of(changed(good, issuers=(remote,))):
+                pass
+        reasons = [entry.get("reason") for entry in logs if entry["event"] == "key_set_refresh_failed"]
+        # The core has a bound of its own; the fetch stops at its own while the bytes arrive.
+        assert reasons == ([] if status == 404 else ["The server's answer is larger than 262144 bytes."])
+        async with lifespan_of(changed(good, issuers=(remote,))) as app:
+            transport = httpx2.ASGITransport(app=app)
+            async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+                token = issuer.mint(
+                    subject="alice", audiences=[PUBLIC_URL], organization="missing", role=Role.MEMBER, lifetime_s=60
+                )
+                answer = await client.get("/api/v1/mcp/configurations", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == status
+
+
+async def test_the_rest_interface_asks_for_a_bearer_token(http: httpx2.AsyncClient) -> None:
+    answer = await http.get("/api/v1/mcp/configurations")
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")

@@ -102,6 +102,13 @@ async def test_without_a_token_the_challenge_names_the_metadata(http: httpx2.Asy
     assert document["bearer_methods_supported"] == ["header"]
 
 
+async def test_a_page_of_any_origin_may_read_the_metadata(http: httpx2.AsyncClient) -> None:
+    answer = await http.get(
+        "/.well-known/oauth-protected-resource/mcp/acme/main", headers={"Origin": "https://x.example"}
+    )
+    assert answer.headers["access-control-allow-origin"] == "*"
+
+
 @pytest.mark.parametrize(
     "origin",
     [
@@ -149,3 +156,16 @@ async def test_a_viewer_lists_and_does_not_call(api: Api) -> None:
     allowed = await asked(api, own(api), role=Role.AGENT, headers=headers, json=call)
     assert "lacks the permission 'tools:call'" in refused.text
     assert "Unknown tool: x__y" in allowed.text
+
+
+async def test_a_cursor_is_refused_for_the_list_comes_in_one_page(api: Api) -> None:
+    answer = await asked(api, own(api), json={**LIST, "params": {**LIST["params"], "cursor": "1"}})  # type: ignore[dict-item] # JSON
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["message"]) == (-32602, "Unknown cursor: the list comes in one page.")
+
+
+async def test_a_list_may_be_kept_by_its_caller_alone(api: Api) -> None:
+    result = (await asked(api, own(api))).json()["result"]
+    # What AGENTAPI_CATALOGUE_TTL_S is by default.
+    assert (result["cacheScope"], result["ttlMs"]) == ("private", 60_000)

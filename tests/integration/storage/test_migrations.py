@@ -6,7 +6,9 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from click.testing import CliRunner
 
+from agentapi.cli import cli
 from agentapi.errors import StartupError, StorageUnavailableError
 from agentapi.storage.embedded import APP_ROLE, OWNER_ROLE, EmbeddedPostgres
 from agentapi.storage.migrations import Migration, load_migrations, migrate, pending
@@ -96,3 +98,23 @@ async def test_a_role_with_an_odd_name_is_quoted(postgres: EmbeddedPostgres, emp
 async def test_an_unreachable_database_is_unavailable() -> None:
     with pytest.raises(StorageUnavailableError):
         await migrate("postgresql://nobody@127.0.0.1:1/nothing", APP_ROLE)
+
+
+async def test_the_command_grants_to_the_role_of_the_settings(
+    postgres: EmbeddedPostgres, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, role = empty_dsn.partition("@/")[2].partition("?")[0], f"app_{uuid4().hex}"
+    admin = await asyncpg.connect(postgres.superuser_dsn.replace("/agentapi?", f"/{name}?"))
+    await admin.execute(f"CREATE ROLE {role}")
+    monkeypatch.setenv("AGENTAPI_MIGRATION_DATABASE_URL", empty_dsn)
+    monkeypatch.setenv("AGENTAPI_DATABASE_APP_ROLE", role)
+    try:
+        # In a thread, since the command runs an event loop of its own.
+        result = await asyncio.to_thread(CliRunner().invoke, cli, ["migrate"], catch_exceptions=False)
+        assert f"applied {load_migrations()[0].name}" in result.output
+        granted = "SELECT has_table_privilege($1, 'workspaces', 'SELECT, INSERT, UPDATE, DELETE')"
+        assert await admin.fetchval(granted, role)
+        assert not await admin.fetchval(granted, APP_ROLE)
+    finally:
+        await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        await admin.close()

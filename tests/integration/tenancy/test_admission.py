@@ -13,6 +13,8 @@ from tenants import Tenant, make_tenant
 from unit.identity.doubles import AUDIENCE, ISSUER, Clock, Web, directory, key_set, token
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from agentapi._core import VerifiedToken
     from agentapi.identity.issuers import IssuerDirectory
     from agentapi.storage.database import Database
@@ -70,3 +72,28 @@ async def test_a_forgotten_token_leaves_nothing_behind(database: Database) -> No
 async def test_an_address_as_the_issuer_wrote_it_does_no_harm(database: Database, email: str) -> None:
     admission, tenant = Admission(database, clock=Clock()), await make_tenant(database)
     await admission.admit(await verified(tenant, email=email))
+
+
+async def member_rows(database: Database, tenant: Tenant) -> list[asyncpg.Record]:
+    async with database.tenant_transaction(tenant.principal) as connection:
+        return list(await connection.fetch("SELECT * FROM members ORDER BY created_at"))
+
+
+async def test_the_first_token_makes_a_member_and_later_ones_refresh_it(database: Database) -> None:
+    clock, tenant = Clock(), await make_tenant(database)
+    admission = Admission(database, clock=clock, ttl_s=30.0)
+    presented = await verified(tenant, role="viewer", email="old@b.example")
+    principal = await admission.admit(presented)
+    (first,) = await member_rows(database, tenant)
+    assert (first["user_id"], first["issuer"], first["subject"]) == (principal.user_id, ISSUER, "alice")
+    assert (first["role"], first["email"]) == ("viewer", "old@b.example")
+    await admission.admit(presented)
+    assert await member_rows(database, tenant) == [first]
+    clock.advance(30.0)
+    await admission.admit(presented)
+    (seen,) = await member_rows(database, tenant)
+    assert seen["last_seen_at"] > first["last_seen_at"]
+    await admission.admit(await verified(tenant, role="member", email="new@b.example"))
+    (promoted,) = await member_rows(database, tenant)
+    assert (promoted["role"], promoted["email"]) == ("member", "new@b.example")
+    assert promoted["created_at"] == first["created_at"]

@@ -34,9 +34,12 @@ async def test_a_change_made_here_shows_at_once_to_everybody(database: Database)
     assert (await seen(registry, alice), await seen(registry, bob)) == (["one"], ["one"])
     changed = await registry.update(alice.principal, replace(upstream, name="two"))
     assert await seen(registry, bob) == ["two"]
-    await registry.update(alice.principal, replace(changed, enabled=False))
+    disabled = await registry.update(alice.principal, replace(changed, enabled=False))
     assert await seen(registry, bob) == []
+    await registry.update(alice.principal, replace(disabled, enabled=True))
+    assert await seen(registry, bob) == ["two"]
     await registry.delete(alice.principal, upstream.id)
+    assert (await seen(registry, alice), await seen(registry, bob)) == ([], [])
     with pytest.raises(NotFoundError):
         await registry.get(bob.principal, upstream.id)
 

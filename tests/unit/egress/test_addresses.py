@@ -252,9 +252,3 @@ def test_http_is_accepted_when_allowed_and_nothing_else_is() -> None:
         policy.check_url("ftp://example.com/")
     with pytest.raises(EgressRefusedError):
         policy.check_url("http://127.0.0.1/")
-
-
-def test_describes_what_is_allowed() -> None:
-    networks = (ip_network("10.0.0.0/9"), ip_network("10.128.0.0/9"), ip_network("fd00::/8"))
-    assert AddressPolicy(networks, allow_http=True).describe() == "public https, http, 10.0.0.0/8, fd00::/8"
-    assert PUBLIC.describe() == "public https"

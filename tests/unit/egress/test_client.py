@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import ssl
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
@@ -42,16 +41,15 @@ def egress(policy: AddressPolicy = LOOPBACK, names: FakeNames | None = None, **o
     return Egress(policy, resolver=resolver, **options)
 
 
-async def test_fetches_json_from_an_allowed_server_over_one_connection() -> None:
+async def test_fetches_from_an_allowed_server_over_one_connection() -> None:
     async with serve(canned(reply(b'{"keys": []}'))) as server, egress() as out:
         url = f"http://upstream.example:{server.port}/jwks"
-        assert await out.get_json(url, max_bytes=100) == {"keys": []}
-        assert await out.get_json(url, max_bytes=100) == {"keys": []}
+        assert await out.get_bytes(url, max_bytes=100) == b'{"keys": []}'
+        assert await out.get_bytes(url, max_bytes=100) == b'{"keys": []}'
         line, headers = server.requests[0]
         assert line == "GET /jwks HTTP/1.1"
         assert headers["host"] == f"upstream.example:{server.port}"
         assert headers["accept-encoding"] == "identity"
-        assert headers["accept"] == "application/json"
         assert server.connections == 1
 
 
@@ -214,13 +212,6 @@ async def test_an_error_status_is_an_upstream_error(status: str) -> None:
             await out.get_bytes(f"http://upstream.example:{server.port}/", max_bytes=10)
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe{}", b"NaN", b"[" * 100_000, b""])
-async def test_what_is_not_json_is_an_upstream_error(body: bytes) -> None:
-    async with serve(canned(reply(body))) as server, egress() as out:
-        with pytest.raises(UpstreamError, match="not valid JSON"):
-            await out.get_json(f"http://upstream.example:{server.port}/", max_bytes=200_000)
-
-
 @pytest.mark.parametrize("raw", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort"])
 async def test_a_broken_server_is_an_upstream_error(raw: bytes) -> None:
     async def answer(_path: str, _headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
@@ -335,7 +326,7 @@ async def test_serves_the_sdk_as_its_client_factory() -> None:
 async def test_is_built_from_the_settings() -> None:
     settings = Settings(egress_allow_networks=(ip_network("127.0.0.0/8"),), egress_allow_http=True)
     async with (
-        serve(canned(reply(json.dumps([1]).encode()))) as server,
+        serve(canned(reply(b"[1]"))) as server,
         Egress.from_settings(settings) as out,
     ):
-        assert await out.get_json(f"http://127.0.0.1:{server.port}/", max_bytes=10) == [1]
+        assert await out.get_bytes(f"http://127.0.0.1:{server.port}/", max_bytes=10) == b"[1]"
