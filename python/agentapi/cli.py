@@ -133,10 +133,12 @@ def serve(*, host: str | None, port: int | None, workers: int | None) -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the schema of AGENTAPI_MIGRATION_DATABASE_URL up to date, as its owner."""
+    from agentapi.observability.logs import configure_from_settings  # noqa: PLC0415
     from agentapi.settings import load_settings  # noqa: PLC0415
     from agentapi.storage.migrations import migrate as run_migrations  # noqa: PLC0415
 
     settings = load_settings()
+    configure_from_settings(settings)
     if settings.migration_database_url is None:
         raise StartupError("Set AGENTAPI_MIGRATION_DATABASE_URL to the database as the owner of the schema.")
     applied = asyncio.run(

@@ -57,7 +57,7 @@ async def environment(postgres: EmbeddedPostgres, module_directory: Path) -> dic
     }
     migrated = _run("migrate", env=env)
     assert migrated.returncode == 0, migrated.stderr
-    assert "applied 0001_tenancy" in migrated.stdout
+    assert migrated.stdout.splitlines()[0] == "applied 0001_tenancy"
     assert _run("migrate", env=env).stdout == "up to date\n"
     created = _run("organizations", "create", "demo", env=env)
     assert (created.returncode, created.stdout) == (0, "/mcp/demo/main\n"), created.stderr

@@ -12,6 +12,9 @@ from agentapi.errors import AgentAPIError, InvalidRequestError, first_leaf
 
 __all__ = ["reason_of"]
 
+_SDK_NOT_JSON = "Unexpected content type"
+"""How the SDK (2.3.0) begins what it says of an answer that is neither JSON nor an event stream."""
+
 _STATUS_WORDS = {
     401: "it answered HTTP 401, so it wants a credential, or another one",
     403: "it answered HTTP 403, so the credential may not use it",
@@ -58,6 +61,8 @@ def _words(error: BaseException) -> str:  # noqa: C901, PLR0911 - one sentence p
     if isinstance(error, FileNotFoundError | PermissionError):
         return "its command cannot be started"
     if isinstance(error, MCPError):
+        if error.message.startswith(_SDK_NOT_JSON):
+            return "it does not speak MCP: its answer is not JSON"
         # Not its words: they may repeat the credential, and this reaches other people and the log.
         return f"it answered with the JSON-RPC error {error.code}"
     return "it does not speak MCP"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import httpx2
 
 
-JSON = {"content-type": "application/json"}
+JSON_TYPE = {"content-type": "application/json"}
 
 
 def pointers(answer: httpx2.Response) -> list[str]:
@@ -124,7 +124,7 @@ async def test_a_body_that_is_no_object_of_ours_is_refused(api: Api, body: bytes
     id_ = (await admin.created())["id"]
     targets = (("POST", CONFIGURATIONS), ("PUT", f"{CONFIGURATIONS}/{id_}"), ("POST", "/api/v1/mcp/test"))
     for method, path in targets:
-        pointers(await admin.request(method, path, content=body, headers=JSON))
+        pointers(await admin.request(method, path, content=body, headers=JSON_TYPE))
     assert await admin.names() == ["github"]
 
 
@@ -143,15 +143,15 @@ async def test_a_body_above_64_kib_is_refused_before_it_is_read(api: Api, stream
         ("PUT", f"{CONFIGURATIONS}/{id_}"),
         ("POST", "/api/v1/mcp/test"),
     ):
-        answer = await admin.request(method, path, content=chunks() if stream else filler, headers=JSON)
+        answer = await admin.request(method, path, content=chunks() if stream else filler, headers=JSON_TYPE)
         assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
         assert answer.headers["content-type"] == "application/problem+json"
 
 
 async def test_a_body_of_just_under_64_kib_is_read(api: Api) -> None:
     body = json.dumps(configuration()).encode().ljust(64 * 1024)
-    assert (await api.caller().request("POST", CONFIGURATIONS, content=body, headers=JSON)).status_code == 201
-    assert (await api.caller().request("POST", CONFIGURATIONS, content=body + b" ", headers=JSON)).status_code == 413
+    assert (await api.caller().request("POST", CONFIGURATIONS, content=body, headers=JSON_TYPE)).status_code == 201
+    assert (await api.caller().request("POST", CONFIGURATIONS, content=body + b" ", headers=JSON_TYPE)).status_code == 413
 
 
 GUARDED: dict[str, str] = {
@@ -251,4 +251,4 @@ async def test_a_body_of_another_media_type_is_refused(api: Api, kind: str) -> N
 
 async def test_a_key_given_twice_is_named(api: Api) -> None:
     body = json.dumps(configuration()).replace("{", '{"name": "first", ', 1).encode()
-    assert pointers(await api.caller().request("POST", CONFIGURATIONS, content=body, headers=JSON)) == ["/name"]
+    assert pointers(await api.caller().request("POST", CONFIGURATIONS, content=body, headers=JSON_TYPE)) == ["/name"]
