@@ -36,6 +36,15 @@ from support.upstreams import sdk_server
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+_HEADING = """\
+# Performance
+
+What `agentapi dev` takes to start, to hold and to answer. `make bench-dev` measures it anew into this page. The gateway speaks to the
+upstream through the SDK here, both ways; the byte relay that the targets are set for comes with issue C. What the Rust
+core takes is in [benchmarks.md](benchmarks.md).
+
+"""
+
 CONCURRENCIES = (1, 16)
 WARM_UP = 200
 MOST_REQUESTS = 20_000
@@ -326,7 +335,7 @@ def main() -> None:
     )
     text = _markdown(figures, command, options.repetitions)
     if options.out:
-        options.out.write_text(text)
+        options.out.write_text(_HEADING + text)
     else:
         sys.stdout.write(text)
 

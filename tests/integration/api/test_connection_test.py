@@ -170,9 +170,7 @@ async def test_a_server_that_is_none_is_named_for_what_it_does(
     assert_reason(result, words)
 
 
-@pytest.mark.parametrize(
-    ("transport", "words"), [("http", "not JSON"), ("sse", "does not speak MCP over SSE")]
-)
+@pytest.mark.parametrize(("transport", "words"), [("http", "not JSON"), ("sse", "does not speak MCP over SSE")])
 async def test_a_web_page_is_no_server(api: Api, other_url: str, transport: str, words: str) -> None:
     assert_reason(await outcome(api, endpoint=f"{other_url}/page", transport=transport), words)
 
