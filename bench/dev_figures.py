@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 _HEADING = """\
 # Performance
 
-What `agentapi dev` takes to start, to hold and to answer. `make bench-dev` measures it anew into this page. The gateway speaks to the
-upstream through the SDK here, both ways; the byte relay that the targets are set for comes with issue C. What the Rust
-core takes is in [benchmarks.md](benchmarks.md).
+What `agentapi dev` takes to start, to hold and to answer. `make bench-dev` measures it anew into this page. The gateway
+speaks to the upstream through the SDK here, both ways; the byte relay that the targets are set for comes with issue C.
+What the Rust core takes is in [benchmarks.md](benchmarks.md).
 
 """
 
