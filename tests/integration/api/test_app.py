@@ -130,6 +130,42 @@ async def test_a_defect_is_answered_without_its_details(good: Settings, monkeypa
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret detail" not in answer.text
     assert json.loads(answer.text)["code"] == "internal_error"
+    assert answer.headers["x-request-id"]
+
+
+async def test_no_redirect_is_made_of_the_host_header(good: Settings) -> None:
+    async with lifespan_of(good) as app:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+            answer = await client.post("/mcp/demo/main/", headers={"Host": "evil.example"})
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [("https://app.example", True), ("https://evil.example", False)])
+async def test_browsers_of_the_listed_origins_are_let_in(good: Settings, origin: str, *, allowed: bool) -> None:
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    async with lifespan_of(changed(good, allowed_origins=("https://app.example",))) as app:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+            preflight = await client.options("/mcp/demo/main", headers=asked)
+            refused = await client.post("/mcp/demo/main", headers={"Origin": origin})
+    assert (preflight.status_code == 200) is allowed
+    assert (preflight.headers.get("access-control-allow-origin") == origin) is allowed
+    assert refused.status_code == (401 if allowed else 403)
+
+
+async def test_a_database_without_the_schema_is_named(good: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def missing(_: object) -> list[str]:
+        return ["0009_later"]
+
+    monkeypatch.setattr("agentapi.storage.database.Database.pending_migrations", missing)
+    with pytest.raises(StartupError, match="lacks the migrations 0009_later; run `agentapi migrate`"):
+        async with lifespan_of(good):
+            pass
 
 
 async def test_the_probes_tell_of_the_database(good: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,7 @@ from tenants import Tenant, make_tenant
 
 if TYPE_CHECKING:
     from agentapi.storage.database import Database
+    from agentapi.upstreams.models import Upstream
 
 
 class Clock:
@@ -91,3 +92,22 @@ async def test_a_workspace_that_does_not_exist_is_not_remembered(database: Datab
         with pytest.raises(NotFoundError):
             await registry.view(tenant.principal, slug)
     assert len(registry._views) == 0
+
+
+async def test_a_view_read_before_a_change_is_not_kept_after_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The view is read, then the change is stored and announced, then the view would be remembered."""
+    registry, tenant = UpstreamRegistry(database, clock=Clock()), await make_tenant(database)
+    read = store.list_for_workspace
+
+    async def overtaken(connection: Any, workspace_id: Any) -> list[Upstream]:
+        found = await read(connection, workspace_id)
+        monkeypatch.setattr(store, "list_for_workspace", read)
+        await store.insert_upstream(connection, tenant.upstream("one"))
+        registry._forget(tenant.principal.org_id)
+        return found
+
+    monkeypatch.setattr(store, "list_for_workspace", overtaken)
+    assert await seen(registry, tenant) == []
+    assert await seen(registry, tenant) == ["one"]

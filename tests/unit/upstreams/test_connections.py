@@ -236,6 +236,38 @@ async def test_a_forgotten_session_is_opened_anew_once() -> None:
         assert opener.opened == 3
 
 
+CLOSED = MCPError(code=CONNECTION_CLOSED, message="gone")
+
+
+async def test_a_read_on_a_connection_that_ended_is_asked_again_once() -> None:
+    opener = Opener()
+    async with pool() as connections:
+        again = connections.call(key(), "up", opener, failing(CLOSED, times=1), timeout_s=5.0, repeatable=True)
+        assert await again == "answer"
+        assert opener.opened == 2
+        twice = connections.call(key(), "up", opener, failing(CLOSED, times=2), timeout_s=5.0, repeatable=True)
+        with pytest.raises(UpstreamError, match="closed the connection"):
+            await twice
+
+
+async def test_what_may_have_been_processed_is_not_asked_again() -> None:
+    opener = Opener()
+    async with pool() as connections:
+        with pytest.raises(UpstreamError, match="closed the connection"):
+            await call(connections, opener, failing(CLOSED, times=1))
+        assert opener.opened == 1
+
+
+async def test_a_new_version_closes_what_is_idle_of_the_old_one() -> None:
+    opener = Opener()
+    async with pool() as connections:
+        await call(connections, opener, of=key(version=1))
+        await call(connections, opener, of=key(2, version=1))
+        await call(connections, opener, of=key(version=2))
+        await drain()
+        assert (opener.open, len(connections)) == (2, 2)
+
+
 async def test_another_invalid_request_is_not_repeated() -> None:
     asked = 0
 
