@@ -38,7 +38,7 @@ def gateway(module_directory: Path) -> Iterator[Gateway]:
             "good": {"url": good.url},
             "dead": {"url": dead.url},
             "hanging": {"url": hanging.url},
-            "absent": {"command": "/nonexistent/server"},
+            "absent": {"command": "/bin/false"},
             "crashing": {"command": "/bin/false"},
             # It starts, and what it says is not the protocol.
             "talking": {"command": "/bin/sh", "args": ["-c", "echo hello; exec cat >/dev/null"]},

@@ -292,7 +292,8 @@ def _bubblewrap(
     for path in _SYSTEM:
         args += ["--ro-bind-try", path, path]
     args += ["--tmpfs", "/run", "--perms", "1777", "--tmpfs", _TMP]
-    if not directory.is_relative_to(_TMP):
+    if not any(place.is_relative_to(_TMP) for place in (directory, *seen, _LAUNCHER)):
+        # Where something that must be seen is below, the command's own directory, mode 0700, would stand in the way.
         args += ["--bind", str(directory / "tmp"), _TMP]
     for path in _RESOLV:
         args += ["--ro-bind-try", path, path]
