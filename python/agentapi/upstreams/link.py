@@ -1,0 +1,60 @@
+"""What the gateway knows of one conversation with an upstream, whatever its transport and era.
+
+Messages pass as JSON objects and never through models, so that members nobody here knows survive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from agentapi.principal import OrgId, UserId
+
+__all__ = ["Caller", "Era", "Peer", "Profile"]
+
+
+class Era(StrEnum):
+    """How two parties speak: statelessly (2026-07-28 and later), or within an initialized session."""
+
+    MODERN = "modern"
+    LEGACY = "legacy"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What an upstream said of itself when it was connected to."""
+
+    era: Era
+    revision: str
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    server_info: dict[str, Any] = field(default_factory=dict)
+    instructions: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf an upstream is spoken to."""
+
+    org_id: OrgId
+    user_id: UserId
+    conversation: str = ""
+    """The session of a client of the older revisions; empty for what all requests of the user may share."""
+    capabilities: dict[str, Any] = field(default_factory=dict, hash=False)
+    """What the client declared that it can be asked for: sampling, elicitation, roots."""
+    client_info: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+class Peer(Protocol):
+    """Where the messages go that an upstream sends while one request is under way."""
+
+    async def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Pass on a notification, such as progress or a log message."""
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Pass on a request of the upstream and return the client's result.
+
+        Raises:
+            MCPError: The client cannot be asked, or answered with an error.
+        """
