@@ -1,17 +1,22 @@
-"""One request of a client under way, as the fronts of both eras hand it to the router."""
+"""One request of a client under way, as the fronts of both eras hand it to the router, and what they expect of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from starlette.types import Receive, Scope, Send
+
     from agentapi._core import Envelope
     from agentapi.principal import Principal
     from agentapi.upstreams.link import Era, Peer
     from agentapi.upstreams.registry import WorkspaceView
 
-__all__ = ["ClientTraits", "Exchange"]
+__all__ = ["ClientTraits", "Exchange", "Interest", "Relay", "RequestRouter", "Visitor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +32,19 @@ class ClientTraits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """Who asks for what, and where messages go that come before the answer."""
+class Visitor:
+    """Who speaks, and to which workspace."""
 
     principal: Principal
     view: WorkspaceView
     toolset: str | None
     client: ClientTraits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange(Visitor):
+    """Who asks for what, and where messages go that come before the answer."""
+
     request_id: str | int
     method: str
     params: dict[str, Any]
@@ -41,3 +52,68 @@ class Exchange:
     body: bytes = field(repr=False)
     """The message as it came, and what the scan found in it."""
     envelope: Envelope = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What a client wants to be told of when it changes; ``uris`` are as the client writes them."""
+
+    tools: bool = False
+    prompts: bool = False
+    resources: bool = False
+    uris: frozenset[str] = frozenset()
+
+
+class RequestRouter(Protocol):
+    """What the fronts ask of the router.
+
+    ``initialize``, ``ping``, ``logging/setLevel`` and ``subscriptions/listen`` are the fronts' own. The level that a
+    client of the older revisions chose comes with each of its requests as ``io.modelcontextprotocol/logLevel``.
+    ``resources/subscribe`` and ``unsubscribe`` are asked for their answer alone, ``{}`` or an error; the front keeps
+    the address and listens to it.
+    """
+
+    async def answer(self, exchange: Exchange) -> dict[str, Any]:
+        """Return the result of any other request.
+
+        Raises:
+            MCPError: An error of the protocol, passed on as it is.
+            AgentAPIError: Everything else that was foreseen.
+        """
+
+    async def target(self, exchange: Exchange) -> Any:  # noqa: ANN401 - the relay's own type
+        """Return the upstream that alone answers the request, or None; it has a ``definition`` if it is a tool."""
+
+    def capabilities(self, view: WorkspaceView, client: ClientTraits) -> dict[str, Any]:
+        """Return the capabilities that a client of the older revisions is told of."""
+
+    async def notified(self, visitor: Visitor, method: str, params: dict[str, Any]) -> None:
+        """Take note of a notification of a client of the older revisions, such as that its roots changed."""
+
+    def listen(
+        self, visitor: Visitor, interest: Interest, on_event: Callable[[str, dict[str, Any]], None]
+    ) -> AbstractAsyncContextManager[Interest]:
+        """Report the changes that ``visitor`` may know of until the context ends; it yields what is reported.
+
+        ``on_event`` is given the notification's method and params as the client is to see them. It returns at once.
+        """
+
+    async def ended(self, visitor: Visitor) -> None:
+        """Let go of what was held for a conversation that its client has ended."""
+
+
+class Relay(Protocol):
+    """Passes requests on as bytes."""
+
+    def serves(self, target: Any) -> bool:  # noqa: ANN401 - the router's own type
+        """Return whether requests for ``target`` can be passed on so."""
+
+    async def forward(
+        self,
+        exchange: Exchange,
+        target: Any,  # noqa: ANN401 - the router's own type
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Pass the request on and stream the answer back."""
