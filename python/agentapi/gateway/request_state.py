@@ -1,0 +1,96 @@
+"""The ``requestState`` of an upstream, sealed before a client sees it (specification 2026-07-28, "Multi Round-Trip").
+
+Invariants:
+    * A client echoes the state and may change it, so nothing of it reaches an upstream that does not open here.
+    * It opens for the principal, upstream, method and name that it was sealed for, before it expires, and nowhere else.
+    * Every failure to open reads alike, whatever its cause.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from mcp import MCPError
+from mcp_types import INVALID_PARAMS
+
+from agentapi._core import SealError
+from agentapi.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentapi._core import Keyring
+    from agentapi.principal import Principal, UpstreamId
+
+__all__ = ["MAX_STATE_BYTES", "InvalidRequestStateError", "RequestStates"]
+
+MAX_STATE_BYTES = 64 * 1024
+"""The longest state that an upstream may have a client carry."""
+
+_MAX_SEALED_LENGTH = (MAX_STATE_BYTES + 128) * 4 // 3 + 4
+"""The longest sealed form: key id, nonce, expiry and tag stay below 128 bytes, and base64 makes four of three."""
+
+
+class InvalidRequestStateError(MCPError):
+    """A state was not sealed here for this request, or is too old."""
+
+    def __init__(self) -> None:
+        super().__init__(INVALID_PARAMS, "The requestState is not valid for this request, or has expired.")
+
+
+class RequestStates:
+    """Seals and opens the states of multi-round-trip requests.
+
+    Args:
+        keyring: The deployment's; replicas that share it open each other's states.
+        ttl_s: How long a client may take to answer.
+        clock: Unix seconds.
+    """
+
+    def __init__(self, keyring: Keyring, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+        self._keyring = keyring
+        self._ttl_s = ttl_s
+        self._clock = clock
+
+    def seal(self, principal: Principal, upstream_id: UpstreamId, method: str, name: str, state: str) -> str:
+        """Return ``state`` for the client to carry.
+
+        Args:
+            principal: Who asked.
+            upstream_id: Whose state it is.
+            method: The method of the request.
+            name: The tool, prompt or resource, as the upstream calls it.
+            state: What the upstream gave.
+
+        Raises:
+            UpstreamError: The state is too large.
+        """
+        # An upstream's JSON may hold a lone surrogate; it must come back to it unchanged.
+        plaintext = state.encode("utf-8", "surrogatepass")
+        if len(plaintext) > MAX_STATE_BYTES:
+            raise UpstreamError(f"The upstream gave a requestState of more than {MAX_STATE_BYTES} bytes.")
+        aad = _aad(principal, upstream_id, method, name)
+        return self._keyring.seal_text_until(plaintext, aad, int(self._clock() + self._ttl_s))
+
+    def open(self, principal: Principal, upstream_id: UpstreamId, method: str, name: str, sealed: str) -> str:
+        """Return the state that ``seal`` was given with the same first four arguments.
+
+        Raises:
+            InvalidRequestStateError: It was not, or has expired.
+        """
+        if len(sealed) > _MAX_SEALED_LENGTH or not sealed.isascii():
+            raise InvalidRequestStateError
+        aad = _aad(principal, upstream_id, method, name)
+        try:
+            plaintext = self._keyring.open_text_unexpired(sealed, aad, int(self._clock()))
+        except SealError:
+            raise InvalidRequestStateError from None
+        return plaintext.decode("utf-8", "surrogatepass")
+
+
+def _aad(principal: Principal, upstream_id: UpstreamId, method: str, name: str) -> bytes:
+    """Return what a state is bound to; as a JSON array, so that no two lists of parts are written alike."""
+    parts = [str(principal.org_id), str(principal.user_id), str(upstream_id), method, name]
+    return f"gateway.request_state/{json.dumps(parts)}".encode()
