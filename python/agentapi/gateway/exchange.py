@@ -84,8 +84,11 @@ class RequestRouter(Protocol):
     async def target(self, exchange: Exchange) -> Any:  # noqa: ANN401 - the relay's own type
         """Return the upstream that alone answers the request, or None; it has a ``definition`` if it is a tool."""
 
-    def capabilities(self, view: WorkspaceView, client: ClientTraits) -> dict[str, Any]:
-        """Return the capabilities that a client of the older revisions is told of."""
+    async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
+        """Return the capabilities that a client of the older revisions is told of; upstreams may be asked first."""
+
+    async def instructions(self, visitor: Visitor) -> str | None:
+        """Return what the upstreams have a client's model told; where it is None there is nothing to say."""
 
     async def notified(self, visitor: Visitor, method: str, params: dict[str, Any]) -> None:
         """Take note of a notification of a client of the older revisions, such as that its roots changed."""
