@@ -43,7 +43,8 @@ from agentapi.request_body import ClientGoneError
 from agentapi.settings import load_issuers, load_settings
 from agentapi.storage.database import Database
 from agentapi.tenancy.admission import Admission
-from agentapi.upstreams.connections import ConnectionPool
+from agentapi.upstreams.client import UpstreamClient
+from agentapi.upstreams.connections import ConnectionPool, Limits
 from agentapi.upstreams.registry import UpstreamRegistry
 from agentapi.upstreams.routes import UpstreamRoutes
 from agentapi.upstreams.sandbox import SandboxSupport, hide_this_process
@@ -190,17 +191,17 @@ async def _routes(
         settings, root=settings.state_dir / "stdio", support=support, hidden=(settings.state_dir.parent,)
     )
     transports = TransportFactory(
-        egress=egress, commands=commands, keyring=keyring, read_timeout_s=settings.upstream_call_timeout_s
+        egress=egress,
+        commands=commands,
+        keyring=keyring,
+        max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
     )
-    pool = ConnectionPool(
-        connect_timeout_s=settings.upstream_connect_timeout_s,
-        idle_s=settings.upstream_idle_s,
-        max_connections=settings.upstream_max_connections,
-    )
+    pool = ConnectionPool(Limits.from_settings(settings))
     await stack.enter_async_context(pool.run())
+    client = UpstreamClient(pool, transports, clock=clock, stdio_sharing=settings.stdio_sharing)
+    registry.on_change(client.close_upstream)
     catalogue = Catalogue(
-        pool=pool,
-        transports=transports,
+        client=client,
         ttl_s=settings.catalogue_ttl_s,
         failure_ttl_s=min(_FAILURE_TTL_S, settings.catalogue_ttl_s),
         list_timeout_s=settings.upstream_connect_timeout_s,
@@ -209,8 +210,7 @@ async def _routes(
     )
     gateway = GatewayServer(
         catalogue=catalogue,
-        pool=pool,
-        transports=transports,
+        client=client,
         call_timeout_s=settings.upstream_call_timeout_s,
         list_ttl_s=settings.catalogue_ttl_s,
     )

@@ -136,11 +136,19 @@ class Settings(BaseSettings):
     stdio_cpu_s: Annotated[int, Field(ge=1, le=86_400)] = 3600
     stdio_processes: Annotated[int, Field(ge=1, le=100_000)] = 256
     stdio_file_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 256
+    stdio_sharing: Literal["session", "user"] = "user"
+    """Who shares a stdio server's process: all that a user does, or each session of an older client its own."""
 
     upstream_connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
     upstream_call_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     upstream_idle_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     upstream_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 500
+    upstream_max_connections_per_upstream: Annotated[int, Field(ge=1, le=100_000)] = 200
+    upstream_max_connections_per_user: Annotated[int, Field(ge=1, le=100_000)] = 100
+    upstream_ping_after_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    """Rest after which a connection of the older revisions is asked whether it is alive before it is used."""
+    upstream_message_mb: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Largest message of a stdio server or an event stream; a longer one ends the connection."""
     catalogue_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     bare_tool_names: bool = False
     """Leave out the upstream prefix in workspaces with exactly one upstream."""

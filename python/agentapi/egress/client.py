@@ -79,7 +79,7 @@ class Egress:
         self._pool = PooledTransport(
             self._backend, ssl_context=ssl_context or default_tls_context(), max_connections=max_connections
         )
-        self._transport = GuardedTransport(self._pool, policy, max_response_bytes=max_response_bytes)
+        self.transport = GuardedTransport(self._pool, policy, max_response_bytes=max_response_bytes)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -110,6 +110,8 @@ class Egress:
         headers: dict[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,
         auth: httpx2.Auth | None = None,
+        *,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> httpx2.AsyncClient:
         """Return a client of the shared pool; closing it closes nothing but itself.
 
@@ -117,13 +119,13 @@ class Egress:
         ``sse_client(httpx_client_factory=...)`` and its result as
         ``streamable_http_client(http_client=...)``. Redirects are not followed, the environment is not
         read, bodies come uncompressed. Reading may pause for five minutes by default, since a server may
-        hold a stream open.
+        hold a stream open. A ``transport`` of the caller's stands before ``self.transport``, which it calls.
         """
         return httpx2.AsyncClient(
             headers=headers,
             timeout=timeout or httpx2.Timeout(self._timeout_s, read=_READ_TIMEOUT_S),
             auth=auth,
-            transport=self._transport,
+            transport=transport or self.transport,
             trust_env=False,
             follow_redirects=False,
         )

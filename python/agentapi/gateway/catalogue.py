@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from mcp import MCPError
-from mcp_types import PaginatedRequestParams
+from mcp.shared.inbound import find_invalid_x_mcp_header
 
-from agentapi.errors import AgentAPIError, UpstreamError
+from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
 from agentapi.gateway.names import public_name, upstream_of
 from agentapi.upstreams.connections import ConnectionKey
+from agentapi.upstreams.link import Caller
 from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from mcp.client.session import ClientSession
-
     from agentapi.principal import Principal
-    from agentapi.upstreams.connections import ConnectionPool
+    from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.models import Upstream
-    from agentapi.upstreams.transports import TransportFactory
 
-__all__ = ["Catalogue", "CatalogueTool", "UnknownToolError", "list_tools"]
+__all__ = ["Catalogue", "CatalogueTool", "UnknownToolError"]
 
 _log = structlog.get_logger(__name__)
 
@@ -86,8 +84,7 @@ class Catalogue:
     """Tool lists per upstream and caller.
 
     Args:
-        pool: Connections to the upstreams.
-        transports: Opens them.
+        client: Speaks to the upstreams.
         ttl_s: How long a list is served without asking again.
         failure_ttl_s: How long an upstream that failed is left out without asking again.
         list_timeout_s: Bound on one upstream's list.
@@ -100,8 +97,7 @@ class Catalogue:
     def __init__(
         self,
         *,
-        pool: ConnectionPool,
-        transports: TransportFactory,
+        client: UpstreamClient,
         ttl_s: float,
         failure_ttl_s: float,
         list_timeout_s: float,
@@ -110,8 +106,7 @@ class Catalogue:
         max_entries: int = 10_000,
         max_bytes: int = 32 * 1024 * 1024,
     ) -> None:
-        self._pool = pool
-        self._transports = transports
+        self._client = client
         self._ttl_s = ttl_s
         self._failure_ttl_s = failure_ttl_s
         self._list_timeout_s = list_timeout_s
@@ -183,26 +178,24 @@ class Catalogue:
         key = _key(upstream, principal)
         task = self._fetching.get(key)
         if task is None:
-            task = asyncio.ensure_future(self._fetch_now(key, upstream))
+            task = asyncio.ensure_future(self._fetch_now(key, upstream, Caller(principal.org_id, principal.user_id)))
             self._fetching[key] = task
             task.add_done_callback(lambda _: self._fetching.pop(key, None))
         # One caller that goes away must not take the answer from the others.
         return await asyncio.shield(task)
 
-    async def _fetch_now(self, key: ConnectionKey, upstream: Upstream) -> _Entry:
+    async def _fetch_now(self, key: ConnectionKey, upstream: Upstream, caller: Caller) -> _Entry:
         entry = _Entry(self._clock(), 0.0, upstream)
         try:
-            entry.definitions = await self._pool.call(
-                key,
-                upstream.name,
-                self._transports.open(upstream),
-                list_tools,
-                timeout_s=self._list_timeout_s,
-                repeatable=True,
-            )
+            async with asyncio.timeout(self._list_timeout_s):
+                entry.definitions = await _list_tools(self._client, upstream, caller, self._list_timeout_s)
             entry.size = _size(entry.definitions)
         except UpstreamError as error:
             entry.failure = error
+        except TimeoutError:
+            entry.failure = UpstreamTimeoutError(
+                f"Upstream '{upstream.name}' did not list its tools within {self._list_timeout_s:g} s."
+            )
         except ListTooLargeError as error:
             entry.failure = UpstreamError(f"Upstream '{upstream.name}' lists {error}.")
         except (MCPError, ValueError) as error:
@@ -239,29 +232,43 @@ class ListTooLargeError(ValueError):
     """A list of tools exceeds what the gateway keeps."""
 
 
-async def list_tools(session: ClientSession) -> tuple[dict[str, Any], ...]:
-    """Return every tool that the upstream lists, as the protocol's JSON.
+async def _list_tools(
+    client: UpstreamClient, upstream: Upstream, caller: Caller, timeout_s: float
+) -> tuple[dict[str, Any], ...]:
+    """Return every tool that the upstream lists, as it came.
 
     Raises:
         MCPError: The upstream answered with an error.
+        UpstreamError: It cannot be asked, or its answer is no list.
         ListTooLargeError: Its list exceeds the bounds.
     """
     tools: list[dict[str, Any]] = []
     size = 0
     cursor: str | None = None
     for _ in range(_MAX_PAGES):
-        page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
-        listed = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in page.tools]
-        tools += listed
+        params = {"cursor": cursor} if cursor else {}
+        page = await client.request(upstream, caller, "tools/list", params, timeout_s=timeout_s, repeatable=True)
+        listed = page.get("tools")
+        if not isinstance(listed, list):
+            raise UpstreamError(f"Upstream '{upstream.name}' did not list its tools: its answer is no list.")
+        tools += [tool for tool in listed if _is_tool(tool)]
         size += _size(listed)
         if len(tools) > _MAX_TOOLS or size > _MAX_LIST_BYTES:
             break
-        cursor = page.next_cursor
+        cursor = page.get("nextCursor")
         # Some servers say with an empty cursor that there is no other page.
         if not cursor:
             return tuple(tools)
     bounds = f"{_MAX_TOOLS} tools, {_MAX_PAGES} pages or {_MAX_LIST_BYTES} bytes"
     raise ListTooLargeError(f"more than {bounds}")
+
+
+def _is_tool(tool: object) -> bool:
+    """Return whether a client could make use of it; one whose header annotations are wrong must not be shown."""
+    if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
+        return False
+    schema = tool.get("inputSchema")
+    return isinstance(schema, dict) and find_invalid_x_mcp_header(schema) is None
 
 
 def _size(definitions: Iterable[dict[str, Any]]) -> int:

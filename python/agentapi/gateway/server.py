@@ -5,32 +5,27 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from mcp import MCPError
 from mcp.server import Server
 from mcp.server.caching import CacheHint
-from mcp.shared.inbound import x_mcp_header_map
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolRequest, CallToolRequestParams
-from pydantic import RootModel, ValidationError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolRequestParams
 
 import agentapi
 from agentapi.errors import AgentAPIError, ForbiddenError, UpstreamError
-from agentapi.gateway.catalogue import ListTooLargeError, UnknownToolError, list_tools
+from agentapi.gateway.catalogue import UnknownToolError
 from agentapi.identity.permissions import Permission, require
-from agentapi.upstreams.connections import ConnectionKey
+from agentapi.upstreams.link import Caller
 
 if TYPE_CHECKING:
-    from mcp.client.session import ClientSession
     from mcp.server.context import ServerRequestContext
     from mcp_types import PaginatedRequestParams
     from starlette.types import Scope
 
     from agentapi.gateway.catalogue import Catalogue, CatalogueTool
     from agentapi.principal import Principal
-    from agentapi.upstreams.connections import ConnectionPool
+    from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.registry import WorkspaceView
-    from agentapi.upstreams.transports import TransportFactory
 
 __all__ = ["CallContext", "GatewayServer", "bind"]
 
@@ -40,10 +35,6 @@ _SCOPE_KEY = "agentapi.call"
 _COMPLETE = "complete"
 _INPUT_REQUIRED = "input_required"
 _ENVELOPE_META_PREFIX = "io.modelcontextprotocol/"
-
-
-class _RawResult(RootModel[dict[str, Any]]):
-    """A result as it came, so that no field is lost to a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +53,7 @@ class GatewayServer:
 
     Args:
         catalogue: The tools of a workspace.
-        pool: Connections to the upstreams.
-        transports: Opens them.
+        client: Speaks to the upstreams.
         call_timeout_s: Bound on one tool call.
         list_ttl_s: Freshness that is promised to clients for a list.
     """
@@ -72,16 +62,13 @@ class GatewayServer:
         self,
         *,
         catalogue: Catalogue,
-        pool: ConnectionPool,
-        transports: TransportFactory,
+        client: UpstreamClient,
         call_timeout_s: float,
         list_ttl_s: float,
     ) -> None:
         self._catalogue = catalogue
-        self._pool = pool
-        self._transports = transports
+        self._client = client
         self._call_timeout_s = call_timeout_s
-        self._listed: WeakSet[ClientSession] = WeakSet()
         # Lists vary by authorization, so no client may share them (specification 2026-07-28, "Caching").
         hint = CacheHint(ttl_ms=int(list_ttl_s * 1000), scope="private")
         self.server: Server[dict[str, Any]] = Server(
@@ -124,32 +111,22 @@ class GatewayServer:
     ) -> dict[str, Any]:
         upstream = tool.upstream
         meta = dict(params.meta or {})
-        wants_progress = meta.pop("progress_token", None) is not None
-        # The envelope is per hop: the SDK's client writes its own for the upstream.
-        passed = {name: value for name, value in meta.items() if not name.startswith(_ENVELOPE_META_PREFIX)}
-        request = CallToolRequest(
-            params=CallToolRequestParams.model_validate(
-                {"name": tool.upstream_name, "arguments": params.arguments, "_meta": passed or None}
-            )
+        token = meta.pop("progress_token", None)
+        # The envelope is per hop: the client of upstreams writes its own.
+        passed: dict[str, Any] = {
+            name: value for name, value in meta.items() if not name.startswith(_ENVELOPE_META_PREFIX)
+        }
+        if token is not None:
+            passed["progressToken"] = token
+        result = await self._client.request(
+            upstream,
+            Caller(call.principal.org_id, call.principal.user_id),
+            "tools/call",
+            {"name": tool.upstream_name, "arguments": params.arguments or {}, "_meta": passed},
+            timeout_s=self._call_timeout_s,
+            peer=_ProgressAlone(ctx),
+            definition=tool.definition,
         )
-
-        async def operation(session: ClientSession) -> dict[str, Any]:
-            if x_mcp_header_map(tool.definition["inputSchema"]) and session not in self._listed:
-                # The SDK mirrors arguments into Mcp-Param-* headers from the list that this very session has seen.
-                await list_tools(session)
-                self._listed.add(session)
-            progress = ctx.session.report_progress if wants_progress else None
-            return (await session.send_request(request, _RawResult, progress_callback=progress)).root
-
-        key = ConnectionKey(upstream.org_id, upstream.id, upstream.version, call.principal.user_id)
-        try:
-            result = await self._pool.call(
-                key, upstream.name, self._transports.open(upstream), operation, timeout_s=self._call_timeout_s
-            )
-        except (ValidationError, ListTooLargeError):
-            raise UpstreamError(
-                f"Upstream '{upstream.name}' answered with a result that the protocol does not allow."
-            ) from None
         if result.get("resultType", _COMPLETE) == _INPUT_REQUIRED:
             # Its state belongs to one caller and one upstream; unsealed it must not pass, nor the answer be lost.
             raise UpstreamError(
@@ -162,6 +139,22 @@ class GatewayServer:
         """Give the SDK the schema against which it checks ``Mcp-Param-*`` headers."""
         call = _current.get()
         return self._catalogue.input_schema(call.view.upstreams, call.principal, name)
+
+
+class _ProgressAlone:
+    """A peer that passes on progress and cannot be asked anything."""
+
+    def __init__(self, ctx: ServerRequestContext[Any]) -> None:
+        self._ctx = ctx
+
+    async def notify(self, method: str, params: dict[str, Any]) -> None:
+        if method == "notifications/progress":
+            await self._ctx.session.report_progress(
+                params.get("progress", 0), params.get("total"), params.get("message")
+            )
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError(method, params)
 
 
 def bind(scope: Scope, call: CallContext) -> None:

@@ -1,41 +1,47 @@
 """Connections to upstream servers: opened once, shared by the calls of one caller, closed when idle.
 
-A connection belongs to one *organisation, upstream version and user*, so neither a credential nor the state that a
-server keeps for a session ever crosses from one user to another. One task owns each connection from opening to
-closing (the SDK's cancel scopes demand it); calls reach it through the session object.
+A connection belongs to one *organisation, upstream version and user*, and where a server could ask its client
+something to one conversation, or to one request at a time. So neither a credential, nor the state that a server keeps
+for a session, nor a question of its own ever crosses from one caller to another. One task owns each connection from
+opening to closing (the SDK's cancel scopes demand it); calls reach it through its link.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import structlog
-from mcp import Client, MCPError
-from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
 
-from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError, UpstreamTimeoutError
+from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError, UpstreamTimeoutError, first_leaf
+from agentapi.upstreams.backoff import Backoff
+from agentapi.upstreams.calls import current_call
+from agentapi.upstreams.link import Era
+from agentapi.upstreams.models import Transport
 from agentapi.upstreams.reasons import reason_of
+from agentapi.upstreams.session import open_link
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from anyio.abc import TaskGroup
-    from mcp.client.session import ClientSession
 
     from agentapi.principal import OrgId, UpstreamId, UserId
+    from agentapi.settings import Settings
+    from agentapi.upstreams.channel import Channel, OpenChannel
+    from agentapi.upstreams.link import Profile
+    from agentapi.upstreams.session import Link
 
-__all__ = ["ConnectionKey", "ConnectionPool", "OpenTransport", "UpstreamLink"]
-
-_T = TypeVar("_T")
+__all__ = ["ConnectionKey", "ConnectionPool", "Limits", "Wanted"]
 
 _log = structlog.get_logger(__name__)
 
-_SESSION_TERMINATED = "Session terminated"
-"""Message of the SDK (2.3.0) for an HTTP 404 on an established legacy session: the request was not processed."""
+_CLOSE_S: Final = 8.0
+"""How long a connection may take to close; stopping a process takes at most three times two seconds."""
+_PING_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,56 +52,91 @@ class ConnectionKey:
     upstream_id: UpstreamId
     version: int
     user_id: UserId
+    conversation: str = ""
+    """The session of a legacy client; empty for what the user's requests share."""
+    declared: str = ""
+    """What was declared to a legacy server, as JSON; empty for nothing."""
+    alone: bool = False
+    """Whether one request at a time has the connection to itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamLink:
-    """A transport of the SDK, and where its last HTTP status is noted for words about a failure."""
+class Wanted:
+    """A connection as a caller wants it."""
 
-    transport: Any
-    last_status: Callable[[], int | None] = lambda: None
+    key: ConnectionKey
+    name: str
+    open_channel: OpenChannel
+    era: Era | None = None
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    client_info: dict[str, Any] = field(default_factory=dict)
+    opened: Callable[[Profile], None] = lambda _profile: None
+    """Called with what the server said of itself."""
+    hear: Callable[[str, dict[str, Any]], None] = lambda _method, _params: None
+    """Called with every change that it reports."""
 
 
-OpenTransport = Callable[[], AbstractAsyncContextManager[UpstreamLink]]
-"""Opens the transport of one upstream with the credential already attached."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on open connections, and on their time."""
+
+    connect_timeout_s: float = 10.0
+    """On opening one, handshake included."""
+    idle_s: float = 300.0
+    """One without a call for this long is closed."""
+    ping_after_s: float = 30.0
+    """One to a legacy server that was not used for this long is asked whether it is alive before it is used."""
+    in_all: int = 500
+    per_upstream: int = 200
+    per_user: int = 100
+    """Of one user in one organisation, over all upstreams; a credential is a user's or narrower."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Limits:
+        """Build from the ``upstream_*`` settings."""
+        return cls(
+            connect_timeout_s=settings.upstream_connect_timeout_s,
+            idle_s=settings.upstream_idle_s,
+            ping_after_s=settings.upstream_ping_after_s,
+            in_all=settings.upstream_max_connections,
+            per_upstream=settings.upstream_max_connections_per_upstream,
+            per_user=settings.upstream_max_connections_per_user,
+        )
 
 
 @dataclass(slots=True, eq=False)
 class _Connection:
-    key: ConnectionKey
-    name: str
+    wanted: Wanted
     ready: anyio.Event = field(default_factory=anyio.Event)
     closing: anyio.Event = field(default_factory=anyio.Event)
     closed: anyio.Event = field(default_factory=anyio.Event)
-    session: ClientSession | None = None
+    link: Link | None = None
     failure: UpstreamError | None = None
     in_flight: int = 0
     last_used: float = 0.0
+
+    @property
+    def key(self) -> ConnectionKey:
+        return self.wanted.key
+
+    @property
+    def is_idle(self) -> bool:
+        return self.in_flight == 0 and self.ready.is_set()
 
 
 class ConnectionPool:
     """All upstream connections of the process.
 
     Args:
-        connect_timeout_s: Bound on opening a connection, handshake included.
-        idle_s: A connection without a call for this long is closed.
-        max_connections: Bound on open connections; the longest idle one gives way.
+        limits: Bounds on their number and time.
         clock: Monotonic seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        connect_timeout_s: float,
-        idle_s: float,
-        max_connections: int,
-        clock: Callable[[], float] = anyio.current_time,
-    ) -> None:
-        self._connect_timeout_s = connect_timeout_s
-        self._idle_s = idle_s
-        self._max_connections = max_connections
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = anyio.current_time) -> None:
+        self._limits = limits
         self._clock = clock
-        self._connections: dict[ConnectionKey, _Connection] = {}
+        self._connections: dict[ConnectionKey, list[_Connection]] = {}
+        self._backoff = Backoff(clock)
         self._tasks: TaskGroup | None = None
 
     @contextlib.asynccontextmanager
@@ -112,170 +153,226 @@ class ConnectionPool:
                 tasks.cancel_scope.cancel()
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return sum(map(len, self._connections.values()))
 
-    async def call(
-        self,
-        key: ConnectionKey,
-        name: str,
-        open_transport: OpenTransport,
-        operation: Callable[[ClientSession], Awaitable[_T]],
-        *,
-        timeout_s: float,
-        repeatable: bool = False,
-    ) -> _T:
-        """Run ``operation`` on the connection of ``key``, opening it first where there is none.
-
-        A request that the upstream refused unprocessed, because it no longer knows the session, runs once more on a
-        fresh connection. So does one that is ``repeatable``, a read, when the connection turns out to be closed.
-        Nothing else is tried twice.
+    @contextlib.asynccontextmanager
+    async def lease(self, wanted: Wanted) -> AsyncIterator[Link]:
+        """Yield a live link of ``wanted.key``, opened if there is none; for a key ``alone`` nobody else has it.
 
         Raises:
-            UpstreamError: The upstream cannot be reached, or the connection broke.
-            UpstreamTimeoutError: No answer within ``timeout_s``.
-            MCPError: The upstream answered with a JSON-RPC error.
+            UpstreamError: The upstream cannot be reached, or there are too many connections.
+            UpstreamTimeoutError: It did not open in time.
         """
+        connection = await self._connected(wanted)
+        link = connection.link
+        if link is None:
+            raise AssertionError(wanted.name)
         try:
-            return await self._call_once(key, name, open_transport, operation, timeout_s)
-        except _SessionTerminatedError:
-            return await self._call_once(key, name, open_transport, operation, timeout_s)
-        except _ClosedError:
-            if not repeatable:
-                raise
-            return await self._call_once(key, name, open_transport, operation, timeout_s)
-
-    async def _call_once(
-        self,
-        key: ConnectionKey,
-        name: str,
-        open_transport: OpenTransport,
-        operation: Callable[[ClientSession], Awaitable[_T]],
-        timeout_s: float,
-    ) -> _T:
-        connection = await self._connected(key, name, open_transport)
-        session = connection.session
-        if session is None:
-            raise AssertionError(name)
-        connection.in_flight += 1
-        try:
-            with anyio.fail_after(timeout_s):
-                return await operation(session)
-        except TimeoutError:
-            raise UpstreamTimeoutError(f"Upstream '{name}' did not answer within {timeout_s:g} s.") from None
-        except MCPError as error:
-            if error.code == CONNECTION_CLOSED:
+            yield link
+        except BaseException as error:
+            if wanted.key.alone and not isinstance(error, Exception):
+                # The server may still ask about a request that was given up; nobody shall get that question.
                 self._discard(connection)
-                raise _ClosedError(f"Upstream '{name}' closed the connection.") from error
-            if error.code == REQUEST_TIMEOUT:
-                raise UpstreamTimeoutError(f"Upstream '{name}' did not answer in time.") from error
-            if error.code == INVALID_REQUEST and error.message == _SESSION_TERMINATED:
-                self._discard(connection)
-                raise _SessionTerminatedError(f"Upstream '{name}' ended the session.") from error
             raise
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
-            self._discard(connection)
-            raise _ClosedError(f"Upstream '{name}' closed the connection.") from error
         finally:
             connection.in_flight -= 1
             connection.last_used = self._clock()
+            if link.closed.is_set():
+                self._discard(connection)
 
-    async def _connected(self, key: ConnectionKey, name: str, open_transport: OpenTransport) -> _Connection:
-        connection = self._connections.get(key)
-        if connection is None:
-            if self._tasks is None:
-                raise UpstreamError("The gateway is shutting down.")
-            self._close_superseded(key)
-            self._make_room()
-            connection = _Connection(key, name, last_used=self._clock())
-            self._connections[key] = connection
-            self._tasks.start_soon(self._own, connection, open_transport)
-        # Counted while it waits, so that the connection is not idle before its turn comes.
-        connection.in_flight += 1
-        try:
-            await connection.ready.wait()
-        finally:
+    def discard(self, link: Link) -> None:
+        """Close the connection of ``link``: the next call opens another one."""
+        for connection in self._all():
+            if connection.link is link:
+                self._discard(connection)
+
+    def links(self, wanted: Callable[[ConnectionKey], bool]) -> list[Link]:
+        """Return the open links whose key is ``wanted``."""
+        return [each.link for each in self._all() if each.link is not None and wanted(each.key)]
+
+    def close(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
+        """Close the connections whose key is ``unwanted``, calls on them or not."""
+        for connection in self._all():
+            if unwanted(connection.key):
+                self._discard(connection)
+
+    def close_idle(self) -> None:
+        """Close the connections that no call has used for ``idle_s``."""
+        oldest = self._clock() - self._limits.idle_s
+        for connection in self._all():
+            if connection.is_idle and connection.last_used <= oldest:
+                self._discard(connection)
+
+    async def _connected(self, wanted: Wanted) -> _Connection:
+        """Return an open connection that counts the caller among its calls."""
+        while True:
+            connection = self._at_hand(wanted.key) or self._begin(wanted)
+            # Counted while it waits, so that the connection is not idle before its turn comes.
+            connection.in_flight += 1
+            try:
+                await connection.ready.wait()
+                _raise_again(connection.failure)
+                if await self._is_sound(connection):
+                    return connection
+            except BaseException:
+                connection.in_flight -= 1
+                raise
             connection.in_flight -= 1
-        if connection.failure is not None:
-            raise type(connection.failure)(connection.failure.message) from connection.failure
+            self._discard(connection)
+
+    def _at_hand(self, key: ConnectionKey) -> _Connection | None:
+        for connection in self._connections.get(key, ()):
+            if not key.alone or connection.in_flight == 0:
+                return connection
+        return None
+
+    def _begin(self, wanted: Wanted) -> _Connection:
+        if self._tasks is None:
+            raise UpstreamError("The gateway is shutting down.")
+        self._close_superseded(wanted.key)
+        self._backoff.check(wanted.key, wanted.name)
+        self._make_room(wanted.key)
+        connection = _Connection(wanted, last_used=self._clock())
+        self._connections.setdefault(wanted.key, []).append(connection)
+        self._tasks.start_soon(self._own, connection)
         return connection
 
-    async def _own(self, connection: _Connection, open_transport: OpenTransport) -> None:
+    async def _is_sound(self, connection: _Connection) -> bool:
+        """Return whether a connection can be used, asking a legacy server that was not used for a while."""
+        link = connection.link
+        if link is None or not link.is_alive():
+            return False
+        rested_s = self._clock() - connection.last_used
+        if rested_s < self._limits.ping_after_s or link.profile.era is Era.MODERN or connection.in_flight > 1:
+            return True
+        connection.last_used = self._clock()
+        return await link.ping(_PING_S)
+
+    async def _own(self, connection: _Connection) -> None:
         """Hold one connection open; never raises, for it shares its task group with all the others."""
-        link = UpstreamLink(None)
+        current_call.set(None)
+        wanted, channel, opened = connection.wanted, None, math.inf
         try:
-            # The deadline bounds the opening; once open it is lifted and the same scope ends the connection.
-            with anyio.CancelScope(deadline=anyio.current_time() + self._connect_timeout_s) as scope:
+            # The deadline bounds the opening; once open it is lifted, and set again for the closing.
+            with anyio.CancelScope(deadline=anyio.current_time() + self._limits.connect_timeout_s) as scope:
                 async with (
-                    open_transport() as link,
-                    Client(link.transport, mode="auto", cache=None) as client,
+                    wanted.open_channel() as channel,
+                    open_link(
+                        channel,
+                        name=wanted.name,
+                        timeout_s=self._limits.connect_timeout_s,
+                        era=wanted.era,
+                        capabilities=wanted.capabilities,
+                        client_info=wanted.client_info,
+                        bound=wanted.key.alone or bool(wanted.key.conversation),
+                        chatty=bool(wanted.key.conversation),
+                        hear=wanted.hear,
+                    ) as link,
                 ):
                     scope.deadline = math.inf
-                    connection.session = client.session
+                    opened = self._clock()
+                    connection.link = link
+                    connection.last_used = opened
+                    wanted.opened(link.profile)
                     connection.ready.set()
-                    await connection.closing.wait()
-            if connection.session is None:
+                    await _first_of(connection.closing, link.closed)
+                    scope.deadline = anyio.current_time() + _CLOSE_S
+            if connection.link is None:
                 connection.failure = UpstreamTimeoutError(
-                    f"Upstream '{connection.name}' did not complete the connection within "
-                    f"{self._connect_timeout_s:g} s."
+                    f"Upstream '{wanted.name}' did not complete the connection within "
+                    f"{self._limits.connect_timeout_s:g} s."
                 )
-        except UpstreamNeedsConnectionError as error:
-            connection.failure = error
         except Exception as error:  # noqa: BLE001 - whatever an upstream does must end here, as words
-            reason = reason_of(error, link.last_status())
-            connection.failure = UpstreamError(f"Upstream '{connection.name}' is unavailable: {reason}.")
-            _log.info("upstream_connection_failed", upstream=connection.name, reason=reason)
+            connection.failure = _in_words(error, wanted.name, channel)
         finally:
-            if connection.session is None and connection.failure is None:
+            if channel is not None and channel.kind is Transport.STDIO and not connection.closing.is_set():
+                self._backoff.failed(wanted.key, ran_s=self._clock() - opened)
+            if connection.link is None and connection.failure is None:
                 connection.failure = UpstreamError("The gateway is shutting down.")
             self._discard(connection)
             connection.ready.set()
             connection.closed.set()
 
     def _discard(self, connection: _Connection) -> None:
-        if self._connections.get(connection.key) is connection:
-            del self._connections[connection.key]
+        siblings = self._connections.get(connection.key, [])
+        if connection in siblings:
+            siblings.remove(connection)
+            if not siblings:
+                del self._connections[connection.key]
         connection.closing.set()
+
+    def _all(self) -> list[_Connection]:
+        return [connection for siblings in self._connections.values() for connection in siblings]
 
     def _close_superseded(self, key: ConnectionKey) -> None:
         """Close what is idle of the upstream's older versions: no call will ask for it again."""
-        for old in list(self._connections.values()):
+        for old in self._all():
             if old.key.upstream_id == key.upstream_id and old.key.version < key.version and old.in_flight == 0:
                 self._discard(old)
 
-    def _make_room(self) -> None:
-        if len(self._connections) < self._max_connections:
-            return
-        idle = [c for c in self._connections.values() if c.in_flight == 0 and c.ready.is_set()]
-        if not idle:
-            raise UpstreamError("All upstream connections are in use; try again shortly.")
-        self._discard(min(idle, key=lambda c: c.last_used))
+    def _make_room(self, key: ConnectionKey) -> None:
+        """Let the longest idle connection give way where a bound is reached.
+
+        Raises:
+            UpstreamError: All of them are in use.
+        """
+        everything = self._all()
+        bounds = (
+            (self._limits.per_user, [c for c in everything if _user(c.key) == _user(key)], " of yours"),
+            (self._limits.per_upstream, [c for c in everything if c.key.upstream_id == key.upstream_id], " to it"),
+            (self._limits.in_all, everything, ""),
+        )
+        for bound, those, whose in bounds:
+            if sum(not c.closing.is_set() for c in those) < bound:
+                continue
+            idle = [c for c in those if c.is_idle]
+            if not idle:
+                raise UpstreamError(f"All upstream connections{whose} are in use; try again shortly.")
+            self._discard(min(idle, key=lambda c: c.last_used))
 
     async def _reap(self) -> None:
         while True:
-            await anyio.sleep(self._idle_s / 2)
+            await anyio.sleep(self._limits.idle_s / 2)
             self.close_idle()
 
-    def close_idle(self) -> None:
-        """Close the connections that no call has used for ``idle_s``."""
-        oldest = self._clock() - self._idle_s
-        for connection in list(self._connections.values()):
-            if connection.in_flight == 0 and connection.ready.is_set() and connection.last_used <= oldest:
-                self._discard(connection)
-
     async def _close_all(self) -> None:
-        connections = list(self._connections.values())
+        connections = self._all()
         for connection in connections:
             self._discard(connection)
-        with anyio.move_on_after(5, shield=True):
+        with anyio.move_on_after(_CLOSE_S, shield=True):
             # One that is still being opened is cut off by the end of the task group.
             for connection in connections:
-                if connection.session is not None:
+                if connection.link is not None:
                     await connection.closed.wait()
 
 
-class _SessionTerminatedError(UpstreamError):
-    """The upstream forgot the session before it looked at the request."""
+def _raise_again(failure: UpstreamError | None) -> None:
+    """Give each waiter an error of its own: a traceback is not shared."""
+    if failure is not None:
+        raise type(failure)(failure.message) from failure
 
 
-class _ClosedError(UpstreamError):
-    """The connection ended before the answer came; whether the request was processed is not known."""
+def _user(key: ConnectionKey) -> tuple[object, object]:
+    return key.org_id, key.user_id
+
+
+def _in_words(error: Exception, name: str, channel: Channel | None) -> UpstreamError:
+    leaf = first_leaf(error)
+    if isinstance(leaf, UpstreamNeedsConnectionError):
+        return leaf
+    ending = channel.ending() if channel is not None else None
+    reason = ending or reason_of(error, channel.last_status() if channel is not None else None)
+    _log.info("upstream_connection_failed", upstream=name, reason=reason)
+    kind = type(leaf) if isinstance(leaf, UpstreamError) else UpstreamError
+    return kind(f"Upstream '{name}' is unavailable: {reason}.")
+
+
+async def _first_of(*events: anyio.Event) -> None:
+    async with anyio.create_task_group() as tasks:
+
+        async def wait(event: anyio.Event) -> None:
+            await event.wait()
+            tasks.cancel_scope.cancel()
+
+        for event in events:
+            tasks.start_soon(wait, event)

@@ -5,23 +5,35 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import anyio
-from mcp import Client, MCPError
+from mcp import MCPError
 from mcp_types import METHOD_NOT_FOUND
 
-from agentapi.errors import UpstreamTimeoutError
-from agentapi.upstreams.connections import UpstreamLink
+from agentapi.errors import UpstreamError, UpstreamTimeoutError
+from agentapi.principal import OrgId, UserId
+from agentapi.upstreams.link import Caller
 from agentapi.upstreams.reasons import reason_of
+from agentapi.upstreams.session import open_link
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from agentapi.upstreams.connections import OpenTransport
+    from agentapi.upstreams.channel import Channel, OpenChannel
+    from agentapi.upstreams.session import Link
 
 __all__ = ["ProbeResult", "probe"]
 
 _PAGE_LIMIT = 100
+_LISTS = (
+    ("tools", "tools/list", "tools", "name"),
+    ("resources", "resources/list", "resources", "uri"),
+    ("resources", "resources/templates/list", "resourceTemplates", "uriTemplate"),
+    ("prompts", "prompts/list", "prompts", "name"),
+)
+_NOBODY = Caller(OrgId(UUID(int=0)), UserId(UUID(int=0)))
+"""A connection test asks on nobody's behalf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +55,37 @@ class ProbeResult:
 
 
 async def probe(
-    open_transport: OpenTransport, *, timeout_s: float, clock: Callable[[], float] = time.perf_counter
+    open_channel: OpenChannel, *, timeout_s: float, clock: Callable[[], float] = time.perf_counter
 ) -> ProbeResult:
     """Connect, list everything once, disconnect.
 
     Args:
-        open_transport: Opens the transport of the upstream under test.
+        open_channel: Opens the transport of the upstream under test.
         timeout_s: Bound on the whole test.
         clock: Seconds, for the timings.
     """
     start = clock()
-    link = UpstreamLink(None)
+    channel: Channel | None = None
     try:
         with anyio.fail_after(timeout_s):
-            async with open_transport() as link, Client(link.transport, mode="auto", cache=None) as client:
+            async with (
+                open_channel() as channel,
+                open_link(channel, name="under test", timeout_s=timeout_s) as link,
+            ):
                 connected = clock()
-                found = await _inventory(client)
+                found = await _inventory(link, timeout_s)
                 listed = clock()
-                info = client.server_info
                 result = ProbeResult(
                     ok=True,
-                    protocol_version=client.protocol_version,
-                    server=info.model_dump(mode="json", by_alias=True, exclude_none=True) if info else None,
-                    instructions=client.instructions,
+                    protocol_version=link.profile.revision,
+                    server=link.profile.server_info or None,
+                    instructions=link.profile.instructions,
                     connect_ms=_ms(connected - start),
                     list_ms=_ms(listed - connected),
                     total_ms=_ms(listed - start),
                     tools=found.get("tools", ()),
                     resources=found.get("resources", ()),
-                    resource_templates=found.get("resource_templates", ()),
+                    resource_templates=found.get("resourceTemplates", ()),
                     prompts=found.get("prompts", ()),
                 )
     except TimeoutError:
@@ -81,32 +95,34 @@ async def probe(
             total_ms=_ms(clock() - start),
         )
     except Exception as error:  # noqa: BLE001 - the reason in words is what this function is for
-        reason = reason_of(error, link.last_status())
+        reason = reason_of(error)
+        if channel is not None:
+            reason = channel.ending() or reason_of(error, channel.last_status())
         result = ProbeResult(ok=False, reason=_sentence(reason), total_ms=_ms(clock() - start))
     return result
 
 
-async def _inventory(client: Client) -> dict[str, tuple[str, ...]]:
-    offered = client.server_capabilities
+async def _inventory(link: Link, timeout_s: float) -> dict[str, tuple[str, ...]]:
+    offered = link.profile.capabilities
     found: dict[str, tuple[str, ...]] = {}
-    if offered.tools is not None:
-        found["tools"] = await _names(client.list_tools, "tools", "name")
-    if offered.resources is not None:
-        found["resources"] = await _names(client.list_resources, "resources", "uri")
-        found["resource_templates"] = await _names(client.list_resource_templates, "resource_templates", "uri_template")
-    if offered.prompts is not None:
-        found["prompts"] = await _names(client.list_prompts, "prompts", "name")
+    for capability, method, items, name in _LISTS:
+        if offered.get(capability) is not None:
+            found[items] = await _names(link, method, items, name, timeout_s)
     return found
 
 
-async def _names(list_page: Callable[..., Awaitable[Any]], items: str, name: str) -> tuple[str, ...]:
+async def _names(link: Link, method: str, items: str, name: str, timeout_s: float) -> tuple[str, ...]:
     names: list[str] = []
     cursor: str | None = None
     try:
         for _ in range(_PAGE_LIMIT):
-            page = await list_page(cursor=cursor)
-            names.extend(str(getattr(item, name)) for item in getattr(page, items))
-            cursor = page.next_cursor
+            params = {"cursor": cursor} if cursor else {}
+            page = await link.request(method, params, caller=_NOBODY, timeout_s=timeout_s)
+            listed = page.get(items)
+            if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+                raise UpstreamError(f"its answer to {method} is no list")
+            names.extend(str(item.get(name)) for item in listed)
+            cursor = page.get("nextCursor")
             if not cursor:
                 break
     except MCPError as error:

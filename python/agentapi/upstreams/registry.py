@@ -60,6 +60,11 @@ class UpstreamRegistry:
         self._max_views = max_views
         self._generations: dict[OrgId, int] = {}
         self._views: OrderedDict[tuple[OrgId, UserId, str], tuple[float, WorkspaceView]] = OrderedDict()
+        self._on_change: list[Callable[[UpstreamId], None]] = []
+
+    def on_change(self, callback: Callable[[UpstreamId], None]) -> None:
+        """Call ``callback`` with every upstream that is changed or deleted through this process, once it is."""
+        self._on_change.append(callback)
 
     async def view(self, principal: Principal, workspace_slug: str) -> WorkspaceView:
         """Return the workspace and its enabled upstreams as ``principal`` sees them.
@@ -161,6 +166,7 @@ class UpstreamRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             updated = await store.update_upstream(connection, upstream, now=datetime.now(UTC))
         self._forget(principal.org_id)
+        self._tell(upstream.id)
         return updated
 
     async def delete(self, principal: Principal, upstream_id: UpstreamId) -> None:
@@ -175,6 +181,11 @@ class UpstreamRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             await store.delete_upstream(connection, upstream_id)
         self._forget(principal.org_id)
+        self._tell(upstream_id)
+
+    def _tell(self, upstream_id: UpstreamId) -> None:
+        for callback in self._on_change:
+            callback(upstream_id)
 
     def _forget(self, org_id: OrgId) -> None:
         self._generations[org_id] = self._generations.get(org_id, 0) + 1

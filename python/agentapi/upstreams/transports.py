@@ -1,23 +1,24 @@
-"""One client adapter per transport. An adapter is given a credential and never asks for one."""
+"""One channel per transport. A channel is given a credential and never asks for one."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
-import httpx2
 from mcp.client.sse import sse_client
-from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
 from agentapi.errors import UpstreamNeedsConnectionError
-from agentapi.upstreams.connections import OpenTransport, UpstreamLink
+from agentapi.upstreams.channel import Channel, OpenChannel
+from agentapi.upstreams.http_channel import WatchedTransport
 from agentapi.upstreams.models import Auth, Transport
 from agentapi.upstreams.secrets import credential_headers
+from agentapi.upstreams.stdio_channel import StdioProcess
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import httpx2
 
     from agentapi._core import Keyring
     from agentapi.egress.client import Egress
@@ -34,19 +35,19 @@ class TransportFactory:
         egress: The guarded HTTP client of the process.
         commands: The allowed commands, each run in its sandbox.
         keyring: Opens the sealed secret.
-        read_timeout_s: Longest silence on an HTTP answer.
+        max_message_bytes: Bound on one message of a pipe or an event stream.
     """
 
-    def __init__(self, *, egress: Egress, commands: StdioCommands, keyring: Keyring, read_timeout_s: float) -> None:
+    def __init__(self, *, egress: Egress, commands: StdioCommands, keyring: Keyring, max_message_bytes: int) -> None:
         self._egress = egress
         self._commands = commands
         self._keyring = keyring
-        self._read_timeout_s = read_timeout_s
+        self._max_message_bytes = max_message_bytes
 
-    def open(self, upstream: Upstream) -> OpenTransport:
+    def open(self, upstream: Upstream) -> OpenChannel:
         """Return the opener for ``upstream``; nothing is opened and no secret is touched until it is entered."""
 
-        def opener() -> contextlib.AbstractAsyncContextManager[UpstreamLink]:
+        def opener() -> contextlib.AbstractAsyncContextManager[Channel]:
             if upstream.auth is Auth.OAUTH:
                 raise UpstreamNeedsConnectionError(
                     f"Upstream '{upstream.name}' needs an OAuth connection of yours, and you have none."
@@ -58,44 +59,42 @@ class TransportFactory:
         return opener
 
     @contextlib.asynccontextmanager
-    async def _http(self, upstream: Upstream) -> AsyncIterator[UpstreamLink]:
-        status: int | None = None
-
-        async def note_status(response: httpx2.Response) -> None:
-            nonlocal status
-            status = response.status_code
+    async def _http(self, upstream: Upstream) -> AsyncIterator[Channel]:
+        endpoint = upstream.endpoint
+        if endpoint is None:
+            raise AssertionError(upstream.id)
+        over_sse = upstream.transport is Transport.SSE
+        watched = WatchedTransport(self._egress.transport, answers_elsewhere=over_sse)
 
         def client(
             headers: dict[str, str] | None = None,
             timeout: httpx2.Timeout | None = None,
             auth: httpx2.Auth | None = None,
         ) -> httpx2.AsyncClient:
-            made = self._egress.client(
+            return self._egress.client(
                 headers={**credential_headers(self._keyring, upstream), **(headers or {})},
                 timeout=timeout,
                 auth=auth,
+                transport=watched,
             )
-            made.event_hooks = {"response": [note_status]}
-            return made
 
-        endpoint = upstream.endpoint
-        if endpoint is None:
-            raise AssertionError(upstream.id)
-        if upstream.transport is Transport.SSE:
-            yield UpstreamLink(
-                sse_client(endpoint, sse_read_timeout=self._read_timeout_s, httpx_client_factory=client),
-                lambda: status,
-            )
+        if over_sse:
+            streams = sse_client(endpoint, httpx_client_factory=client)
+            yield Channel(streams, Transport.SSE, lambda: watched.last_status)
             return
-        timeout = httpx2.Timeout(10.0, read=self._read_timeout_s)
-        async with client(timeout=timeout) as http_client:
-            yield UpstreamLink(streamable_http_client(endpoint, http_client=http_client), lambda: status)
+        async with client() as http_client:
+            http = streamable_http_client(endpoint, http_client=http_client, max_sse_event_size=self._max_message_bytes)
+            yield Channel(http, Transport.HTTP, lambda: watched.last_status)
 
     @contextlib.asynccontextmanager
-    async def _stdio(self, upstream: Upstream) -> AsyncIterator[UpstreamLink]:
+    async def _stdio(self, upstream: Upstream) -> AsyncIterator[Channel]:
         if upstream.command is None:
             raise AssertionError(upstream.id)
-        # What a server writes to standard error is its own; it may hold anything, so it never reaches our log.
-        with open(os.devnull, "w", encoding="utf-8") as errlog:  # noqa: ASYNC230, PTH123 - the null device never blocks
-            async with self._commands.parameters(upstream.command) as parameters:
-                yield UpstreamLink(stdio_client(parameters, errlog=errlog))
+        async with self._commands.parameters(upstream.command) as parameters:
+            process = StdioProcess(parameters, max_message_bytes=self._max_message_bytes)
+            yield Channel(
+                process.streams(),
+                Transport.STDIO,
+                ending=lambda: process.ending,
+                alive=process.is_running,
+            )

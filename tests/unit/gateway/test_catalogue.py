@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 from mcp import MCPError
-from mcp_types import INTERNAL_ERROR, ListToolsResult, Tool
+from mcp_types import INTERNAL_ERROR
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
 from agentapi.gateway.catalogue import Catalogue, UnknownToolError
@@ -16,6 +16,7 @@ from agentapi.principal import UserId
 from unit.upstreams.doubles import PRINCIPAL, Clock, drain, upstream
 
 if TYPE_CHECKING:
+    from agentapi.upstreams.link import Caller
     from agentapi.upstreams.models import Upstream
 
 Page = tuple[list[str], str | None]
@@ -26,53 +27,33 @@ def listed(*names: str) -> list[Page]:
 
 
 @dataclass(slots=True)
-class Session:
-    """Answers ``tools/list`` page by page; a cursor is the number of the next page."""
-
-    pages: list[Page]
-    asked: list[str | None] = field(default_factory=list)
-
-    async def list_tools(self, params: Any = None) -> ListToolsResult:
-        cursor = None if params is None else params.cursor
-        self.asked.append(cursor)
-        names, following = self.pages[int(cursor or 0) % len(self.pages)]
-        tools = [
-            Tool(name=name, input_schema={"type": "object", "title": f"{index}"}) for index, name in enumerate(names)
-        ]
-        return ListToolsResult(tools=tools, next_cursor=following)
-
-
-@dataclass(slots=True)
 class Pool:
-    """Upstreams by name: their pages, or the error of reaching them."""
+    """Upstreams by name: their pages, or the error of reaching them. A cursor is the number of the next page."""
 
     upstreams: dict[str, list[Page] | Exception]
     calls: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None
 
-    async def call(
-        self, key: Any, name: str, open_transport: Any, operation: Any, *, timeout_s: float, repeatable: bool
+    async def request(
+        self, opened: Upstream, caller: Caller, method: str, params: Any, *, timeout_s: float, repeatable: bool
     ) -> Any:
-        assert (timeout_s, repeatable) == (5.0, True)
-        assert (key.upstream_id, name) == (open_transport.id, open_transport.name)
-        self.calls.append(name)
+        assert (method, timeout_s, repeatable, caller.org_id) == ("tools/list", 5.0, True, opened.org_id)
+        cursor = params.get("cursor")
+        if cursor is None:
+            self.calls.append(opened.name)
         if self.gate is not None:
             await self.gate.wait()
-        known = self.upstreams[name]
-        if isinstance(known, Exception):
-            raise known
-        return await operation(Session(known))
-
-
-class Transports:
-    def open(self, opened: Upstream) -> Upstream:
-        return opened
+        pages = self.upstreams[opened.name]
+        if isinstance(pages, Exception):
+            raise pages
+        names, following = pages[int(cursor or 0) % len(pages)]
+        tools = [{"name": name, "inputSchema": {"type": "object", "title": f"{at}"}} for at, name in enumerate(names)]
+        return {"tools": tools, "nextCursor": following}
 
 
 def catalogue(pool: Pool, clock: Clock | None = None, *, bare: bool = False, max_entries: int = 100) -> Catalogue:
     return Catalogue(
-        pool=cast("Any", pool),
-        transports=cast("Any", Transports()),
+        client=cast("Any", pool),
         ttl_s=60.0,
         failure_ttl_s=15.0,
         list_timeout_s=5.0,
@@ -291,3 +272,24 @@ async def test_the_least_recently_used_list_is_forgotten_first() -> None:
     assert pool.calls == ["one", "two", "three"]
     await names(tools, TWO)
     assert pool.calls == ["one", "two", "three", "two"]
+
+
+NO_TOOLS: dict[str, Any] = {
+    "no name": {"inputSchema": {"type": "object"}},
+    "no schema": {"name": "a"},
+    "no object": "a",
+    "a wrong header": {
+        "name": "a",
+        "inputSchema": {"type": "object", "properties": {"p": {"type": "number", "x-mcp-header": "P"}}},
+    },
+}
+
+
+@pytest.mark.parametrize("listed_tool", NO_TOOLS.values(), ids=NO_TOOLS)
+async def test_what_no_client_could_use_is_left_out(listed_tool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def request(*_: Any, **__: Any) -> Any:
+        return {"tools": [listed_tool, {"name": "b", "inputSchema": {}, "unknownField": 1}]}
+
+    monkeypatch.setattr(Pool, "request", request)
+    (tool,) = await catalogue(Pool({})).tools([ONE], PRINCIPAL)
+    assert tool.definition == {"name": "one__b", "inputSchema": {}, "unknownField": 1}

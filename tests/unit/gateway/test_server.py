@@ -5,14 +5,14 @@ from typing import Any, cast
 
 import pytest
 from mcp import MCPError
-from mcp_types import CallToolRequestParams, ListToolsResult
-from pydantic import ValidationError
+from mcp_types import CallToolRequestParams
 
 from agentapi.errors import AgentAPIError, ForbiddenError, UpstreamError
 from agentapi.gateway.catalogue import CatalogueTool, UnknownToolError
 from agentapi.gateway.server import CallContext, GatewayServer, bind
+from agentapi.upstreams.link import Caller, Peer
 from agentapi.upstreams.registry import WorkspaceView
-from unit.upstreams.doubles import PRINCIPAL, upstream
+from unit.upstreams.doubles import ORG, PRINCIPAL, USER, upstream
 
 UP = upstream("up", 1)
 PLAIN: dict[str, Any] = {"name": "up__t", "inputSchema": {"type": "object"}}
@@ -22,37 +22,18 @@ MIRRORED: dict[str, Any] = {
 }
 
 
-class Session:
-    """An upstream's session that answers every call alike and counts its lists."""
-
-    def __init__(self, result: dict[str, Any]) -> None:
-        self.result = result
-        self.lists = 0
-        self.sent: list[Any] = []
-
-    async def list_tools(self, params: Any = None) -> ListToolsResult:
-        del params
-        self.lists += 1
-        return ListToolsResult(tools=[])
-
-    async def send_request(self, request: Any, result_type: Any, progress_callback: Any = None) -> Any:
-        self.sent.append((request, progress_callback))
-        return result_type.model_validate(self.result)
-
-
 class World:
     """A gateway of one upstream with one tool."""
 
     def __init__(self, definition: dict[str, Any], result: dict[str, Any], failure: Exception | None = None) -> None:
         self.tool = CatalogueTool("up__t", UP, "t", definition)
-        self.session = Session(result)
+        self.result = result
         self.failure = failure
+        self.sent: list[dict[str, Any]] = []
+        self.definitions: list[dict[str, Any]] = []
+        self.reported: list[tuple[Any, ...]] = []
         self.gateway = GatewayServer(
-            catalogue=cast("Any", self),
-            pool=cast("Any", self),
-            transports=cast("Any", SimpleNamespace(open=lambda opened: opened)),
-            call_timeout_s=5.0,
-            list_ttl_s=60.0,
+            catalogue=cast("Any", self), client=cast("Any", self), call_timeout_s=5.0, list_ttl_s=60.0
         )
 
     async def find(self, *_: object) -> CatalogueTool:
@@ -60,15 +41,34 @@ class World:
             raise self.failure
         return self.tool
 
-    async def call(self, _key: Any, _name: str, _open: Any, operation: Any, *, timeout_s: float) -> Any:
-        assert timeout_s == 5.0
-        return await operation(self.session)
+    async def request(
+        self,
+        asked: Any,
+        caller: Caller,
+        method: str,
+        params: dict[str, Any],
+        *,
+        timeout_s: float,
+        peer: Peer,
+        definition: Any,
+    ) -> Any:
+        assert (asked, caller, method, timeout_s) == (UP, Caller(ORG, USER), "tools/call", 5.0)
+        self.sent.append(params)
+        self.definitions.append(definition)
+        await peer.notify("notifications/progress", {"progressToken": 7, "progress": 1, "total": 2})
+        await peer.notify("notifications/message", {"level": "info", "data": "dropped"})
+        return self.result
+
+    async def report(self, *progress: Any) -> None:
+        self.reported.append(progress)
 
     async def ask(self, **params: Any) -> dict[str, Any]:
         scope: dict[str, Any] = {}
         bind(scope, CallContext(PRINCIPAL, WorkspaceView(cast("Any", None), (UP,))))
         context = SimpleNamespace(
-            request=SimpleNamespace(scope=scope), session=SimpleNamespace(report_progress="report"), method="tools/call"
+            request=SimpleNamespace(scope=scope),
+            session=SimpleNamespace(report_progress=self.report),
+            method="tools/call",
         )
         asked = CallToolRequestParams.model_validate({"name": "up__t", **params})
         return await self.gateway._call_tool(cast("Any", context), asked)
@@ -86,29 +86,21 @@ async def test_a_request_for_input_is_a_clear_error() -> None:
     assert "unsealed" not in str(caught.value.error)
 
 
-async def test_a_session_lists_once_before_arguments_are_mirrored_into_headers() -> None:
+async def test_the_definition_is_handed_on_for_the_headers_that_repeat_arguments() -> None:
     world = World(MIRRORED, {"content": []})
     await world.ask(arguments={"region": "eu"})
-    await world.ask(arguments={"region": "us"})
-    assert world.session.lists == 1
-    world.session = Session({"content": []})
-    await world.ask(arguments={"region": "eu"})
-    assert world.session.lists == 1
-
-
-async def test_a_tool_without_mirrored_arguments_costs_no_list() -> None:
-    world = World(PLAIN, {"content": []})
-    await world.ask()
-    assert world.session.lists == 0
+    assert world.definitions == [MIRRORED]
 
 
 async def test_progress_is_asked_for_when_the_caller_did() -> None:
     world = World(PLAIN, {"content": []})
     await world.ask()
     await world.ask(_meta={"progressToken": 7, "traceparent": "00-1", "io.modelcontextprotocol/invented": 1})
-    (_, silent), (request, reporting) = world.session.sent
-    assert (silent, reporting) == (None, "report")
-    assert request.params.model_dump(by_alias=True)["_meta"] == {"traceparent": "00-1"}
+    assert world.sent == [
+        {"name": "t", "arguments": {}, "_meta": {}},
+        {"name": "t", "arguments": {}, "_meta": {"progressToken": 7, "traceparent": "00-1"}},
+    ]
+    assert world.reported == [(1, 2, None)] * 2
 
 
 @pytest.mark.parametrize(
@@ -123,14 +115,3 @@ async def test_an_error_of_ours_has_the_code_of_the_specification(failure: Agent
     with pytest.raises(MCPError) as caught:
         await World(PLAIN, {}, failure).ask()
     assert (caught.value.error.code, caught.value.error.data) == (code, {"code": name})
-
-
-async def test_a_result_that_the_protocol_does_not_allow_names_the_upstream() -> None:
-    world = World(PLAIN, {})
-
-    async def invalid(*_: object, **__: object) -> Any:
-        raise ValidationError.from_exception_data("CallToolResult", [])
-
-    world.session.send_request = invalid  # type: ignore[method-assign]
-    with pytest.raises(MCPError, match="Upstream 'up' answered with a result that the protocol does not allow"):
-        await world.ask()

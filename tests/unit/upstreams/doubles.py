@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from mcp.client._memory import InMemoryTransport
 from mcp.server.mcpserver import MCPServer
 
 from agentapi.principal import OrgId, Principal, Role, UpstreamId, UserId, WorkspaceId
-from agentapi.upstreams.connections import ConnectionKey, UpstreamLink
+from agentapi.upstreams.channel import Channel
+from agentapi.upstreams.connections import ConnectionKey
 from agentapi.upstreams.models import Transport, Upstream
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def echo_server() -> MCPServer:
 
 @dataclass(slots=True)
 class Opener:
-    """An ``OpenTransport`` to a server in this process."""
+    """An ``OpenChannel`` to a server in this process."""
 
     transport: Any = field(default_factory=echo_server)
     gate: asyncio.Event | None = None
@@ -85,14 +87,14 @@ class Opener:
     closed: int = 0
 
     @contextlib.asynccontextmanager
-    async def __call__(self) -> AsyncIterator[UpstreamLink]:
+    async def __call__(self) -> AsyncIterator[Channel]:
         self.opened += 1
         try:
             if self.gate is not None:
                 await self.gate.wait()
             if self.failure is not None:
                 raise self.failure
-            yield UpstreamLink(self.transport, lambda: self.status)
+            yield Channel(InMemoryTransport(self.transport), last_status=lambda: self.status)
         finally:
             self.closed += 1
 

@@ -6,10 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
-from mcp import MCPError
-from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST, REQUEST_TIMEOUT
 
 from agentapi.errors import (
     EgressRefusedError,
@@ -17,63 +14,62 @@ from agentapi.errors import (
     UpstreamNeedsConnectionError,
     UpstreamTimeoutError,
 )
-from agentapi.upstreams.connections import ConnectionKey, ConnectionPool
-from unit.upstreams.doubles import Clock, Opener, drain, key
+from agentapi.upstreams.connections import ConnectionKey, ConnectionPool, Limits, Wanted
+from agentapi.upstreams.link import Caller
+from unit.upstreams.doubles import ORG, USER, Clock, Opener, drain, key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from mcp.client.session import ClientSession
+    from agentapi.upstreams.session import Link
+
+NOBODY = Caller(ORG, USER)
 
 
 @contextlib.asynccontextmanager
 async def pool(
-    *, connect_timeout_s: float = 5.0, max_connections: int = 10, clock: Clock | None = None
+    *,
+    connect_timeout_s: float = 5.0,
+    in_all: int = 10,
+    per_upstream: int = 10,
+    per_user: int = 10,
+    clock: Clock | None = None,
 ) -> AsyncIterator[ConnectionPool]:
-    made = ConnectionPool(
-        connect_timeout_s=connect_timeout_s, idle_s=300.0, max_connections=max_connections, clock=clock or Clock()
-    )
+    limits = Limits(connect_timeout_s=connect_timeout_s, in_all=in_all, per_upstream=per_upstream, per_user=per_user)
+    made = ConnectionPool(limits, clock=clock or Clock())
     async with made.run():
         yield made
 
 
-async def session_of(session: ClientSession) -> ClientSession:
-    return session
+async def link_of(link: Link) -> Link:
+    return link
 
 
-async def ask(session: ClientSession) -> list[str]:
-    return [tool.name for tool in (await session.list_tools()).tools]
+async def ask(link: Link) -> list[str]:
+    listing = await link.request("tools/list", {}, caller=NOBODY, timeout_s=5.0)
+    return [tool["name"] for tool in listing["tools"]]
+
+
+async def hang(link: Link) -> Any:
+    return await link.request("tools/call", {"name": "hang", "arguments": {}}, caller=NOBODY, timeout_s=60.0)
 
 
 async def call(
     connections: ConnectionPool,
     opener: Opener,
-    operation: Callable[[ClientSession], Awaitable[Any]] = ask,
+    operation: Callable[[Link], Awaitable[Any]] = ask,
     *,
     of: ConnectionKey | None = None,
-    timeout_s: float = 5.0,
 ) -> Any:
-    return await connections.call(of or key(), "up", opener, operation, timeout_s=timeout_s)
-
-
-def failing(error: Exception, *, times: int = 1_000) -> Callable[[ClientSession], Awaitable[str]]:
-    left = times
-
-    async def operation(_: ClientSession) -> str:
-        nonlocal left
-        if left:
-            left -= 1
-            raise error
-        return "answer"
-
-    return operation
+    async with connections.lease(Wanted(of or key(), "up", opener)) as link:
+        return await operation(link)
 
 
 async def test_calls_share_one_connection() -> None:
     opener = Opener()
     async with pool() as connections:
-        first = await call(connections, opener, session_of)
-        assert await call(connections, opener, session_of) is first
+        first = await call(connections, opener, link_of)
+        assert await call(connections, opener, link_of) is first
         assert await call(connections, opener) == ["echo", "hang"]
         assert (opener.opened, opener.open, len(connections)) == (1, 1, 1)
     assert opener.open == 0
@@ -85,8 +81,8 @@ async def test_calls_share_one_connection() -> None:
 async def test_nothing_is_shared_across(other: ConnectionKey) -> None:
     opener = Opener()
     async with pool() as connections:
-        first = await call(connections, opener, session_of)
-        assert await call(connections, opener, session_of, of=other) is not first
+        first = await call(connections, opener, link_of)
+        assert await call(connections, opener, link_of, of=other) is not first
         assert opener.opened == 2
 
 
@@ -142,20 +138,10 @@ async def test_the_opening_is_bounded() -> None:
 async def test_an_open_connection_outlives_the_connect_timeout() -> None:
     opener = Opener()
     async with pool(connect_timeout_s=0.2) as connections:
-        first = await call(connections, opener, session_of)
-        with pytest.raises(UpstreamTimeoutError):
-            await call(connections, opener, lambda session: session.call_tool("hang", {}), timeout_s=0.4)
-        assert await call(connections, opener, session_of) is first
-
-
-async def test_an_answer_is_waited_for_so_long_and_no_longer() -> None:
-    opener = Opener()
-    async with pool() as connections:
-        with pytest.raises(UpstreamTimeoutError, match=r"'up' did not answer within 0\.05 s"):
-            await call(connections, opener, lambda session: session.call_tool("hang", {}), timeout_s=0.05)
-        # The connection itself is sound.
-        assert await call(connections, opener) == ["echo", "hang"]
-        assert opener.opened == 1
+        first = await call(connections, opener, link_of)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(call(connections, opener, hang), 0.4)
+        assert await call(connections, opener, link_of) is first
 
 
 REFUSALS: dict[str, tuple[Exception, type[UpstreamError], str]] = {
@@ -192,72 +178,6 @@ async def test_what_is_no_server_fails_every_call_and_not_the_pool() -> None:
         assert await call(connections, good, of=key(2)) == ["echo", "hang"]
 
 
-async def test_an_error_of_the_upstream_passes_as_it_is() -> None:
-    error = MCPError(code=INTERNAL_ERROR, message="no", data={"a": 1})
-    async with pool() as connections:
-        with pytest.raises(MCPError) as caught:
-            await call(connections, Opener(), failing(error))
-        assert caught.value is error
-        assert len(connections) == 1
-
-
-@pytest.mark.parametrize(
-    "error",
-    [MCPError(code=CONNECTION_CLOSED, message="x"), anyio.ClosedResourceError(), anyio.BrokenResourceError()],
-    ids=["closed", "closed stream", "broken stream"],
-)
-async def test_a_connection_that_broke_is_replaced_by_the_next_call(error: Exception) -> None:
-    opener = Opener()
-    async with pool() as connections:
-        with pytest.raises(UpstreamError, match="closed the connection"):
-            await call(connections, opener, failing(error))
-        assert len(connections) == 0
-        assert await call(connections, opener) == ["echo", "hang"]
-        await drain()
-        assert (opener.opened, opener.open) == (2, 1)
-
-
-async def test_a_request_timeout_of_the_sdk_is_a_timeout() -> None:
-    async with pool() as connections:
-        with pytest.raises(UpstreamTimeoutError):
-            await call(connections, Opener(), failing(MCPError(code=REQUEST_TIMEOUT, message="x")))
-
-
-TERMINATED = MCPError(code=INVALID_REQUEST, message="Session terminated")
-
-
-async def test_a_forgotten_session_is_opened_anew_once() -> None:
-    opener = Opener()
-    async with pool() as connections:
-        assert await call(connections, opener, failing(TERMINATED, times=1)) == "answer"
-        assert opener.opened == 2
-        with pytest.raises(UpstreamError, match="ended the session"):
-            await call(connections, opener, failing(TERMINATED, times=2))
-        assert opener.opened == 3
-
-
-CLOSED = MCPError(code=CONNECTION_CLOSED, message="gone")
-
-
-async def test_a_read_on_a_connection_that_ended_is_asked_again_once() -> None:
-    opener = Opener()
-    async with pool() as connections:
-        again = connections.call(key(), "up", opener, failing(CLOSED, times=1), timeout_s=5.0, repeatable=True)
-        assert await again == "answer"
-        assert opener.opened == 2
-        twice = connections.call(key(), "up", opener, failing(CLOSED, times=2), timeout_s=5.0, repeatable=True)
-        with pytest.raises(UpstreamError, match="closed the connection"):
-            await twice
-
-
-async def test_what_may_have_been_processed_is_not_asked_again() -> None:
-    opener = Opener()
-    async with pool() as connections:
-        with pytest.raises(UpstreamError, match="closed the connection"):
-            await call(connections, opener, failing(CLOSED, times=1))
-        assert opener.opened == 1
-
-
 async def test_a_new_version_closes_what_is_idle_of_the_old_one() -> None:
     opener = Opener()
     async with pool() as connections:
@@ -266,20 +186,6 @@ async def test_a_new_version_closes_what_is_idle_of_the_old_one() -> None:
         await call(connections, opener, of=key(version=2))
         await drain()
         assert (opener.open, len(connections)) == (2, 2)
-
-
-async def test_another_invalid_request_is_not_repeated() -> None:
-    asked = 0
-
-    async def operation(_: ClientSession) -> None:
-        nonlocal asked
-        asked += 1
-        raise MCPError(code=INVALID_REQUEST, message="Session terminated, or so")
-
-    async with pool() as connections:
-        with pytest.raises(MCPError):
-            await call(connections, Opener(), operation)
-    assert asked == 1
 
 
 async def test_an_idle_connection_is_closed_when_its_time_is_up() -> None:
@@ -303,7 +209,7 @@ async def test_a_connection_in_use_or_being_opened_is_not_idle() -> None:
     opener, clock = Opener(), Clock()
     opening = Opener(gate=asyncio.Event())
     async with pool(clock=clock) as connections:
-        busy = asyncio.ensure_future(call(connections, opener, lambda session: session.call_tool("hang", {})))
+        busy = asyncio.ensure_future(call(connections, opener, hang))
         waiting = asyncio.ensure_future(call(connections, opening, of=key(2)))
         await drain()
         clock.advance(10_000)
@@ -316,7 +222,7 @@ async def test_a_connection_in_use_or_being_opened_is_not_idle() -> None:
 
 async def test_the_longest_idle_connection_gives_way() -> None:
     openers, clock = [Opener() for _ in range(3)], Clock()
-    async with pool(clock=clock, max_connections=2) as connections:
+    async with pool(clock=clock, in_all=2) as connections:
         for number, opener in enumerate(openers[:2]):
             await call(connections, opener, of=key(number))
             clock.advance(1)
@@ -329,13 +235,8 @@ async def test_the_longest_idle_connection_gives_way() -> None:
 
 async def test_where_all_are_busy_the_next_is_refused() -> None:
     opener = Opener()
-    async with pool(max_connections=2) as connections:
-        busy = [
-            asyncio.ensure_future(
-                call(connections, opener, lambda session: session.call_tool("hang", {}), of=key(number))
-            )
-            for number in range(2)
-        ]
+    async with pool(in_all=2) as connections:
+        busy = [asyncio.ensure_future(call(connections, opener, hang, of=key(number))) for number in range(2)]
         await drain()
         with pytest.raises(UpstreamError, match="All upstream connections are in use"):
             await call(connections, opener, of=key(3))
@@ -349,15 +250,15 @@ async def test_where_all_are_busy_the_next_is_refused() -> None:
 async def test_a_caller_keeps_the_connection_that_was_just_opened_for_it() -> None:
     """Between the opening and the turn of the caller nobody may evict the connection."""
     opener = Opener(gate=asyncio.Event())
-    async with pool(max_connections=1) as connections:
+    async with pool(in_all=1) as connections:
 
-        async def slow(session: ClientSession) -> list[str]:
+        async def slow(link: Link) -> list[str]:
             await drain()
-            return await ask(session)
+            return await ask(link)
 
         caller = asyncio.ensure_future(call(connections, opener, slow))
         await drain()
-        connection = connections._connections[key()]
+        (connection,) = connections._connections[key()]
 
         async def rival() -> None:
             while not connection.ready.is_set():  # noqa: ASYNC110 - an event would wake it after the caller
@@ -416,7 +317,7 @@ async def test_a_thousand_connections_leave_nothing_behind() -> None:
         await drain()
         tasks, descriptors = len(asyncio.all_tasks()), open_descriptors()
         for _ in range(1000):
-            await call(connections, opener, session_of)
+            await call(connections, opener, link_of)
             clock.advance(300)
             connections.close_idle()
         await drain()

@@ -1,0 +1,33 @@
+"""An open transport, as a link sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentapi.upstreams.models import Transport
+
+if TYPE_CHECKING:
+    from mcp.client._transport import TransportStreams
+
+__all__ = ["Channel", "OpenChannel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """The streams of one transport of the SDK, and what it knows besides."""
+
+    streams: AbstractAsyncContextManager[TransportStreams]
+    kind: Transport = Transport.HTTP
+    last_status: Callable[[], int | None] = lambda: None
+    """The last HTTP status, for words about a failure."""
+    ending: Callable[[], str | None] = lambda: None
+    """Why the transport ended, in words, where it knows."""
+    alive: Callable[[], bool] = lambda: True
+    """Whether it is worth sending anything."""
+
+
+OpenChannel = Callable[[], AbstractAsyncContextManager[Channel]]
+"""Opens the transport of one upstream with the credential already attached."""

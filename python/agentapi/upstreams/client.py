@@ -1,0 +1,272 @@
+"""The gateway's one door to upstream servers: requests, subscriptions, and what is known of each server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import structlog
+from mcp_types import LOG_LEVEL_META_KEY
+
+from agentapi.upstreams.connections import ConnectionKey, ConnectionPool, Wanted
+from agentapi.upstreams.failures import BrokenError, ClosedError, UnprocessedError
+from agentapi.upstreams.link import Caller, Era, Profile
+from agentapi.upstreams.listening import Filter, listen_on
+from agentapi.upstreams.models import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from agentapi.principal import OrgId, UpstreamId, UserId
+    from agentapi.upstreams.link import Peer
+    from agentapi.upstreams.models import Upstream
+    from agentapi.upstreams.transports import TransportFactory
+
+__all__ = ["Sharing", "UpstreamClient"]
+
+_log = structlog.get_logger(__name__)
+
+Sharing = Literal["session", "user"]
+"""Who shares the process of a stdio upstream: nobody but one legacy session, or all that a user does."""
+
+_MAX_REMEMBERED: Final = 10_000
+_TRUSTED_S: Final = 3600.0
+"""How long an upstream that spoke a legacy revision is not asked again whether it has learnt a modern one."""
+_ASKABLE: Final = ("elicitation", "roots", "sampling")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    era: Era
+    asked: float
+
+
+class UpstreamClient:
+    """Speaks to upstreams in whatever era and over whatever transport they have.
+
+    Args:
+        pool: The connections of the process, running.
+        transports: Opens them.
+        clock: Monotonic seconds.
+        stdio_sharing: Who shares a stdio process.
+    """
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        transports: TransportFactory,
+        *,
+        clock: Callable[[], float],
+        stdio_sharing: Sharing = "user",
+    ) -> None:
+        self._pool = pool
+        self._transports = transports
+        self._clock = clock
+        self._stdio_sharing = stdio_sharing
+        self._eras: OrderedDict[tuple[UpstreamId, int], _Known] = OrderedDict()
+        self._profiles: OrderedDict[ConnectionKey, tuple[float, Profile]] = OrderedDict()
+        self._listeners: list[Callable[[Upstream, UserId, str, dict[str, Any]], None]] = []
+
+    def era(self, upstream: Upstream) -> Era | None:
+        """Return the era of ``upstream`` as far as it is known, without asking."""
+        if upstream.transport is Transport.SSE:
+            return Era.LEGACY
+        known = self._eras.get((upstream.id, upstream.version))
+        return known.era if known is not None else None
+
+    def forget_era(self, upstream: Upstream) -> None:
+        """Ask again at the next occasion: it behaved as if it had changed."""
+        self._eras.pop((upstream.id, upstream.version), None)
+        for key in [key for key in self._profiles if key.upstream_id == upstream.id]:
+            del self._profiles[key]
+
+    async def profile(self, upstream: Upstream, caller: Caller) -> Profile:
+        """Return what ``upstream`` says of itself to this user, remembered for an hour.
+
+        Raises:
+            UpstreamError: It cannot be reached.
+        """
+        key = _key(upstream, caller)
+        remembered = self._profiles.get(key)
+        if remembered is not None and self._clock() - remembered[0] < _TRUSTED_S:
+            self._profiles.move_to_end(key)
+            return remembered[1]
+        async with self._pool.lease(self._shared(upstream, caller)) as link:
+            return link.profile
+
+    async def request(
+        self,
+        upstream: Upstream,
+        caller: Caller,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        peer: Peer | None = None,
+        repeatable: bool = False,
+        definition: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the raw result of one request.
+
+        A request that the upstream never looked at, because the connection was closed before it was sent or the
+        session forgotten, runs once more on a fresh connection. So does one that is ``repeatable``, a read, when the
+        connection breaks. Nothing else is tried twice.
+
+        Args:
+            upstream: The server.
+            caller: Who asks, on whose behalf.
+            method: Of the protocol.
+            params: Without an envelope; ``_meta`` may hold ``progressToken`` and the level of log messages.
+            timeout_s: Bound on the answer, once connected.
+            peer: Where messages go that the upstream sends meanwhile; without one they are dropped.
+            repeatable: Whether asking twice does no harm.
+            definition: Of the tool that is called, for the headers that repeat its arguments; otherwise what a list
+                on the same connection has shown is used.
+
+        Raises:
+            MCPError: The upstream's own error, unchanged.
+            UpstreamTimeoutError: No answer within ``timeout_s``.
+            UpstreamError: It cannot be reached, or the connection broke.
+        """
+
+        async def once() -> dict[str, Any]:
+            level = (params.get("_meta") or {}).get(LOG_LEVEL_META_KEY)
+            async with self._pool.lease(await self._wanted(upstream, caller, logs=level is not None)) as link:
+                try:
+                    return await link.request(
+                        method, params, caller=caller, timeout_s=timeout_s, peer=peer, definition=definition
+                    )
+                except BrokenError:
+                    raise
+                except (ClosedError, UnprocessedError):
+                    self._pool.discard(link)
+                    raise
+
+        try:
+            return await once()
+        except UnprocessedError:
+            return await once()
+        except ClosedError:
+            if not repeatable:
+                raise
+            return await once()
+
+    async def notify(
+        self, upstream: Upstream, caller: Caller, method: str, params: Mapping[str, Any] | None = None
+    ) -> None:
+        """Pass on a notification of a client to a legacy server that has a connection of its conversation."""
+        wanted = _key(upstream, caller, conversation=caller.conversation)
+        for link in self._pool.links(lambda key: _key(upstream, caller, conversation=key.conversation) == wanted):
+            if link.profile.era is Era.LEGACY:
+                await link.notify(method, params)
+
+    @contextlib.asynccontextmanager
+    async def listen(
+        self,
+        upstream: Upstream,
+        caller: Caller,
+        *,
+        tools: bool,
+        prompts: bool,
+        resources: bool,
+        uris: frozenset[str],
+        on_event: Callable[[str, dict[str, Any]], None],
+    ) -> AsyncIterator[None]:
+        """Keep changes flowing to ``on_event`` for the length of the context.
+
+        Raises:
+            UpstreamError: The upstream offers none of them, or stopped sending them, also in the midst of the context.
+            MCPError: It refused.
+        """
+        wanted = Filter(tools=tools, prompts=prompts, resources=resources, uris=uris)
+        async with (
+            self._pool.lease(self._shared(upstream, caller)) as link,
+            listen_on(link, wanted, caller, on_event),
+        ):
+            yield
+
+    def on_change(self, callback: Callable[[Upstream, UserId, str, dict[str, Any]], None]) -> None:
+        """Call ``callback`` with upstream, user, method and parameters of every change that any connection hears."""
+        self._listeners.append(callback)
+
+    def close_upstream(self, upstream_id: UpstreamId) -> None:
+        """Close the connections of an upstream that was changed or deleted, at once."""
+        self._pool.close(lambda key: key.upstream_id == upstream_id)
+
+    def end_conversation(self, org_id: OrgId, conversation: str) -> None:
+        """Close the connections of a legacy session that has ended."""
+        self._pool.close(lambda key: key.org_id == org_id and key.conversation == conversation != "")
+
+    async def _wanted(self, upstream: Upstream, caller: Caller, *, logs: bool) -> Wanted:
+        era = self.era(upstream)
+        if era is None:
+            async with self._pool.lease(self._shared(upstream, caller)) as link:
+                era = link.profile.era
+        own_process = self._stdio_sharing == "session" or upstream.transport is not Transport.STDIO
+        conversation = caller.conversation if own_process else ""
+        if era is Era.MODERN:
+            # It is told of its client with each request, so that requests of a user need no connections of their own.
+            if upstream.transport is not Transport.STDIO:
+                conversation = ""
+            return self._make(upstream, caller, conversation=conversation, declared={}, alone=False)
+        declared = {name: caller.capabilities[name] for name in _ASKABLE if caller.capabilities.get(name) is not None}
+        alone = not conversation and (bool(declared) or logs)
+        return self._make(upstream, caller, conversation=conversation, declared=declared, alone=alone)
+
+    def _shared(self, upstream: Upstream, caller: Caller) -> Wanted:
+        return self._make(upstream, caller, conversation="", declared={}, alone=False)
+
+    def _make(
+        self, upstream: Upstream, caller: Caller, *, conversation: str, declared: dict[str, Any], alone: bool
+    ) -> Wanted:
+        key = ConnectionKey(
+            upstream.org_id,
+            upstream.id,
+            upstream.version,
+            caller.user_id,
+            conversation,
+            json.dumps(declared, sort_keys=True) if declared else "",
+            alone,
+        )
+
+        def opened(profile: Profile) -> None:
+            self._remember(upstream, caller, profile)
+
+        def hear(method: str, params: dict[str, Any]) -> None:
+            for listener in self._listeners:
+                try:
+                    listener(upstream, caller.user_id, method, params)
+                except Exception:  # noqa: BLE001 - a defect of one must not end the connection of another
+                    _log.exception("change_listener_failed")
+
+        known = self._eras.get((upstream.id, upstream.version))
+        fresh = known is not None and self._clock() - known.asked < _TRUSTED_S
+        return Wanted(
+            key,
+            upstream.name,
+            self._transports.open(upstream),
+            era=known.era if known is not None and fresh else None,
+            capabilities=declared,
+            client_info=caller.client_info if conversation else {},
+            opened=opened,
+            hear=hear,
+        )
+
+    def _remember(self, upstream: Upstream, caller: Caller, profile: Profile) -> None:
+        known = self._eras.pop((upstream.id, upstream.version), None)
+        if known is None or known.era is not profile.era or self._clock() - known.asked >= _TRUSTED_S:
+            known = _Known(profile.era, self._clock())
+        self._eras[upstream.id, upstream.version] = known
+        key = _key(upstream, caller)
+        self._profiles.pop(key, None)
+        self._profiles[key] = (self._clock(), profile)
+        for remembered in (self._eras, self._profiles):
+            while len(remembered) > _MAX_REMEMBERED:
+                remembered.popitem(last=False)
+
+
+def _key(upstream: Upstream, caller: Caller, *, conversation: str = "") -> ConnectionKey:
+    return ConnectionKey(upstream.org_id, upstream.id, upstream.version, caller.user_id, conversation)

@@ -1,0 +1,101 @@
+"""What went wrong between a request and its answer: the upstream's own word, or ours about the connection.
+
+The SDK's transports report a broken connection as a JSON-RPC error of their own making, under codes that servers use
+too. They are known by their words (SDK 2.3.0), for the codes alone would take an upstream's answer for ours.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from mcp import MCPError
+
+from agentapi.errors import UpstreamError, UpstreamTimeoutError
+from agentapi.upstreams.reasons import reason_of
+
+if TYPE_CHECKING:
+    from agentapi.upstreams.calls import Call
+
+__all__ = ["BrokenError", "ClosedError", "HttpRefusalError", "UnprocessedError", "is_http_refusal", "judge"]
+
+_CLOSED: Final = "Connection closed"
+_STREAM_BROKE: Final = ("SSE stream ended", "SSE stream failed")
+_REFUSED: Final = ("Server returned an error response", "Not Found", "Session terminated", "Redirect to ")
+_NONSENSE: Final = (
+    "Unexpected content type",
+    "Failed to parse JSON response",
+    "Failed to parse SSE message",
+    "server answered a request with 202",
+)
+_NO_SESSION: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST})
+
+
+class ClosedError(UpstreamError):
+    """The connection ended before the answer came; whether the request was processed is not known."""
+
+
+class BrokenError(ClosedError):
+    """The same of one request alone; the connection is good for others."""
+
+
+class UnprocessedError(UpstreamError):
+    """The upstream never looked at the request: the connection was closed, or its session forgotten, before."""
+
+
+class HttpRefusalError(Exception):
+    """The server answered with an HTTP error and no JSON-RPC message."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+
+
+def is_http_refusal(error: MCPError, status: int | None) -> bool:
+    """Return whether ``error`` is what the SDK makes of an HTTP error without a message of the protocol."""
+    return status is not None and status >= HTTPStatus.MULTIPLE_CHOICES and error.message.startswith(_REFUSED)
+
+
+def judge(  # noqa: PLR0911 - one line per kind of failure reads better than a dispatch
+    error: Exception, call: Call, name: str, *, in_session: bool, ending: str | None
+) -> Exception:
+    """Return what the caller is told of ``error``; the upstream's own word is returned as it is.
+
+    Args:
+        error: What ended the wait.
+        call: The request that waited.
+        name: Of the upstream.
+        in_session: Whether the server gave the connection a session that it can forget.
+        ending: Why the transport ended, where it knows.
+    """
+    if call.failure is not None:
+        return BrokenError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
+    if isinstance(error, TimeoutError):
+        return UpstreamTimeoutError(f"Upstream '{name}' did not answer within {call.timeout_s:g} s.")
+    if isinstance(error, anyio.ClosedResourceError | anyio.BrokenResourceError):
+        return _closed(name, ending)
+    if not isinstance(error, MCPError):
+        return error
+    if in_session and _forgot_session(error, call.status):
+        return UnprocessedError(f"Upstream '{name}' ended the session.")
+    if is_http_refusal(error, call.status):
+        return UpstreamError(f"Upstream '{name}' failed: {reason_of(error, call.status)}.")
+    if error.message == _CLOSED:
+        return _closed(name, ending)
+    if error.message.startswith(_STREAM_BROKE):
+        return BrokenError(f"Upstream '{name}' broke off its answer.")
+    if error.message.startswith(_NONSENSE):
+        return UpstreamError(f"Upstream '{name}' answered with a result that the protocol does not allow.")
+    return error
+
+
+def _closed(name: str, ending: str | None) -> ClosedError:
+    return ClosedError(f"Upstream '{name}' closed the connection{f': {ending}' if ending else ''}.")
+
+
+def _forgot_session(error: MCPError, status: int | None) -> bool:
+    """Tell a session that is gone: HTTP 404 by the specification, 400 with words to that effect by habit."""
+    if status == HTTPStatus.NOT_FOUND:
+        return True
+    return status in _NO_SESSION and "session id" in error.message.lower()

@@ -1,0 +1,116 @@
+"""Between the SDK's HTTP transports and the process's own client: one broken request must not end the connection.
+
+The SDK lets an error of a single POST end the whole connection, and with it the requests of other callers. Here it is
+noted on the call it belongs to and the SDK is told that the server is not available. It also decides how long a
+server may be silent: long where an answer is awaited, since the link bounds that itself, and not long where there is
+nothing to wait for, since the SDK sends nothing else meanwhile.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Self
+
+import httpx2
+
+from agentapi.upstreams.calls import current_call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+__all__ = ["WatchedTransport"]
+
+_STREAM_SILENCE_S: Final = 3600.0
+"""After that a stream of events is taken for dead."""
+_SHORT_SILENCE_S: Final = 10.0
+
+
+class WatchedTransport(httpx2.AsyncBaseTransport):
+    """Passes requests on and notes on the current call what became of them.
+
+    Args:
+        inner: What sends them.
+        answers_elsewhere: Whether the answer to a POST comes on another stream, as with SSE: then a POST that fails
+            must end the wait for it.
+    """
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, *, answers_elsewhere: bool) -> None:
+        self.last_status: int | None = None
+        self._inner = inner
+        self._answers_elsewhere = answers_elsewhere
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send ``request``; a POST that cannot be sent is answered with 503."""
+        call = current_call.get()
+        # What follows in the same context is a cancellation, or the answer to a question of the server.
+        awaited = call is not None and not call.sent
+        if call is not None:
+            call.sent = True
+        long = awaited or request.method == "GET"
+        timeout = {**request.extensions.get("timeout", {}), "read": _STREAM_SILENCE_S if long else _SHORT_SILENCE_S}
+        request.extensions = {**request.extensions, "timeout": timeout}
+        try:
+            response = await self._inner.handle_async_request(request)
+        except Exception as error:
+            if request.method != "POST":
+                raise
+            if awaited and call is not None:
+                if self._answers_elsewhere:
+                    call.fail(error)
+                else:
+                    call.failure = error
+            return httpx2.Response(HTTPStatus.SERVICE_UNAVAILABLE, request=request)
+        self.last_status = response.status_code
+        if not awaited or call is None:
+            return response
+        call.status = response.status_code
+        if self._answers_elsewhere:
+            if not response.is_success:
+                call.fail(httpx2.HTTPStatusError("", request=request, response=response))
+            return response
+        stream = response.stream
+        if not isinstance(stream, httpx2.AsyncByteStream):
+            raise TypeError("the client answered with a stream that is not asynchronous")
+        return httpx2.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=_WatchedStream(stream),
+            extensions=response.extensions,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        return None
+
+    async def aclose(self) -> None:
+        """Do nothing; what is below belongs to the process."""
+
+
+class BrokenBodyError(httpx2.StreamError):
+    """A body ended before its end. Of the one kind of error that the SDK answers for the request alone."""
+
+
+class _WatchedStream(httpx2.AsyncByteStream):
+    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._inner:
+                yield chunk
+        except Exception as error:
+            call = current_call.get()
+            if call is not None:
+                call.failure = error
+            raise BrokenBodyError("the body broke off") from error
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

@@ -1,0 +1,148 @@
+"""What an upstream sends of its own accord: sorted to the request, the subscription or the catalogue it concerns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from mcp import MCPError
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
+from mcp_types import INVALID_REQUEST, METHOD_NOT_FOUND
+
+from agentapi.upstreams.calls import Call, current_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from anyio.abc import TaskGroup
+    from mcp.shared.dispatcher import DispatchContext
+    from mcp.shared.transport_context import TransportContext
+
+__all__ = ["CHANGES", "Inbox"]
+
+CHANGES: Final = frozenset(
+    {
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+    }
+)
+_PROGRESS: Final = "notifications/progress"
+_MESSAGE: Final = "notifications/message"
+_CAPABILITY_OF: Final = {
+    "sampling/createMessage": "sampling",
+    "elicitation/create": "elicitation",
+    "roots/list": "roots",
+}
+_CLAIM_S: Final = 5.0
+"""How long a question that comes ahead of any request waits for one that it can belong to."""
+
+
+class Inbox:
+    """Sorts what comes in on one connection.
+
+    Args:
+        tasks: Where notifications are handed over to clients.
+        askable: What was declared to the server: ``sampling``, ``elicitation``, ``roots``.
+        bound: Whether all on this connection is of one conversation, or one request at a time, so that a message
+            without a sign of its own can still be told whose it is.
+        chatty: Whether log messages are wanted without asking for them with each request.
+        hear: Called with every change that the server reports.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        *,
+        askable: Collection[str],
+        bound: bool,
+        chatty: bool,
+        hear: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self.calls: dict[str | int, Call] = {}
+        self.ears: dict[str | int, Callable[[str, dict[str, Any]], None]] = {}
+        """Who listens: by the id of a modern subscription, or under a name that no subscription has."""
+        self._tasks = tasks
+        self._askable = frozenset(askable)
+        self._bound = bound
+        self._chatty = chatty
+        self._hear = hear
+        self._begun = anyio.Event()
+
+    def begin(self, call: Call) -> None:
+        """Take in a request that is about to be sent."""
+        self.calls[call.request_id] = call
+        self._begun.set()
+        self._begun = anyio.Event()
+
+    def end(self, call: Call) -> None:
+        """Forget a request: its answer is here, or nobody waits for it."""
+        call.end()
+        del self.calls[call.request_id]
+
+    async def answer(
+        self, _: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Answer a request of the server, by asking the client whose request it belongs to.
+
+        Raises:
+            MCPError: It may not ask that, or there is nobody to ask.
+        """
+        if method == "ping":
+            return {}
+        if _CAPABILITY_OF.get(method) not in self._askable:
+            raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+        call = current_call.get() or await self._claimant()
+        if call is None or call.peer is None or call.done:
+            raise MCPError(code=INVALID_REQUEST, message="No request is under way that this could belong to.")
+        try:
+            return await call.ask(method, dict(params or {}))
+        except TimeoutError:
+            raise MCPError(code=INVALID_REQUEST, message="The client did not answer in time.") from None
+
+    def sort(self, method: str, params: dict[str, Any], sender: Call | None) -> None:
+        """Hand a notification to whom it concerns, without waiting; call in the order of arrival."""
+        if method == _PROGRESS:
+            self._progress(params)
+            return
+        if method in CHANGES:
+            self._hear(method, params)
+        if (ear := self.ears.get(_subscription(params))) is not None:
+            ear(method, params)
+        elif method in CHANGES:
+            for each in list(self.ears.values()):
+                each(method, params)
+        elif (call := sender or self._only()) is not None and (method != _MESSAGE or self._chatty or call.wants_log):
+            self._pass(call, method, params)
+
+    def _progress(self, params: dict[str, Any]) -> None:
+        token = params.get("progressToken")
+        call = self.calls.get(token) if isinstance(token, str | int) else None
+        if call is not None and call.progress_token is not None:
+            self._pass(call, _PROGRESS, {**params, "progressToken": call.progress_token})
+
+    def _pass(self, call: Call, method: str, params: dict[str, Any]) -> None:
+        if call.note(method, params):
+            self._tasks.start_soon(call.deliver)
+
+    def _only(self) -> Call | None:
+        """Return the call that a message without a sign belongs to, if that can be told."""
+        asking = [call for call in self.calls.values() if call.peer is not None]
+        return asking[-1] if asking and (self._bound or len(self.calls) == 1) else None
+
+    async def _claimant(self) -> Call | None:
+        """Return the call that a question without a sign belongs to; it may be a moment ahead of it."""
+        if not self._bound:
+            return None
+        with anyio.move_on_after(_CLAIM_S):
+            while (call := self._only()) is None:
+                await self._begun.wait()
+            return call
+        return None
+
+
+def _subscription(params: Mapping[str, Any]) -> str | int:
+    meta = params.get("_meta")
+    key = meta.get(SUBSCRIPTION_ID_META_KEY) if isinstance(meta, dict) else None
+    return key if isinstance(key, str | int) else ""

@@ -1,0 +1,187 @@
+"""Keeping an upstream's changes flowing, by ``subscriptions/listen`` or, in the legacy era, within a session."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from mcp import MCPError
+
+from agentapi.errors import UpstreamError, UpstreamTimeoutError
+from agentapi.upstreams.link import Era
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from agentapi.upstreams.link import Caller
+    from agentapi.upstreams.session import Link
+
+__all__ = ["Filter", "listen_on"]
+
+_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+_UPDATED: Final = "notifications/resources/updated"
+_ANSWER_S: Final = 10.0
+
+_names = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which changes are wanted."""
+
+    tools: bool = False
+    prompts: bool = False
+    resources: bool = False
+    uris: frozenset[str] = frozenset()
+
+    def as_params(self) -> dict[str, Any]:
+        """Return what ``subscriptions/listen`` calls it."""
+        flags = {"tools": self.tools, "prompts": self.prompts, "resources": self.resources}
+        params: dict[str, Any] = {f"{name}ListChanged": True for name, wanted in flags.items() if wanted}
+        if self.uris:
+            params["resourceSubscriptions"] = sorted(self.uris)
+        return params
+
+    def wants(self, method: str, params: Mapping[str, Any]) -> bool:
+        """Return whether a notification is one of the changes."""
+        if method == _UPDATED:
+            # The address may be that of a part of what was subscribed to.
+            uri = params.get("uri")
+            return isinstance(uri, str) and any(uri.startswith(each) for each in self.uris)
+        kind = method.removeprefix("notifications/").removesuffix("/list_changed")
+        return {"tools": self.tools, "prompts": self.prompts, "resources": self.resources}.get(kind, False)
+
+
+@contextlib.asynccontextmanager
+async def listen_on(
+    link: Link, wanted: Filter, caller: Caller, on_event: Callable[[str, dict[str, Any]], None]
+) -> AsyncIterator[None]:
+    """Give ``on_event`` the wanted changes that arrive on ``link``, for the length of the context.
+
+    Raises:
+        UpstreamError: The server offers none of them, or stopped sending them, also in the midst of the context.
+        MCPError: It refused.
+    """
+    stopped: list[Exception] = []
+    with anyio.CancelScope() as scope:
+
+        def stop(error: Exception) -> None:
+            stopped.append(error)
+            scope.cancel()
+
+        era = _modern if link.profile.era is Era.MODERN else _legacy
+        async with era(link, wanted, caller, on_event, stop):
+            yield
+    if stopped:
+        raise stopped[0]
+
+
+@contextlib.asynccontextmanager
+async def _modern(
+    link: Link,
+    wanted: Filter,
+    caller: Caller,
+    on_event: Callable[[str, dict[str, Any]], None],
+    stop: Callable[[Exception], None],
+) -> AsyncIterator[None]:
+    # No number, so that it cannot be taken for the id of another request.
+    key = f"listen-{next(_names)}"
+    acknowledged = anyio.Event()
+    honoured: dict[str, Any] = {}
+    stream = anyio.CancelScope()
+
+    def ear(method: str, params: dict[str, Any]) -> None:
+        if method == _ACKNOWLEDGED:
+            granted = params.get("notifications")
+            honoured.update(granted if isinstance(granted, dict) else {})
+            acknowledged.set()
+        elif wanted.wants(method, params):
+            on_event(method, params)
+
+    async def follow() -> None:
+        with stream:
+            try:
+                await link.subscribe(key, wanted.as_params(), caller)
+            except (MCPError, UpstreamError) as error:
+                stop(error)
+            else:
+                stop(UpstreamError(f"Upstream '{link.name}' ended the subscription."))
+
+    link.inbox.ears[key] = ear
+    try:
+        link.tasks.start_soon(follow)
+        with anyio.move_on_after(_ANSWER_S):
+            await acknowledged.wait()
+        if not acknowledged.is_set():
+            raise UpstreamTimeoutError(f"Upstream '{link.name}' did not acknowledge the subscription.")
+        if not any(honoured.values()):
+            raise _offers_nothing(link)
+        yield
+    finally:
+        del link.inbox.ears[key]
+        stream.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _legacy(
+    link: Link,
+    wanted: Filter,
+    caller: Caller,
+    on_event: Callable[[str, dict[str, Any]], None],
+    stop: Callable[[Exception], None],
+) -> AsyncIterator[None]:
+    offered = link.profile.capabilities
+    may_subscribe = bool(wanted.uris) and _offers(offered, "resources", "subscribe")
+    lists = {"tools": wanted.tools, "prompts": wanted.prompts, "resources": wanted.resources}
+    if not may_subscribe and not any(asked and _offers(offered, name, "listChanged") for name, asked in lists.items()):
+        raise _offers_nothing(link)
+
+    def ear(method: str, params: dict[str, Any]) -> None:
+        if wanted.wants(method, params):
+            on_event(method, params)
+
+    key = f"ear-{next(_names)}"
+    watching = anyio.CancelScope()
+
+    async def watch() -> None:
+        with watching:
+            await link.closed.wait()
+            stop(UpstreamError(f"Upstream '{link.name}' closed the connection."))
+
+    link.inbox.ears[key] = ear
+    subscribed: list[str] = []
+    try:
+        link.tasks.start_soon(watch)
+        if may_subscribe:
+            for uri in sorted(wanted.uris):
+                await _change(link, caller, "resources/subscribe", uri)
+                subscribed.append(uri)
+        yield
+    finally:
+        watching.cancel()
+        del link.inbox.ears[key]
+        with anyio.move_on_after(_ANSWER_S, shield=True), contextlib.suppress(MCPError, UpstreamError):
+            for uri in subscribed:
+                await _change(link, caller, "resources/unsubscribe", uri)
+
+
+async def _change(link: Link, caller: Caller, method: str, uri: str) -> None:
+    """Subscribe for the first who wants it and unsubscribe for the last: a server knows of sessions alone."""
+    count = link.subscriptions[uri] + (1 if method == "resources/subscribe" else -1)
+    link.subscriptions[uri] = count
+    if count == (1 if method == "resources/subscribe" else 0):
+        await link.request(method, {"uri": uri}, caller=caller, timeout_s=_ANSWER_S)
+    if count <= 0:
+        del link.subscriptions[uri]
+
+
+def _offers(capabilities: Mapping[str, Any], name: str, what: str) -> bool:
+    offered = capabilities.get(name)
+    return isinstance(offered, dict) and offered.get(what) is True
+
+
+def _offers_nothing(link: Link) -> UpstreamError:
+    return UpstreamError(f"Upstream '{link.name}' offers no notice of these changes.")
