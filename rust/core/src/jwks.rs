@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::signature::{
     self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
@@ -14,6 +13,7 @@ use aws_lc_rs::signature::{
 
 use crate::decode_base64url;
 use crate::json::{Json, Object};
+use crate::sync::{AtomicBool, Ordering};
 
 /// The longest key set that is read, in bytes.
 pub const MAX_KEY_SET_BYTES: usize = 256 * 1024;

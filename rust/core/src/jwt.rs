@@ -18,13 +18,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
-use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
 use crate::claims::{ClaimRules, Role, clean_text};
 use crate::decode_base64url;
 use crate::json::{Json, Object};
 use crate::jwks::{Algorithm, KeySet, KeySetError, VerifyingKey};
+use crate::sync::{Mutex, RwLock};
 
 pub use error::{PolicyError, TokenError};
 
@@ -218,7 +218,7 @@ impl Verifier {
                 audiences: policy.audiences,
                 claims: policy.claims,
                 trust,
-                audience_lists: Mutex::default(),
+                audience_lists: Mutex::new(HashSet::new()),
             };
             if issuers.insert(Arc::clone(&name), issuer).is_some() {
                 return Err(PolicyError::DuplicateIssuer(name.as_ref().to_owned()));

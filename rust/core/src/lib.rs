@@ -14,6 +14,7 @@ pub mod jwt;
 mod keyed_table;
 pub mod revocation;
 pub mod sealed;
+mod sync;
 pub mod token_bucket;
 pub mod token_cache;
 

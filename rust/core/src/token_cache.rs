@@ -2,8 +2,12 @@
 //!
 //! Invariants: only the identical token hits, byte for byte; what depends on time and place (`exp`, `nbf`, the
 //! audience) is checked again on every hit; a token whose key has left its set, or that was revoked, never hits:
-//! once [`CachingVerifier::replace_keys`] or a revocation has returned, no thread gets it any more. The memory is bounded by
-//! the number of entries and by [`MAX_CACHED_TOKEN_BYTES`] for each.
+//! once [`CachingVerifier::replace_keys`] or a revocation has returned, no thread gets it any more. The memory is
+//! bounded by the number of entries and by [`MAX_CACHED_TOKEN_BYTES`] for each.
+//!
+//! An invalidation costs the same however much is remembered: it marks, and each entry is compared with the marks
+//! when it is next asked for. Revocations are counted after they are listed, and an entry says which count it was
+//! last compared at, so that as long as none is added a hit reads one number more.
 //!
 //! An entry is found by a keyed hash of the end of the token. That is enough: the end is the signature, which
 //! nobody can choose, and only tokens with a good signature are ever remembered. One hash holds one entry, so
@@ -13,11 +17,11 @@ use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use hashbrown::HashTable;
-use parking_lot::{Mutex, RwLock};
 
 use crate::jwks::{KeySet, KeySetError};
 use crate::jwt::{TokenError, Verified, Verifier};
 use crate::revocation::{RevocationError, Revocations};
+use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 
 /// A longer token is verified each time.
 pub const MAX_CACHED_TOKEN_BYTES: usize = 4096;
@@ -37,6 +41,8 @@ pub struct CachingVerifier<V> {
     verifier: Verifier,
     /// Read under the lock of a shard, and never held while waiting for one.
     revocations: RwLock<Revocations>,
+    /// How often something was listed there.
+    revoked: AtomicU64,
     hash_key: RandomState,
     shards: Box<[Mutex<Shard<V>>]>,
     shard_entries: usize,
@@ -46,6 +52,8 @@ struct Entry<V> {
     hash: u64,
     token: Box<str>,
     value: V,
+    /// What [`CachingVerifier::revoked`] was before the entry was last compared with the list.
+    compared_at: u64,
 }
 
 struct Shard<V> {
@@ -61,7 +69,8 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         let shards = (capacity / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
         Self {
             verifier,
-            revocations: RwLock::default(),
+            revocations: RwLock::new(Revocations::default()),
+            revoked: AtomicU64::new(0),
             hash_key: RandomState::new(),
             shards: (0..shards).map(|_| Mutex::new(Shard::new())).collect(),
             shard_entries: capacity / shards,
@@ -79,18 +88,19 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
     ) -> Option<Result<R, TokenError>> {
         let hash = self.hash(token);
         let mut shard = self.shard(hash).lock();
-        let entry = shard.find(hash, token)?;
-        let verified: &Verified = entry.value.borrow();
-        let leeway_s = self.verifier.leeway_s();
-        if verified.is_key_retired() || verified.is_expired(now, leeway_s) {
+        let entry = shard.find_mut(hash, token)?;
+        let revoked = self.revoked.load(Ordering::Acquire);
+        if self.is_dead(entry, revoked, now) {
             let dead = shard.remove(hash);
             drop(shard);
             drop(dead);
             return None;
         }
+        entry.compared_at = revoked;
+        let verified: &Verified = entry.value.borrow();
         Some(
             verified
-                .check(audience, now, leeway_s)
+                .check(audience, now, self.verifier.leeway_s())
                 .map(|()| take(&entry.value)),
         )
     }
@@ -118,8 +128,8 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
     ) -> Result<R, TokenError> {
         let hash = self.hash(token);
         let mut shard = self.shard(hash).lock();
-        // An invalidation marks first and then goes through the shards: what it finds marked here is not
-        // remembered, and what was remembered before the mark it forgets.
+        // What a revocation lists after this count was read is compared again when the token is next shown.
+        let revoked = self.revoked.load(Ordering::Acquire);
         let fresh: &Verified = value.borrow();
         if fresh.is_key_retired() {
             let issuer = std::sync::Arc::clone(&fresh.issuer);
@@ -135,7 +145,7 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         {
             return Ok(take(&entry.value));
         }
-        let mut gone = shard.scavenge(now, self.verifier.leeway_s());
+        let mut gone = shard.scavenge(|entry| self.is_dead(entry, revoked, now));
         gone.extend(shard.remove(hash));
         if shard.entries.len() >= self.shard_entries {
             gone.extend(shard.evict());
@@ -145,6 +155,7 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
             hash,
             token: Box::from(token),
             value,
+            compared_at: revoked,
         });
         drop(shard);
         drop(gone);
@@ -181,7 +192,7 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
             .ok_or(RevocationError::UnknownIssuer)?;
         let until = self.dead_from(expires_at);
         self.revocations.write().add_token(issuer, token_id, until, now)?;
-        self.forget(|verified| verified.issuer == *issuer && verified.token_id.as_deref() == Some(token_id));
+        self.revoked.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -206,10 +217,7 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         self.revocations
             .write()
             .add_subject(issuer, subject, issued_before, until, now)?;
-        let revocations = &self.revocations;
-        self.forget(|verified| {
-            verified.issuer == *issuer && verified.subject == subject && revocations.read().covers(verified)
-        });
+        self.revoked.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -231,14 +239,15 @@ impl<V: Borrow<Verified>> CachingVerifier<V> {
         }
     }
 
-    fn forget(&self, is_dead: impl Fn(&Verified) -> bool) {
-        for shard in &self.shards {
-            let dead = shard.lock().remove_all(&is_dead);
-            drop(dead);
-        }
+    /// Whether no token may hit an entry any more; `revoked` is the count read before.
+    fn is_dead(&self, entry: &Entry<V>, revoked: u64, now: i64) -> bool {
+        let verified: &Verified = entry.value.borrow();
+        verified.is_key_retired()
+            || verified.is_expired(now, self.verifier.leeway_s())
+            || (entry.compared_at != revoked && self.revocations.read().covers(verified))
     }
 
-    /// How many tokens are remembered, with those of retired keys that are not reclaimed yet.
+    /// How many tokens are remembered, with the dead ones that are not reclaimed yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
@@ -298,6 +307,12 @@ impl<V: Borrow<Verified>> Shard<V> {
             .filter(|entry| entry.token.as_ref() == token)
     }
 
+    fn find_mut(&mut self, hash: u64, token: &str) -> Option<&mut Entry<V>> {
+        self.entries
+            .find_mut(hash, |entry| entry.hash == hash)
+            .filter(|entry| entry.token.as_ref() == token)
+    }
+
     fn insert(&mut self, entry: Entry<V>) {
         self.entries.insert_unique(entry.hash, entry, |entry| entry.hash);
     }
@@ -307,25 +322,12 @@ impl<V: Borrow<Verified>> Shard<V> {
         Some(entry.remove().0)
     }
 
-    fn remove_all(&mut self, is_dead: impl Fn(&Verified) -> bool) -> Vec<Entry<V>> {
-        let dead: Vec<u64> = self
-            .entries
-            .iter()
-            .filter(|entry| is_dead(entry.value.borrow()))
-            .map(|entry| entry.hash)
-            .collect();
-        dead.into_iter().filter_map(|hash| self.remove(hash)).collect()
-    }
-
     /// Takes out what is dead of a few entries, the next ones in turn, so that the dead do not pile up.
-    fn scavenge(&mut self, now: i64, leeway_s: i64) -> Vec<Entry<V>> {
+    fn scavenge(&mut self, is_dead: impl Fn(&Entry<V>) -> bool) -> Vec<Entry<V>> {
         let (sample, hand) = self.next_sample();
         let dead: Vec<u64> = sample
             .into_iter()
-            .filter(|entry| {
-                let verified: &Verified = entry.value.borrow();
-                verified.is_key_retired() || verified.is_expired(now, leeway_s)
-            })
+            .filter(|entry| is_dead(entry))
             .map(|entry| entry.hash)
             .collect();
         self.hand = hand;
