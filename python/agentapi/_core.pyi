@@ -275,7 +275,7 @@ class TokenVerifier:
 
     @property
     def cached_tokens(self) -> int:
-        """How many tokens are remembered, with those of retired keys that are not reclaimed yet."""
+        """How many tokens are remembered, with the dead ones that are not reclaimed yet."""
 
 @final
 class Keyring:

@@ -176,6 +176,10 @@ impl fmt::Debug for Verified {
 }
 
 /// How the tokens of an issuer are believed.
+#[cfg_attr(
+    feature = "shuttle",
+    allow(clippy::large_enum_variant, reason = "only a model's lock is large")
+)]
 enum Trust {
     SharedSecret(Box<hmac::Key>),
     KeySet(RwLock<Option<KeySet>>),

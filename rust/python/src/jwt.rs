@@ -237,6 +237,8 @@ impl TokenVerifier {
         if let Some(answer) = self.0.recall(token, audience, now, take) {
             return answer.or_raise(py);
         }
+        // The interpreter is kept: beside a thread that is busy in Python, one who has let go of it for some
+        // microseconds waits milliseconds to get it back (bench/interpreter.py).
         let verified = self.0.verify(token, audience, now).or_raise(py)?;
         let fresh = VerifiedToken {
             verified,
@@ -285,7 +287,7 @@ impl TokenVerifier {
         self.0.revocations()
     }
 
-    /// How many tokens are remembered, with those of retired keys that are not reclaimed yet.
+    /// How many tokens are remembered, with the dead ones that are not reclaimed yet.
     #[getter]
     fn cached_tokens(&self) -> usize {
         self.0.len()

@@ -1,6 +1,6 @@
 //! `Keyring`.
 
-use agentapi_core::sealed::{self, SealError};
+use agentapi_core::sealed;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
@@ -100,9 +100,9 @@ impl Keyring {
         aad: &[u8],
         now: i64,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        // Text that is not Unicode (a lone surrogate) was never sealed, as any other text was not.
-        let sealed = sealed.to_str().map_err(|_| SealError::CannotOpen).or_raise(py)?;
-        let opened = self.0.open_text_unexpired(sealed, aad, now).or_raise(py)?;
+        // Text that is not Unicode (a lone surrogate) was never sealed, and is refused as other text is.
+        let sealed = sealed.to_string_lossy();
+        let opened = self.0.open_text_unexpired(&sealed, aad, now).or_raise(py)?;
         Ok(PyBytes::new(py, &opened))
     }
 
