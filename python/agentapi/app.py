@@ -30,9 +30,12 @@ from agentapi.errors import (
     UnauthenticatedError,
     first_leaf,
 )
+from agentapi.gateway.browser_guard import BrowserGuard
 from agentapi.gateway.catalogue import Catalogue
-from agentapi.gateway.endpoint import McpEndpoint, ProtectedResource
-from agentapi.gateway.server import GatewayServer
+from agentapi.gateway.endpoint import McpEndpoint
+from agentapi.gateway.resource import ProtectedResource
+from agentapi.gateway.scopes import OPERATION_SCOPES
+from agentapi.gateway.server import GatewayServer, SdkDoor
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.observability.health import HealthBoard, Probe
@@ -218,18 +221,28 @@ async def _routes(
         gateway.server, stateless=True, max_request_body_size=settings.max_body_bytes
     )
     await stack.enter_async_context(sessions.run())
-    scopes = tuple(sorted({scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}))
-    resource = ProtectedResource(public_url=public_url, issuers=directory.issuers, scopes=scopes)
+    scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}
+    if any(directory.asks_operation_scopes(issuer) for issuer in directory.issuers):
+        scopes |= {*OPERATION_SCOPES}
+    resource = ProtectedResource(public_url=public_url, issuers=directory.issuers, scopes=tuple(sorted(scopes)))
+    guard = BrowserGuard(
+        public_url,
+        origins=settings.allowed_origins,
+        hosts=settings.allowed_hosts,
+        allow_loopback=settings.environment == "development",
+    )
+    door = SdkDoor(sessions)
     endpoint = McpEndpoint(
         resource=resource,
         issuers=directory,
         admission=admission,
         registry=registry,
-        sessions=sessions,
-        public_url=public_url,
-        allowed_origins=settings.allowed_origins,
+        guard=guard,
+        modern=door,
+        legacy=door,
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
+        body_timeout_s=settings.body_timeout_s,
     )
 
     async def authorize(request: Request) -> Principal:
@@ -250,8 +263,14 @@ async def _routes(
     board = HealthBoard([Probe("database", database.ping, critical=True)])
     return [
         *board.routes(),
-        Route("/mcp/{org}/{workspace}", endpoint),
-        Route("/.well-known/oauth-protected-resource/mcp/{org}/{workspace}", resource.metadata, methods=["GET"]),
+        *(
+            route
+            for path in ("/mcp/{org}/{workspace}", "/mcp/{org}/{workspace}/{toolset}")
+            for route in (
+                Route(path, endpoint),
+                Route(f"/.well-known/oauth-protected-resource{path}", resource.metadata, methods=["GET"]),
+            )
+        ),
         *upstreams.routes(),
     ]
 

@@ -18,10 +18,13 @@ __all__ = [
     "InsufficientScopeError",
     "InvalidRequestError",
     "MethodNotAllowedError",
+    "NotAcceptableError",
     "NotFoundError",
     "PayloadTooLargeError",
+    "RequestTimeoutError",
     "StartupError",
     "StorageUnavailableError",
+    "TooManyStreamsError",
     "UnauthenticatedError",
     "UnsupportedMediaTypeError",
     "UpstreamError",
@@ -115,6 +118,24 @@ class UnsupportedMediaTypeError(AgentAPIError):
     """The request body is not of the media type that the route reads."""
 
     code = "unsupported_media_type"
+
+
+class NotAcceptableError(AgentAPIError):
+    """The caller does not take the media types that the route answers in."""
+
+    code = "not_acceptable"
+
+
+class RequestTimeoutError(AgentAPIError):
+    """The request body did not arrive in time."""
+
+    code = "request_timeout"
+
+
+class TooManyStreamsError(AgentAPIError):
+    """The caller, or all callers together, hold as many streams open as they may."""
+
+    code = "too_many_streams"
 
 
 class EgressRefusedError(AgentAPIError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from agentapi.errors import PayloadTooLargeError
+from agentapi.errors import PayloadTooLargeError, RequestTimeoutError
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
@@ -16,13 +17,22 @@ class ClientGoneError(Exception):
     """The client left before its request was complete; there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, *, max_bytes: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float | None = None) -> bytes:
     """Return the whole body of an ASGI request.
 
     Raises:
         PayloadTooLargeError: It exceeds ``max_bytes``; a body that says so itself is not read at all.
+        RequestTimeoutError: It is not there after ``timeout_s``, however steadily it dribbles in.
         ClientGoneError: The client left.
     """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(scope, receive, max_bytes)
+    except TimeoutError:
+        raise RequestTimeoutError(f"The request body did not arrive within {timeout_s:g} seconds.") from None
+
+
+async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     too_large = PayloadTooLargeError(f"The request body exceeds {max_bytes} bytes.")
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     if declared.isdigit() and int(declared[:20]) > max_bytes:

@@ -68,6 +68,8 @@ class IssuerSettings(_Strict):
     """HS256 secret; an issuer with one accepts HS256 and nothing else."""
     required_scopes: tuple[str, ...] = ()
     """Scopes without which a token of this issuer is answered 403."""
+    operation_scopes: bool = False
+    """Ask for ``mcp:tools``, ``mcp:resources`` or ``mcp:prompts`` as well, by what a request is about."""
     claims: ClaimRules = ClaimRules()
 
 
@@ -157,6 +159,19 @@ class Settings(BaseSettings):
     max_json_depth: Annotated[int, Field(ge=8, le=255)] = 64
     allowed_origins: tuple[str, ...] = ()
     """Browser origins that may call ``/mcp``, besides the public URL's own."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names, without ports, under which ``/mcp`` may be called besides the public URL's own."""
+    body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Time in which a request body has to arrive."""
+    client_write_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Time after which a client that does not read its event stream is given up."""
+    client_answer_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """Time in which a client of the older revisions has to answer what it is asked."""
+    session_ttl_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
+    """Lifetime of an ``Mcp-Session-Id``; a client that is told of its end begins another session."""
+    max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Event streams without an end that one process holds open."""
+    max_streams_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 100
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

@@ -12,7 +12,7 @@ import structlog
 from mcp import MCPError
 from mcp.shared.inbound import find_invalid_x_mcp_header
 
-from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
+from agentapi.errors import NotFoundError, UpstreamError, UpstreamTimeoutError
 from agentapi.gateway.names import public_name, upstream_of
 from agentapi.upstreams.connections import ConnectionKey
 from agentapi.upstreams.link import Caller
@@ -39,7 +39,7 @@ _MIN_REFETCH_S = 1.0
 """Calls to names that do not exist ask an upstream for its list at most this often."""
 
 
-class UnknownToolError(AgentAPIError):
+class UnknownToolError(NotFoundError):
     """No upstream of the workspace offers a tool of this name to this caller."""
 
     code = "unknown_tool"

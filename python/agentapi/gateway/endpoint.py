@@ -1,99 +1,87 @@
-"""``/mcp/{org}/{workspace}``: one way through, step by step, to the protocol engine.
+"""``/mcp/{org}/{workspace}``: one way through, step by step, to the front of the client's era.
 
-authentication -> tenancy -> scopes and role -> protocol. Whatever a caller may not know of reads like what does not
-exist: another organisation's workspace and none at all give the same answer, found without asking the database.
+authentication -> tenancy -> message -> scopes -> admission -> front. Whatever a caller may not know of reads like
+what does not exist: another organisation's workspace and none at all give the same answer, found without asking the
+database.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
-from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, ErrorData
-from starlette.responses import JSONResponse
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.errors import (
     AgentAPIError,
-    ForbiddenError,
     InsufficientScopeError,
     MethodNotAllowedError,
     NotFoundError,
     UnauthenticatedError,
     UnsupportedMediaTypeError,
 )
-from agentapi.gateway.server import CallContext, bind
-from agentapi.identity.authentication import authenticate
-from agentapi.problems import bearer_challenge, rpc_error_response, rpc_response
-from agentapi.request_body import ClientGoneError, read_body, replay
+from agentapi.gateway.call import Call, read_message
+from agentapi.gateway.resource import NO_WORKSPACE, Place
+from agentapi.gateway.rpc import RpcRefusalError, refusal_response
+from agentapi.gateway.scopes import scopes_of
+from agentapi.identity.authentication import verified_token
+from agentapi.problems import rpc_error_response
+from agentapi.request_body import ClientGoneError, read_body
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable
 
-    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-    from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
+    from agentapi._core import VerifiedToken
+    from agentapi.gateway.browser_guard import BrowserGuard
+    from agentapi.gateway.call import Incoming
+    from agentapi.gateway.resource import ProtectedResource
     from agentapi.identity.issuers import IssuerDirectory
+    from agentapi.principal import Principal
     from agentapi.tenancy.admission import Admission
-    from agentapi.upstreams.registry import UpstreamRegistry
+    from agentapi.upstreams.registry import UpstreamRegistry, WorkspaceView
 
-__all__ = ["McpEndpoint", "ProtectedResource"]
+__all__ = ["LegacyDoor", "McpEndpoint", "ModernDoor"]
 
 _log = structlog.get_logger(__name__)
 
-_SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_NO_WORKSPACE = "There is no such workspace."
-_ENVELOPE_MESSAGES = {
-    PARSE_ERROR: "The request body is not strict JSON in UTF-8.",
-    INVALID_REQUEST: "The request body is not a single JSON-RPC 2.0 message.",
-    INVALID_PARAMS: "The params of the request, or their _meta, are not an object.",
-}
+_VERSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode()
+_HANDSHAKE_HEADERS = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
 
 
-class ProtectedResource:
-    """The metadata of each MCP endpoint as an OAuth protected resource (RFC 9728).
+class ModernDoor(Protocol):
+    """Serves the messages of modern clients."""
 
-    It is the same for every well-formed name, so that it tells nobody which workspaces exist.
-    """
+    async def serve(self, call: Call, incoming: Incoming, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one message."""
 
-    def __init__(self, *, public_url: str, issuers: tuple[str, ...], scopes: tuple[str, ...]) -> None:
-        self._public_url = public_url.rstrip("/")
-        # An issuer that is no URL, like that of `agentapi dev`, has no authorization server to discover.
-        self._issuers = tuple(issuer for issuer in issuers if issuer.startswith(("https://", "http://")))
-        self.scopes = scopes
 
-    def resource(self, org: str, workspace: str) -> str:
-        """Return the resource identifier: the canonical URL of the endpoint (RFC 8707)."""
-        return f"{self._public_url}/mcp/{org}/{workspace}"
+class LegacyDoor(Protocol):
+    """Serves the requests of older clients."""
 
-    def metadata_url(self, org: str, workspace: str) -> str:
-        """Return the path-inserted address of the metadata (RFC 9728, section 3.1)."""
-        return f"{self._public_url}/.well-known/oauth-protected-resource/mcp/{org}/{workspace}"
-
-    async def metadata(self, request: Request) -> Response:
-        """Serve the metadata document (RFC 9728, section 3.2)."""
-        org, workspace = request.path_params["org"], request.path_params["workspace"]
-        if not _is_name(org, workspace):
-            return rpc_error_response(NotFoundError(_NO_WORKSPACE))
-        document = {
-            "resource": self.resource(org, workspace),
-            "bearer_methods_supported": ["header"],
-            "resource_name": "AgentAPI",
-        }
-        if self._issuers:
-            document["authorization_servers"] = list(self._issuers)
-        if self.scopes:
-            document["scopes_supported"] = list(self.scopes)
-        # Browser-based clients read it across origins; it holds nothing that is not public.
-        return JSONResponse(document, headers={"Access-Control-Allow-Origin": "*", "Cache-Control": "max-age=3600"})
+    async def serve(self, call: Call, incoming: Incoming | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; only a POST has a message."""
 
 
 class McpEndpoint:
-    """The ASGI application behind ``/mcp/{org}/{workspace}``."""
+    """The ASGI application behind ``/mcp/{org}/{workspace}`` and ``/mcp/{org}/{workspace}/{toolset}``.
+
+    Args:
+        resource: The endpoint as an OAuth protected resource.
+        issuers: Verifies tokens.
+        admission: Admits their owners.
+        registry: Has the workspaces.
+        guard: Refuses what pages of others send.
+        modern: Serves modern clients.
+        legacy: Serves older clients.
+        has_toolset: Tells whether a workspace has a toolset that the principal may know of; without it, none has any.
+        max_body_bytes: Bound on a message.
+        max_json_depth: Bound on how deep it nests.
+        body_timeout_s: Time in which it has to arrive.
+    """
 
     def __init__(
         self,
@@ -102,103 +90,116 @@ class McpEndpoint:
         issuers: IssuerDirectory,
         admission: Admission,
         registry: UpstreamRegistry,
-        sessions: StreamableHTTPSessionManager,
-        public_url: str,
-        allowed_origins: Iterable[str],
+        guard: BrowserGuard,
+        modern: ModernDoor,
+        legacy: LegacyDoor,
         max_body_bytes: int,
         max_json_depth: int,
+        body_timeout_s: float,
+        has_toolset: Callable[[Principal, WorkspaceView, str], Awaitable[bool]] | None = None,
     ) -> None:
         self._resource = resource
         self._issuers = issuers
         self._admission = admission
         self._registry = registry
-        self._sessions = sessions
+        self._guard = guard
+        self._modern = modern
+        self._legacy = legacy
+        self._has_toolset = has_toolset
         self._max_body_bytes = max_body_bytes
         self._max_json_depth = max_json_depth
-        own = urlsplit(public_url)
-        self._origins = frozenset({f"{own.scheme}://{own.netloc}", *allowed_origins})
+        self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; see the module's description for the order of steps."""
-        org, workspace = scope["path_params"]["org"], scope["path_params"]["workspace"]
+        place: Place | None = None
         try:
-            call = await self._admit(scope, org, workspace)
-            body = await read_body(scope, receive, max_bytes=self._max_body_bytes)
+            place = Place.of(scope)
+            token = await self._authenticate(scope, place)
+            incoming = await self._read(scope, receive) if scope["method"] == "POST" else None
+            self._check_scopes(token, incoming)
+            call = await self._admit(scope, token, place)
+            if _is_modern(scope, incoming):
+                if incoming is None:
+                    raise MethodNotAllowedError("The endpoint answers POST only.")
+                await self._modern.serve(call, incoming, scope, receive, send)
+            elif incoming is None and scope["method"] not in {"GET", "DELETE"}:
+                raise MethodNotAllowedError("The endpoint answers POST, and GET and DELETE with a session.")
+            else:
+                await self._legacy.serve(call, incoming, scope, receive, send)
         except AgentAPIError as error:
             if error.log_context:
                 _log.info("request_refused", code=error.code, **error.log_context)
-            await self._refusal(error, org, workspace)(scope, receive, send)
-            return
+            await self._refusal(error, place)(scope, receive, send)
+        except RpcRefusalError as refusal:
+            await refusal_response(refusal)(scope, receive, send)
         except ClientGoneError:
             return
-        refusal = self._envelope_refusal(scope, body)
-        if refusal is not None:
-            await refusal(scope, receive, send)
-            return
-        bind(scope, call)
-        await self._sessions.handle_request(scope, replay(body, receive), send)
 
-    async def _admit(self, scope: Scope, org: str, workspace: str) -> CallContext:
-        if not _is_name(org, workspace):
-            raise NotFoundError(_NO_WORKSPACE)
-        self._check_origin(scope)
-        token = await authenticate(self._issuers, scope["headers"], audience=self._resource.resource(org, workspace))
-        if token.organization != org:
-            raise NotFoundError(_NO_WORKSPACE)
+    async def _authenticate(self, scope: Scope, place: Place) -> VerifiedToken:
+        self._guard.check(scope["headers"])
+        audiences = self._resource.audiences(place)
+        token = await verified_token(self._issuers, scope["headers"], audiences=audiences)
+        if token.organization != place.org:
+            raise NotFoundError(NO_WORKSPACE)
+        return token
+
+    async def _read(self, scope: Scope, receive: Receive) -> Incoming:
+        types = [value for name, value in scope["headers"] if name == b"content-type"]
+        if len(types) != 1 or types[0].split(b";", 1)[0].strip().lower() != b"application/json":
+            raise UnsupportedMediaTypeError("The request body must be application/json.")
+        limit = self._max_body_bytes
+        body = await read_body(scope, receive, max_bytes=limit, timeout_s=self._body_timeout_s)
+        return read_message(body, max_bytes=limit, max_depth=self._max_json_depth)
+
+    def _check_scopes(self, token: VerifiedToken, incoming: Incoming | None) -> None:
+        """Refuse a token that lacks a scope, naming all that the operation needs (RFC 6750, section 3.1)."""
+        needed = frozenset(self._issuers.required_scopes(token.issuer))
+        if incoming is not None and self._issuers.asks_operation_scopes(token.issuer):
+            needed |= scopes_of(incoming.method, incoming.params)
+        if not token.scopes >= needed:
+            raise InsufficientScopeError(tuple(sorted(needed)))
+
+    async def _admit(self, scope: Scope, token: VerifiedToken, place: Place) -> Call:
         try:
             principal = await self._admission.admit(token)
         except NotFoundError:
-            raise NotFoundError(_NO_WORKSPACE) from None
-        view = await self._registry.view(principal, workspace)
-        scope.setdefault("state", {}).update(principal=principal, workspace=workspace)
-        _check_method_and_type(scope)
-        return CallContext(principal, view)
+            raise NotFoundError(NO_WORKSPACE) from None
+        view = await self._registry.view(principal, place.workspace)
+        if place.toolset is not None and (
+            self._has_toolset is None or not await self._has_toolset(principal, view, place.toolset)
+        ):
+            raise NotFoundError(NO_WORKSPACE)
+        scope.setdefault("state", {}).update(principal=principal, workspace=place.workspace)
 
-    def _check_origin(self, scope: Scope) -> None:
-        """Refuse browsers of foreign origins (specification 2026-07-28, Streamable HTTP, "Security Warning")."""
-        origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
-        if any(origin not in self._origins for origin in origins):
-            raise ForbiddenError("This origin may not call the gateway.", origin=origins[0][:200])
+        def challenge(error: InsufficientScopeError) -> str:
+            required = self._issuers.required_scopes(token.issuer)
+            return self._resource.challenge(InsufficientScopeError(tuple(sorted({*error.scopes, *required}))), place)
 
-    def _envelope_refusal(self, scope: Scope, body: bytes) -> Response | None:
-        """Return the answer to what two parsers could read differently, or to a modern message without its header.
+        return Call(
+            principal=principal,
+            view=view,
+            toolset=place.toolset,
+            expires_at=token.expires_at,
+            operation_scopes=self._issuers.asks_operation_scopes(token.issuer),
+            challenge=challenge,
+        )
 
-        The SDK chooses the protocol era by the header alone; a message whose ``_meta`` names a revision is modern
-        (specification 2026-07-28, "Streamable HTTP", header validation).
-        """
-        try:
-            envelope = scan_envelope(body, max_bytes=self._max_body_bytes, max_depth=self._max_json_depth)
-        except EnvelopeError as error:
-            message = _ENVELOPE_MESSAGES[error.jsonrpc_code]
-            data = ErrorData(code=error.jsonrpc_code, message=message, data={"reason": error.reason})
-            return rpc_response(data, id_json=error.id_json)
-        named = any(name == b"mcp-protocol-version" for name, _ in scope["headers"])
-        if envelope.protocol_version is not None and not named:
-            data = ErrorData(code=HEADER_MISMATCH, message="The MCP-Protocol-Version header is missing.")
-            return rpc_response(data, id_json=envelope.id_json)
-        return None
-
-    def _refusal(self, error: AgentAPIError, org: str, workspace: str) -> Response:
+    def _refusal(self, error: AgentAPIError, place: Place | None) -> Response:
         headers: dict[str, str] = {}
-        if isinstance(error, UnauthenticatedError | InsufficientScopeError):
-            headers["WWW-Authenticate"] = bearer_challenge(
-                error,
-                resource_metadata=self._resource.metadata_url(org, workspace),
-                scopes=self._resource.scopes,
-            )
+        if isinstance(error, UnauthenticatedError | InsufficientScopeError) and place is not None:
+            headers["WWW-Authenticate"] = self._resource.challenge(error, place)
         if isinstance(error, MethodNotAllowedError):
             headers["Allow"] = "POST"
         return rpc_error_response(error, headers=headers)
 
 
-def _is_name(org: str, workspace: str) -> bool:
-    return _SLUG.fullmatch(org) is not None and _SLUG.fullmatch(workspace) is not None
+def _is_modern(scope: Scope, incoming: Incoming | None) -> bool:
+    """Return whether the client speaks a revision without sessions: by what its message says, or else its header.
 
-
-def _check_method_and_type(scope: Scope) -> None:
-    """Refuse what no revision allows here: the endpoint keeps no session, so there is nothing to GET or DELETE."""
-    if scope["method"] != "POST":
-        raise MethodNotAllowedError("The endpoint answers POST only.")
-    types = [value for name, value in scope["headers"] if name == b"content-type"]
-    if len(types) != 1 or types[0].split(b";", 1)[0].strip().lower() != b"application/json":
-        raise UnsupportedMediaTypeError("The request body must be application/json.")
+    A header that nobody knows is modern, since there it is told which revisions there are.
+    """
+    if incoming is not None and incoming.envelope.protocol_version is not None:
+        return True
+    versions = [value for name, value in scope["headers"] if name == _VERSION_HEADER]
+    return any(version not in _HANDSHAKE_HEADERS for version in versions)

@@ -9,25 +9,29 @@ from typing import TYPE_CHECKING, Any
 from mcp import MCPError
 from mcp.server import Server
 from mcp.server.caching import CacheHint
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolRequestParams
+from mcp_types import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolRequestParams
 
 import agentapi
-from agentapi.errors import AgentAPIError, ForbiddenError, UpstreamError
+from agentapi.errors import AgentAPIError, ForbiddenError, MethodNotAllowedError, UpstreamError
 from agentapi.gateway.catalogue import UnknownToolError
+from agentapi.gateway.rpc import RpcRefusalError
 from agentapi.identity.permissions import Permission, require
+from agentapi.request_body import replay
 from agentapi.upstreams.link import Caller
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
     from mcp_types import PaginatedRequestParams
-    from starlette.types import Scope
+    from starlette.types import Receive, Scope, Send
 
+    from agentapi.gateway.call import Call, Incoming
     from agentapi.gateway.catalogue import Catalogue, CatalogueTool
     from agentapi.principal import Principal
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.registry import WorkspaceView
 
-__all__ = ["CallContext", "GatewayServer", "bind"]
+__all__ = ["CallContext", "GatewayServer", "SdkDoor", "bind"]
 
 _SCOPE_KEY = "agentapi.call"
 """Key of the ``CallContext`` in the ASGI scope."""
@@ -155,6 +159,29 @@ class _ProgressAlone:
 
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         raise AssertionError(method, params)
+
+
+class SdkDoor:
+    """Serves both eras by the SDK's protocol engine."""
+
+    def __init__(self, sessions: StreamableHTTPSessionManager) -> None:
+        self._sessions = sessions
+
+    async def serve(self, call: Call, incoming: Incoming | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Raises:
+            MethodNotAllowedError: It is no POST.
+            RpcRefusalError: The message is modern and has no header that says so, by which alone the SDK tells.
+        """
+        if incoming is None:
+            raise MethodNotAllowedError("The endpoint answers POST only.")
+        named = any(name == b"mcp-protocol-version" for name, _ in scope["headers"])
+        if incoming.envelope.protocol_version is not None and not named:
+            message = "The MCP-Protocol-Version header is missing."
+            raise RpcRefusalError(HEADER_MISMATCH, message, id_json=incoming.id_json)
+        bind(scope, CallContext(call.principal, call.view))
+        await self._sessions.handle_request(scope, replay(incoming.body, receive), send)
 
 
 def bind(scope: Scope, call: CallContext) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from agentapi._core import VerifiedToken
     from agentapi.identity.issuers import IssuerDirectory
 
-__all__ = ["authenticate", "bearer_token"]
+__all__ = ["authenticate", "bearer_token", "verified_token"]
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.IGNORECASE)
 """``credentials`` of RFC 6750, section 2.1."""
@@ -36,6 +36,27 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return match.group(1)
 
 
+async def verified_token(
+    issuers: IssuerDirectory, headers: Iterable[tuple[bytes, bytes]], *, audiences: tuple[str, ...]
+) -> VerifiedToken:
+    """Return the verified token of a request to a resource that goes by one of ``audiences``.
+
+    Its scopes are for the caller to check.
+
+    Raises:
+        UnauthenticatedError: The token is missing or not acceptable here.
+    """
+    token = bearer_token(headers)
+    *others, last = audiences
+    for audience in others:
+        try:
+            return await issuers.verify(token, audience)
+        except UnauthenticatedError as error:
+            if error.reason != "wrong_audience":
+                raise
+    return await issuers.verify(token, last)
+
+
 async def authenticate(
     issuers: IssuerDirectory, headers: Iterable[tuple[bytes, bytes]], *, audience: str
 ) -> VerifiedToken:
@@ -45,7 +66,7 @@ async def authenticate(
         UnauthenticatedError: The token is missing or not acceptable here.
         InsufficientScopeError: The token lacks a scope that its issuer's tokens must carry.
     """
-    verified = await issuers.verify(bearer_token(headers), audience)
+    verified = await verified_token(issuers, headers, audiences=(audience,))
     required = issuers.required_scopes(verified.issuer)
     if not verified.scopes.issuperset(required):
         raise InsufficientScopeError(required)

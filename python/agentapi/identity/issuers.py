@@ -79,6 +79,7 @@ class IssuerDirectory:
         self._clock = clock
         self._sources: dict[str, _KeySource] = {}
         self._required_scopes = {settings.issuer: settings.required_scopes for settings in issuers}
+        self._operation_scopes = frozenset(settings.issuer for settings in issuers if settings.operation_scopes)
         self.issuers = tuple(settings.issuer for settings in issuers)
         if len(self._required_scopes) != len(issuers):
             raise StartupError("AGENTAPI_ISSUERS names one issuer twice; give each issuer once.")
@@ -98,6 +99,10 @@ class IssuerDirectory:
     def required_scopes(self, issuer: str) -> tuple[str, ...]:
         """Return the scopes that every token of ``issuer`` must carry."""
         return self._required_scopes[issuer]
+
+    def asks_operation_scopes(self, issuer: str) -> bool:
+        """Return whether the tokens of ``issuer`` must carry the scope of each operation as well."""
+        return issuer in self._operation_scopes
 
     async def verify(self, token: str, audience: str) -> VerifiedToken:
         """Return the verified token; the same object for the same token while it lives.

@@ -1,0 +1,128 @@
+"""What the endpoint hands to a front: who called, with which message, and what any era checks of its headers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from mcp_types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+
+from agentapi._core import EnvelopeError, scan_envelope
+from agentapi.errors import InsufficientScopeError, NotAcceptableError, TooManyStreamsError
+from agentapi.gateway.reply import Answer
+from agentapi.gateway.rpc import RpcRefusalError, error_message, error_object, error_status
+from agentapi.upstreams.link import Era
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.datastructures import Headers
+
+    from agentapi._core import Envelope
+    from agentapi.principal import Principal
+    from agentapi.upstreams.registry import WorkspaceView
+
+__all__ = ["Call", "Incoming", "check_accept", "failure", "read_message"]
+
+_ENVELOPE_MESSAGES = {
+    PARSE_ERROR: "The request body is not strict JSON in UTF-8.",
+    INVALID_REQUEST: "The request body is not a single JSON-RPC 2.0 message.",
+    INVALID_PARAMS: "The params of the request, or their _meta, are not an object.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """An admitted request."""
+
+    principal: Principal
+    view: WorkspaceView
+    toolset: str | None
+    expires_at: int
+    """When the access token ends, in Unix seconds; no stream outlives it."""
+    operation_scopes: bool
+    """Whether the issuer's tokens carry scopes by operation."""
+    challenge: Callable[[InsufficientScopeError], str] = field(repr=False)
+    """Returns the ``WWW-Authenticate`` of a refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One message: as it came, as the scan found it, and as an object."""
+
+    body: bytes = field(repr=False)
+    envelope: Envelope
+    message: dict[str, Any]
+
+    @property
+    def method(self) -> str:
+        """The method of a request or notification."""
+        return self.envelope.method or ""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Its params, empty where there are none."""
+        return self.message.get("params") or {}
+
+    @property
+    def id_json(self) -> bytes:
+        """The id of a request as it is written."""
+        return self.envelope.id_json or b"null"
+
+
+def read_message(body: bytes, *, max_bytes: int, max_depth: int) -> Incoming:
+    """Return the message in ``body``.
+
+    Raises:
+        RpcRefusalError: It is none, or two parsers could read it differently.
+    """
+    try:
+        envelope = scan_envelope(body, max_bytes=max_bytes, max_depth=max_depth)
+        return Incoming(body, envelope, json.loads(body))
+    except EnvelopeError as error:
+        code, reason, id_json = error.jsonrpc_code, error.reason, error.id_json
+        message = _ENVELOPE_MESSAGES[code]
+        raise RpcRefusalError(code, message, data={"reason": reason}, id_json=id_json) from None
+    except ValueError:
+        # Python reads no integer of more than some thousand digits; the scan has no objection to one.
+        message, data = _ENVELOPE_MESSAGES[PARSE_ERROR], {"reason": "number_out_of_range"}
+        raise RpcRefusalError(PARSE_ERROR, message, data=data) from None
+
+
+def failure(call: Call, era: Era, id_json: bytes, error: Exception) -> Answer:
+    """Return the answer to a request that came to ``error``.
+
+    The older revisions leave the status open; their clients take one that is not 200 for a failure of the transport,
+    so only what the transport is to act upon has one.
+    """
+    described = error_object(error)
+    status, headers = error_status(described) if era is Era.MODERN else HTTPStatus.OK, ()
+    if isinstance(error, InsufficientScopeError):
+        challenge = (b"www-authenticate", call.challenge(error).encode())
+        return Answer(error_message(id_json, described), HTTPStatus.FORBIDDEN, (challenge,))
+    if isinstance(error, TooManyStreamsError):
+        status = HTTPStatus.TOO_MANY_REQUESTS
+    return Answer(error_message(id_json, described), status, headers)
+
+
+def check_accept(headers: Headers, *, json_too: bool = True) -> None:
+    """Refuse a client that does not take events and, unless it asks for a stream alone, JSON.
+
+    Ranges and weights are those of RFC 9110, section 12.5.1.
+
+    Raises:
+        NotAcceptableError: It does not.
+    """
+    ranges = {
+        kind.strip().lower()
+        for value in headers.getlist("accept")
+        for kind, _, weight in (item.partition(";") for item in value.split(","))
+        if weight.replace(" ", "").lower() not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
+    }
+    takes_events = bool(ranges & {"text/event-stream", "text/*", "*/*"})
+    takes_json = bool(ranges & {"application/json", "application/*", "*/*"})
+    if not takes_events or (json_too and not takes_json):
+        needed = "application/json and text/event-stream" if json_too else "text/event-stream"
+        raise NotAcceptableError(f"The client must accept {needed}.")

@@ -1,0 +1,270 @@
+"""The front for clients of revision 2026-07-28: every request stands for itself (specification, "Streamable HTTP").
+
+headers against body -> params -> router, or the relay where it serves the upstream. Nothing is kept between requests,
+and a client takes a request back by leaving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from mcp import MCPError
+from mcp.shared.exceptions import NoBackChannelError
+from mcp.shared.inbound import (
+    MCP_PARAM_HEADER_PREFIX,
+    MCP_PROTOCOL_VERSION_HEADER,
+    NAME_BEARING_METHODS,
+    InboundLadderRejection,
+    classify_inbound_request,
+    find_duplicated_routing_header,
+    unsupported_protocol_version_rejection,
+    validate_mcp_param_headers,
+    x_mcp_header_map,
+)
+from mcp.shared.subscriptions import LISTEN_STREAM_METHODS, SUBSCRIPTION_ID_META_KEY
+from mcp_types import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    LOG_LEVEL_META_KEY,
+    SERVER_INFO_META_KEY,
+)
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+import agentapi
+from agentapi.gateway.call import check_accept, failure
+from agentapi.gateway.exchange import ClientTraits, Exchange
+from agentapi.gateway.listening import MAX_URIS, Changes, filter_of, interest_of
+from agentapi.gateway.logging_levels import passes
+from agentapi.gateway.reply import Answer, Reply
+from agentapi.gateway.rpc import RpcRefusalError, check_params, result_message
+from agentapi.upstreams.link import Era
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.types import Receive, Scope, Send
+
+    from agentapi.gateway.call import Call, Incoming
+    from agentapi.gateway.exchange import Relay, RequestRouter
+    from agentapi.gateway.listening import OpenStreams
+    from agentapi.gateway.reply import StreamLimits
+
+__all__ = ["ModernFront"]
+
+_SERVER_INFO: Final = {"name": "agentapi", "title": "AgentAPI", "version": agentapi.__version__}
+_LISTEN: Final = "subscriptions/listen"
+_LOG_MESSAGE: Final = "notifications/message"
+_RELAYED: Final = frozenset({*NAME_BEARING_METHODS, "completion/complete"})
+_MIRROR_PREFIX: Final = MCP_PARAM_HEADER_PREFIX.lower()
+_MAX_SCHEMAS: Final = 2048
+
+
+class ModernFront:
+    """Serves the POST requests of modern clients.
+
+    Args:
+        router: Answers requests.
+        streams: Counts the streams of ``subscriptions/listen``.
+        limits: Of every stream.
+        relay: Passes requests on as bytes where it can.
+    """
+
+    def __init__(
+        self, *, router: RequestRouter, streams: OpenStreams, limits: StreamLimits, relay: Relay | None = None
+    ) -> None:
+        self._router = router
+        self._streams = streams
+        self._limits = limits
+        self._relay = relay
+        self._mirrored = _MirroredParams()
+
+    async def serve(self, call: Call, incoming: Incoming, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one message.
+
+        Raises:
+            RpcRefusalError: Its headers or its envelope are wrong; nothing has been sent.
+            NotAcceptableError: The client does not take what would be sent.
+        """
+        headers = Headers(scope=scope)
+        check_accept(headers)
+        if incoming.envelope.kind == "response":
+            raise RpcRefusalError(INVALID_REQUEST, "A client of this revision sends no responses.")
+        if incoming.envelope.kind == "notification":
+            # The revision has none that a client sends; whoever does is not owed an error for it.
+            _check_version(headers)
+            await Response(status_code=HTTPStatus.ACCEPTED)(scope, receive, send)
+            return
+        client = _climb(incoming, headers)
+        reply = Reply(receive, send, self._limits)
+        exchange = Exchange(
+            principal=call.principal,
+            view=call.view,
+            toolset=call.toolset,
+            client=client,
+            request_id=incoming.message["id"],
+            method=incoming.method,
+            params=incoming.params,
+            peer=_Peer(reply, incoming.params["_meta"].get(LOG_LEVEL_META_KEY)),
+            body=incoming.body,
+            envelope=incoming.envelope,
+        )
+        if incoming.method == _LISTEN:
+            await reply.run(self._guard(call, incoming, lambda: self._listen(call, exchange, reply)))
+            return
+        try:
+            check_params(exchange.method, client.revision, exchange.params)
+            target = await self._target(exchange, headers)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told and the log has it
+            answer = failure(call, Era.MODERN, incoming.id_json, error)
+            await reply.run(_at_once(answer))
+            return
+        if self._relay is not None and target is not None and self._relay.serves(target):
+            await self._relay.forward(exchange, target, scope, receive, send)
+            return
+        await reply.run(self._guard(call, incoming, lambda: self._router.answer(exchange)))
+
+    async def _guard(self, call: Call, incoming: Incoming, work: Callable[[], Awaitable[dict[str, Any]]]) -> Answer:
+        """Return what ``work`` comes to as a message."""
+        try:
+            return Answer(result_message(incoming.id_json, _introduced(await work())))
+        except Exception as error:  # noqa: BLE001 - as above
+            return failure(call, Era.MODERN, incoming.id_json, error)
+
+    async def _target(self, exchange: Exchange, headers: Headers) -> Any:  # noqa: ANN401 - the router's own type
+        """Return the upstream that alone answers, where that matters here; its tool's headers are checked."""
+        calls_tool = exchange.method == "tools/call"
+        if not calls_tool and (self._relay is None or exchange.method not in _RELAYED):
+            return None
+        target = await self._router.target(exchange)
+        if calls_tool and target is not None and target.definition is not None:
+            rejection = self._mirrored.rejection(target.definition, exchange.params.get("arguments") or {}, headers)
+            if rejection is not None:
+                _refuse(rejection)
+        return target
+
+    async def _listen(self, call: Call, exchange: Exchange, reply: Reply) -> dict[str, Any]:
+        """Report changes until the client leaves, its token ends or the process stops."""
+        check_params(exchange.method, exchange.client.revision, exchange.params)
+        interest = interest_of(exchange.params)
+        if len(interest.uris) > MAX_URIS:
+            raise MCPError(code=INVALID_PARAMS, message=f"One stream reports at most {MAX_URIS} resources.")
+        mark = {SUBSCRIPTION_ID_META_KEY: exchange.request_id}
+        changes, ended = Changes(interest), asyncio.Event()
+        with self._streams.admit(exchange.principal, ended.set):
+            async with self._router.listen(exchange, interest, changes.add) as honored:
+                changes.interest = honored
+                acknowledged = {"notifications": filter_of(honored), "_meta": mark}
+                await reply.notify("notifications/subscriptions/acknowledged", acknowledged)
+                reporting = asyncio.ensure_future(changes.write_to(reply, mark))
+                try:
+                    async with asyncio.timeout(call.expires_at - time.time()):
+                        await ended.wait()
+                except TimeoutError:
+                    pass
+                finally:
+                    reporting.cancel()
+                    await asyncio.gather(reporting, return_exceptions=True)
+        return {"resultType": "complete", "_meta": mark}
+
+
+class _Peer:
+    """Where the messages of an upstream go that belong to one request."""
+
+    def __init__(self, reply: Reply, level: object) -> None:
+        self._reply = reply
+        self._level = level
+
+    async def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Write a notification, unless the client is not to get it on this stream."""
+        if method in LISTEN_STREAM_METHODS:
+            return
+        # Without a level the client has not asked for messages (specification 2026-07-28, "Logging").
+        if method == _LOG_MESSAGE and not (isinstance(self._level, str) and passes(params, self._level)):
+            return
+        await self._reply.notify(method, params)
+
+    async def ask(self, method: str, params: dict[str, Any]) -> NoReturn:  # noqa: ARG002 - of the protocol
+        """Refuse: a modern client is asked with an ``input_required`` result."""
+        raise NoBackChannelError(method)
+
+
+class _MirroredParams:
+    """Checks ``Mcp-Param-*`` headers against the tool that is called.
+
+    Whether a schema asks for such headers is remembered by its identity, since to find out one has to walk it.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[dict[str, Any], bool]] = OrderedDict()
+
+    def rejection(
+        self, definition: dict[str, Any], arguments: dict[str, Any], headers: Headers
+    ) -> InboundLadderRejection | None:
+        """Return why the headers do not fit, or None."""
+        if not self._mirrors(definition):
+            return None
+        if not arguments and not any(name.startswith(_MIRROR_PREFIX) for name in headers):
+            return None
+        return validate_mcp_param_headers(definition.get("inputSchema"), arguments, headers)
+
+    def _mirrors(self, definition: dict[str, Any]) -> bool:
+        known = self._known.get(id(definition))
+        if known is not None:
+            self._known.move_to_end(id(definition))
+            return known[1]
+        mirrors = bool(x_mcp_header_map(definition.get("inputSchema")))
+        # The definition is kept with it, so that no other can come to have its identity.
+        self._known[id(definition)] = definition, mirrors
+        if len(self._known) > _MAX_SCHEMAS:
+            self._known.popitem(last=False)
+        return mirrors
+
+
+def _climb(incoming: Incoming, headers: Headers) -> ClientTraits:
+    """Return what the client says of itself once headers and envelope agree.
+
+    Raises:
+        RpcRefusalError: They do not; the first thing that is wrong.
+    """
+    duplicated = find_duplicated_routing_header(headers.items())
+    if duplicated is not None:
+        message = f"The {duplicated} header appears more than once."
+        raise RpcRefusalError(HEADER_MISMATCH, message, id_json=incoming.id_json)
+    verdict = classify_inbound_request(incoming.message, headers=dict(headers))
+    if isinstance(verdict, InboundLadderRejection):
+        _refuse(verdict, incoming.id_json)
+    info = {} if verdict.client_info is None else verdict.client_info
+    if not isinstance(verdict.client_capabilities, dict) or not isinstance(info, dict):
+        message = "The client's capabilities or its self-introduction in _meta are not an object."
+        raise RpcRefusalError(INVALID_PARAMS, message, id_json=incoming.id_json)
+    return ClientTraits(Era.MODERN, verdict.protocol_version, verdict.client_capabilities, info)
+
+
+def _check_version(headers: Headers) -> None:
+    rejection = unsupported_protocol_version_rejection(headers.get(MCP_PROTOCOL_VERSION_HEADER, ""))
+    if rejection is not None:
+        _refuse(rejection)
+
+
+def _refuse(rejection: InboundLadderRejection, id_json: bytes | None = None) -> NoReturn:
+    raise RpcRefusalError(rejection.code, rejection.message, data=rejection.data, id_json=id_json)
+
+
+def _introduced(result: dict[str, Any]) -> dict[str, Any]:
+    """Return ``result`` with the name of who answers, which is the gateway whoever did the work."""
+    return _marked(result, {SERVER_INFO_META_KEY: _SERVER_INFO})
+
+
+def _marked(params: dict[str, Any], mark: dict[str, Any]) -> dict[str, Any]:
+    meta = params.get("_meta")
+    return {**params, "_meta": {**meta, **mark} if isinstance(meta, dict) else mark}
+
+
+async def _at_once(answer: Answer) -> Answer:
+    return answer
