@@ -2,7 +2,8 @@
 //!
 //! Invariants: a state is found by 128 bits of a keyed hash that nobody outside can predict, so that keys chosen by
 //! a client cannot be made to meet, and one key costs the same memory however long it is; the table never holds
-//! more than its capacity; making room costs a bounded number of steps, and what is worth least goes first.
+//! more than its capacity, but for states that are in use outside of it; making room costs a bounded number of steps,
+//! and what is worth least goes first.
 
 use std::hash::Hasher as _;
 
@@ -16,6 +17,8 @@ const MAX_SHARDS: usize = 64;
 const MIN_SHARD_ENTRIES: usize = 64;
 /// How many slots are looked at to make room; the table is at most 7/8 full, so that most of them are taken.
 const SAMPLE: usize = 8;
+/// How many are looked at in all, should the most be empty or held.
+const MOST_LOOKED_AT: usize = 16 * SAMPLE;
 
 /// 128 bits of keyed hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,11 @@ impl Fingerprint {
 pub(crate) trait Evictable {
     /// What the state is worth at `now`: `None` if nothing is lost with it, else the smallest goes first.
     fn worth(&self, now: u64) -> Option<(u8, u64)>;
+
+    /// Whether the state is in use outside of the table, so that it has to stay.
+    fn is_held(&self) -> bool {
+        false
+    }
 }
 
 /// Shards of states.
@@ -203,7 +211,7 @@ impl<E: Evictable> Shard<E> {
         let slots = self.table.num_buckets();
         let mut least: Option<((u8, u64), usize)> = None;
         let (mut looked_at, mut taken) = (0, 0);
-        while looked_at < slots && taken < SAMPLE {
+        while looked_at < slots.min(MOST_LOOKED_AT) && taken < SAMPLE {
             let slot = self.hand;
             self.hand = if slot + 1 < slots { slot + 1 } else { 0 };
             looked_at += 1;
@@ -214,6 +222,9 @@ impl<E: Evictable> Shard<E> {
                 }
                 continue;
             };
+            if entry.get().1.is_held() {
+                continue;
+            }
             taken += 1;
             match entry.get().1.worth(now) {
                 None => drop(entry.remove()),

@@ -1,4 +1,4 @@
-//! `CircuitRules`, `Ticket`, `Refusal`, `CircuitSnapshot` and `CircuitBreakers`.
+//! `CircuitRules`, `Ticket`, `Refusal`, `CircuitSnapshot`, `Circuit` and `CircuitBreakers`.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -6,9 +6,9 @@ use agentapi_core::circuit_breaker::{self, Outcome, Recorded, Rules};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
-use crate::clock::{monotonic_ns, whole_seconds};
+use crate::clock::{coarse_ns, whole_seconds};
 use crate::error::OrRaise as _;
 
 /// When circuits open and close.
@@ -53,11 +53,11 @@ impl CircuitRules {
     }
 }
 
-/// The right to make one call and to say once how it ended.
+/// The right to make one call and to say how it ended.
 #[pyclass(frozen, module = "agentapi._core")]
 pub(crate) struct Ticket {
-    is_probe: bool,
-    ticket: Mutex<Option<circuit_breaker::Ticket>>,
+    circuit: circuit_breaker::Circuit,
+    ticket: circuit_breaker::Ticket,
 }
 
 #[pymethods]
@@ -72,12 +72,52 @@ impl Ticket {
     /// Whether the call is a probe of a half-open circuit.
     #[getter]
     fn is_probe(&self) -> bool {
-        self.is_probe
+        self.ticket.is_probe()
+    }
+
+    /// The other side did its part.
+    fn success(&self) -> Option<&'static str> {
+        self.record(Outcome::Success, coarse_ns())
+    }
+
+    /// The other side failed.
+    fn failure(&self) -> Option<&'static str> {
+        self.record(Outcome::Failure, coarse_ns())
+    }
+
+    /// The call says nothing about the other side.
+    fn neutral(&self) -> Option<&'static str> {
+        self.record(Outcome::Neutral, coarse_ns())
+    }
+
+    /// Says how the call ended, by the caller's clock.
+    fn record_at(&self, outcome: &str, now: u64) -> PyResult<Option<&'static str>> {
+        let outcome = match outcome {
+            "success" => Outcome::Success,
+            "failure" => Outcome::Failure,
+            "neutral" => Outcome::Neutral,
+            _ => {
+                return Err(PyValueError::new_err(
+                    "an outcome is 'success', 'failure' or 'neutral'",
+                ));
+            }
+        };
+        Ok(self.record(outcome, now))
     }
 
     fn __repr__(&self) -> String {
-        let python_bool = if self.is_probe { "True" } else { "False" };
+        let python_bool = if self.is_probe() { "True" } else { "False" };
         format!("Ticket(is_probe={python_bool})")
+    }
+}
+
+impl Ticket {
+    fn record(&self, outcome: Outcome, now: u64) -> Option<&'static str> {
+        match self.circuit.record(self.ticket, outcome, now) {
+            Recorded::Counted | Recorded::Stale => None,
+            Recorded::Opened { .. } => Some("opened"),
+            Recorded::Closed => Some("closed"),
+        }
     }
 }
 
@@ -91,6 +131,12 @@ impl Refusal {
     #[getter]
     #[allow(clippy::unused_self, reason = "a property")]
     fn allowed(&self) -> bool {
+        false
+    }
+
+    /// Always false, so that `if ticket:` is enough.
+    #[allow(clippy::unused_self, reason = "Python's protocol")]
+    fn __bool__(&self) -> bool {
         false
     }
 
@@ -180,9 +226,93 @@ impl CircuitSnapshot {
     }
 }
 
+/// The circuit of one key, to be kept beside what it guards.
+#[pyclass(frozen, module = "agentapi._core")]
+pub(crate) struct Circuit {
+    core: circuit_breaker::Circuit,
+    /// The ticket of all calls of the generation in which this object was made, which needs no lock to be found.
+    first: Option<Py<Ticket>>,
+    /// That of the latest generation in which the circuit was closed again.
+    latest: Mutex<Option<Py<Ticket>>>,
+}
+
+#[pymethods]
+impl Circuit {
+    /// Names the circuit.
+    #[getter]
+    fn key(&self) -> &str {
+        self.core.key()
+    }
+
+    /// Asks to make a call.
+    fn allow(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self.core.closed() {
+            Some(ticket) => self.shared(py, ticket),
+            None => self.allow_at(py, coarse_ns()),
+        }
+    }
+
+    /// Asks to make a call, by the caller's clock.
+    fn allow_at(&self, py: Python<'_>, now: u64) -> PyResult<Py<PyAny>> {
+        match self.core.allow(now) {
+            Ok(ticket) if ticket.is_probe() => {
+                let circuit = self.core.clone();
+                Py::new(py, Ticket { circuit, ticket }).map(Py::into_any)
+            }
+            Ok(ticket) => self.shared(py, ticket),
+            Err(refusal) => Py::new(py, Refusal(refusal)).map(Py::into_any),
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Circuit(key={:?}, state={:?})",
+            self.key(),
+            self.core.state().name()
+        )
+    }
+}
+
+impl Circuit {
+    fn new(py: Python<'_>, circuit: circuit_breaker::Circuit) -> PyResult<Self> {
+        let ticket = |ticket| {
+            let circuit = circuit.clone();
+            Py::new(py, Ticket { circuit, ticket })
+        };
+        Ok(Self {
+            first: circuit.closed().map(ticket).transpose()?,
+            latest: Mutex::new(None),
+            core: circuit,
+        })
+    }
+
+    /// The object for a ticket of the closed circuit, which is the same for all calls of a generation.
+    fn shared(&self, py: Python<'_>, ticket: circuit_breaker::Ticket) -> PyResult<Py<PyAny>> {
+        let of_generation = |held: &&Py<Ticket>| held.get().ticket == ticket;
+        if let Some(held) = self.first.as_ref().filter(of_generation) {
+            return Ok(held.clone_ref(py).into_any());
+        }
+        let mut latest = self.latest.lock();
+        if let Some(held) = latest.as_ref().filter(of_generation) {
+            return Ok(held.clone_ref(py).into_any());
+        }
+        let circuit = self.core.clone();
+        let made = latest.insert(Py::new(py, Ticket { circuit, ticket })?);
+        Ok(made.clone_ref(py).into_any())
+    }
+}
+
+/// The most circuits that are found by the hash which their key's `str` keeps.
+const MOST_AT_HAND: usize = 4096;
+
 /// The circuits of many keys under the same rules.
 #[pyclass(frozen, module = "agentapi._core")]
-pub(crate) struct CircuitBreakers(circuit_breaker::CircuitBreakers);
+pub(crate) struct CircuitBreakers {
+    breakers: circuit_breaker::CircuitBreakers,
+    /// `Circuit` by key for those asked for lately. Emptied when it is full, which costs them a lookup each.
+    at_hand: Py<PyDict>,
+    most_at_hand: usize,
+}
 
 #[pymethods]
 impl CircuitBreakers {
@@ -196,77 +326,73 @@ impl CircuitBreakers {
     ) -> PyResult<Self> {
         let rules = rules.map_or_else(Rules::default, |rules| rules.0);
         let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(0));
-        circuit_breaker::CircuitBreakers::new(rules, capacity, seed)
-            .or_raise(py)
-            .map(Self)
-    }
-
-    /// Asks to make a call.
-    #[pyo3(signature = (key, now=None))]
-    fn allow<'py>(&self, py: Python<'py>, key: &str, now: Option<u64>) -> PyResult<Bound<'py, PyAny>> {
-        match self.0.allow(key, now.unwrap_or_else(monotonic_ns)) {
-            Ok(ticket) => {
-                let ticket = Ticket {
-                    is_probe: ticket.is_probe(),
-                    ticket: Mutex::new(Some(ticket)),
-                };
-                Bound::new(py, ticket).map(Bound::into_any)
-            }
-            Err(refusal) => Bound::new(py, Refusal(refusal)).map(Bound::into_any),
-        }
-    }
-
-    /// Says how a call ended and what that did to the circuit, if anything.
-    #[pyo3(signature = (ticket, outcome, now=None))]
-    fn record(&self, ticket: &Ticket, outcome: &str, now: Option<u64>) -> PyResult<Option<&'static str>> {
-        let outcome = match outcome {
-            "success" => Outcome::Success,
-            "failure" => Outcome::Failure,
-            "neutral" => Outcome::Neutral,
-            _ => {
-                return Err(PyValueError::new_err(
-                    "an outcome is 'success', 'failure' or 'neutral'",
-                ));
-            }
-        };
-        let Some(ticket) = ticket.ticket.lock().take() else {
-            return Ok(None);
-        };
-        let now = now.unwrap_or_else(monotonic_ns);
-        Ok(match self.0.record(ticket, outcome, now) {
-            Recorded::Counted | Recorded::Stale => None,
-            Recorded::Opened { .. } => Some("opened"),
-            Recorded::Closed => Some("closed"),
+        Ok(Self {
+            breakers: circuit_breaker::CircuitBreakers::new(rules, capacity, seed).or_raise(py)?,
+            at_hand: PyDict::new(py).unbind(),
+            // What is at hand cannot be forgotten, so that it has to be a small part.
+            most_at_hand: (capacity / 8).min(MOST_AT_HAND),
         })
+    }
+
+    /// The circuit of `key`.
+    fn __getitem__<'py>(&self, key: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        self.circuit(key, None)
+    }
+
+    /// The circuit of `key`, made if there is none.
+    #[pyo3(signature = (key, now=None))]
+    fn circuit<'py>(&self, key: &Bound<'py, PyString>, now: Option<u64>) -> PyResult<Bound<'py, PyAny>> {
+        let py = key.py();
+        let at_hand = self.at_hand.bind(py);
+        // A subclass could compare as it likes.
+        let is_plain = key.is_exact_instance_of::<PyString>();
+        if is_plain && let Some(circuit) = at_hand.get_item(key)? {
+            return Ok(circuit);
+        }
+        let circuit = self
+            .breakers
+            .circuit(key.to_str()?, now.unwrap_or_else(coarse_ns));
+        let circuit = Bound::new(py, Circuit::new(py, circuit)?)?.into_any();
+        if is_plain && self.most_at_hand > 0 {
+            if at_hand.len() >= self.most_at_hand {
+                at_hand.clear();
+            }
+            at_hand.set_item(key, &circuit)?;
+        }
+        Ok(circuit)
     }
 
     /// Refuses all calls of `key` until a reset.
     #[pyo3(signature = (key, now=None))]
     fn force_open(&self, key: &str, now: Option<u64>) {
-        self.0.force_open(key, now.unwrap_or_else(monotonic_ns));
+        self.breakers.force_open(key, now.unwrap_or_else(coarse_ns));
     }
 
     /// Closes the circuit of `key` without a past.
     fn reset(&self, key: &str) {
-        self.0.reset(key);
+        self.breakers.reset(key);
     }
 
     /// The circuit of `key`; one that is not known is closed.
     #[pyo3(signature = (key, now=None))]
     fn snapshot(&self, key: &str, now: Option<u64>) -> CircuitSnapshot {
-        CircuitSnapshot(self.0.snapshot(key, now.unwrap_or_else(monotonic_ns)))
+        CircuitSnapshot(self.breakers.snapshot(key, now.unwrap_or_else(coarse_ns)))
     }
 
     /// The circuits that are not closed.
     #[pyo3(signature = (now=None))]
     fn tripped(&self, now: Option<u64>) -> Vec<CircuitSnapshot> {
-        let now = now.unwrap_or_else(monotonic_ns);
-        self.0.tripped(now).into_iter().map(CircuitSnapshot).collect()
+        let now = now.unwrap_or_else(coarse_ns);
+        self.breakers
+            .tripped(now)
+            .into_iter()
+            .map(CircuitSnapshot)
+            .collect()
     }
 
     /// How many known circuits are in each state.
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let counts = self.0.counts();
+        let counts = self.breakers.counts();
         let by_state = PyDict::new(py);
         by_state.set_item("closed", counts.closed)?;
         by_state.set_item("open", counts.open)?;
@@ -276,10 +402,10 @@ impl CircuitBreakers {
     }
 
     fn __len__(&self) -> usize {
-        self.0.len()
+        self.breakers.len()
     }
 
     fn __repr__(&self) -> String {
-        format!("CircuitBreakers(len={})", self.0.len())
+        format!("CircuitBreakers(len={})", self.breakers.len())
     }
 }

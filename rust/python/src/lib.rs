@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use crate::circuit_breaker::{CircuitBreakers, CircuitRules, CircuitSnapshot, Refusal, Ticket};
+    use crate::circuit_breaker::{Circuit, CircuitBreakers, CircuitRules, CircuitSnapshot, Refusal, Ticket};
     #[pymodule_export]
     use crate::envelope::{Envelope, scan_envelope};
     #[pymodule_export]
