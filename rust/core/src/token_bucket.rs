@@ -86,7 +86,8 @@ impl Limit {
     }
 
     /// The time in which an empty bucket becomes full, in nanoseconds.
-    fn window_ns(self) -> u64 {
+    #[must_use]
+    pub fn window_ns(self) -> u64 {
         self.interval_ns * u64::from(self.burst)
     }
 

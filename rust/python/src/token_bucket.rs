@@ -4,8 +4,21 @@ use agentapi_core::token_bucket::{self, Outcome, Request};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use crate::clock::{monotonic_ns, whole_seconds};
+use crate::clock::{coarse_ns, monotonic_ns, whole_seconds};
 use crate::error::OrRaise as _;
+
+/// A tick of the coarse clock is at most a hundredth of this, so that a bucket which needs this long to become full
+/// is right to a hundredth of its burst. A faster one is worth reading the time for.
+const COARSE_WINDOW_NS: u64 = 1_000_000_000;
+
+/// The time for decisions about these limits.
+fn now_for<'l>(mut limits: impl Iterator<Item = &'l Limit>) -> u64 {
+    if limits.all(|limit| limit.0.window_ns() >= COARSE_WINDOW_NS) {
+        coarse_ns()
+    } else {
+        monotonic_ns()
+    }
+}
 
 /// How fast and up to how many tokens a bucket fills.
 #[pyclass(frozen, eq, hash, module = "agentapi._core")]
@@ -161,7 +174,7 @@ impl TokenBuckets {
     /// Takes tokens from the bucket of `key` if they are there.
     #[pyo3(signature = (key, limit, cost=1, now=None))]
     fn acquire(&self, key: &str, limit: &Limit, cost: u32, now: Option<u64>) -> Decision {
-        let now = now.unwrap_or_else(monotonic_ns);
+        let now = now.unwrap_or_else(|| now_for(std::iter::once(limit)));
         Decision(self.0.acquire(key.as_bytes(), limit.0, cost, now))
     }
 
@@ -174,7 +187,7 @@ impl TokenBuckets {
         requests: Vec<(Bound<'_, PyString>, Bound<'_, Limit>, u32)>,
         now: Option<u64>,
     ) -> PyResult<Decisions> {
-        let now = now.unwrap_or_else(monotonic_ns);
+        let now = now.unwrap_or_else(|| now_for(requests.iter().map(|(_, limit, _)| limit.get())));
         let requests: Vec<Request<'_>> = requests
             .iter()
             .map(|(key, limit, cost)| {
