@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 __all__ = [
+    "Circuit",
     "CircuitBreakers",
     "CircuitRules",
     "CircuitSnapshot",
@@ -580,7 +581,9 @@ class Decisions:
 class TokenBuckets:
     """The token buckets of many keys (GCRA).
 
-    Limits come with each call, so that a plan may change at any time; what was taken stays taken.
+    Limits come with each call, so that a plan may change at any time; what was taken stays taken. Without ``now`` the
+    time is read, and if every bucket of the call needs a second or more to become full, from a clock that is up to
+    one tick of the system (1 to 10 ms) behind: a token may come back so much later.
     """
 
     def __new__(cls, *, capacity: int = 100_000) -> TokenBuckets:
@@ -639,7 +642,11 @@ class CircuitRules:
 
 @final
 class Ticket:
-    """The right to make one call and to say once how it ended."""
+    """The right to make one call and to say once how it ended.
+
+    It counts only if the circuit has not changed its state since. Each method says what that did to the circuit.
+    The ticket of a probe counts once; all calls that a closed circuit lets through between two changes share one.
+    """
 
     @property
     def allowed(self) -> Literal[True]:
@@ -649,14 +656,33 @@ class Ticket:
     def is_probe(self) -> bool:
         """Whether the call is a probe of a half-open circuit."""
 
+    def success(self) -> Literal["opened", "closed"] | None:
+        """Say that the other side did its part."""
+
+    def failure(self) -> Literal["opened", "closed"] | None:
+        """Say that the other side failed."""
+
+    def neutral(self) -> Literal["opened", "closed"] | None:
+        """Say that the call tells nothing about the other side: the caller was wrong, or gave up."""
+
+    def record_at(
+        self, outcome: Literal["success", "failure", "neutral"], now: int
+    ) -> Literal["opened", "closed"] | None:
+        """Say how the call ended, by the caller's own clock.
+
+        Raises:
+            ValueError: There is no such outcome.
+        """
+
 @final
 class Refusal:
-    """The circuit lets no call through now."""
+    """The circuit lets no call through now. It is false, so that ``if ticket:`` is enough."""
 
     @property
     def allowed(self) -> Literal[False]:
         """Always false, which tells it from a ticket."""
 
+    def __bool__(self) -> Literal[False]: ...
     @property
     def state(self) -> Literal["open", "half_open", "forced_open"]:
         """Why: the state of the circuit."""
@@ -706,8 +732,30 @@ class CircuitSnapshot:
         """How often it opened since it is known."""
 
 @final
+class Circuit:
+    """The circuit of one key, to be kept beside what it guards; ``CircuitBreakers`` gives it.
+
+    For as long as it is kept it is the circuit of its key. While the circuit is closed ``allow`` takes no lock,
+    reads no clock and makes no object.
+    """
+
+    @property
+    def key(self) -> str:
+        """Names the circuit."""
+
+    def allow(self) -> Ticket | Refusal:
+        """Ask to make a call. The outcome of one that is allowed has to be told to its ticket."""
+
+    def allow_at(self, now: int) -> Ticket | Refusal:
+        """Ask to make a call, by the caller's own clock."""
+
+@final
 class CircuitBreakers:
-    """The circuits of many keys under the same rules."""
+    """The circuits of many keys under the same rules: ``if ticket := breakers[key].allow(): ...``.
+
+    Time is read from a clock that is up to 10 ms behind. Where ``now`` is given it is nanoseconds of one clock
+    for all calls.
+    """
 
     def __new__(
         cls, rules: CircuitRules | None = None, *, capacity: int = 100_000, seed: int | None = None
@@ -716,27 +764,18 @@ class CircuitBreakers:
 
         Args:
             rules: When circuits open and close.
-            capacity: Most circuits that are known; healthy ones are forgotten first.
+            capacity: Most circuits that are known, beside those that are kept; healthy ones are forgotten first.
             seed: 64 bits that decide the jitter; for tests.
 
         Raises:
             ValueError: A rule is out of range.
         """
 
-    def allow(self, key: str, now: int | None = None) -> Ticket | Refusal:
-        """Ask to make a call. The outcome of one that is allowed has to be recorded."""
+    def __getitem__(self, key: str, /) -> Circuit:
+        """Return the circuit of ``key``; it is made, closed, if there is none."""
 
-    def record(
-        self, ticket: Ticket, outcome: Literal["success", "failure", "neutral"], now: int | None = None
-    ) -> Literal["opened", "closed"] | None:
-        """Say how a call ended, and learn what that did to the circuit.
-
-        A ticket counts once, and only if the circuit has not changed its state since. ``neutral`` is for calls
-        that say nothing about the other side: the caller was wrong, or gave up.
-
-        Raises:
-            ValueError: There is no such outcome.
-        """
+    def circuit(self, key: str, now: int | None = None) -> Circuit:
+        """Return the circuit of ``key`` as ``[]`` does, made at ``now`` if there is none."""
 
     def force_open(self, key: str, now: int | None = None) -> None:
         """Refuse all calls of ``key`` until ``reset``."""

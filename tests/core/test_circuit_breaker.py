@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agentapi._core import CircuitBreakers, CircuitRules, Refusal, Ticket
+from agentapi._core import Circuit, CircuitBreakers, CircuitRules, Refusal, Ticket
 
 SECOND = 10**9
 START = 1000 * SECOND
@@ -23,10 +23,14 @@ def breakers(**rules: Any) -> CircuitBreakers:
     return CircuitBreakers(CircuitRules(jitter_percent=0, **rules), seed=7)
 
 
+def ask(subject: CircuitBreakers, now: int, key: str = "key") -> Ticket | Refusal:
+    return subject.circuit(key, now).allow_at(now)
+
+
 def call(subject: CircuitBreakers, outcome: Outcome, now: int = START, key: str = "key") -> str | None:
-    ticket = subject.allow(key, now)
+    ticket = ask(subject, now, key)
     assert isinstance(ticket, Ticket)
-    return subject.record(ticket, outcome, now)
+    return ticket.record_at(outcome, now)
 
 
 def opened() -> CircuitBreakers:
@@ -37,49 +41,128 @@ def opened() -> CircuitBreakers:
 
 def test_the_defaults_are_five_failures_thirty_seconds_two_successes() -> None:
     subject = opened()
-    refusal = subject.allow("key", START)
+    refusal = ask(subject, START)
     assert isinstance(refusal, Refusal)
     assert not refusal.allowed
     assert (refusal.state, refusal.retry_after_ns, refusal.retry_after_s) == ("open", 30 * SECOND, 30)
     later = START + 30 * SECOND
-    probe = subject.allow("key", later)
+    probe = ask(subject, later)
     assert isinstance(probe, Ticket)
     assert (probe.allowed, probe.is_probe) == (True, True)
-    second = subject.allow("key", later)
+    second = ask(subject, later)
     assert isinstance(second, Refusal)
     assert second.state == "half_open"
-    assert subject.record(probe, "success", later) is None
+    assert probe.record_at("success", later) is None
     assert call(subject, "success", later) == "closed"
     assert subject.snapshot("key", later).state == "closed"
 
 
-def test_a_ticket_counts_once() -> None:
-    subject = breakers()
-    ticket = subject.allow("key", START)
-    assert isinstance(ticket, Ticket)
+def test_the_ticket_of_a_probe_counts_once() -> None:
+    subject = opened()
+    later = START + 30 * SECOND
+    probe = ask(subject, later)
+    assert isinstance(probe, Ticket)
     for _ in range(10):
-        assert subject.record(ticket, "failure", START) is None
-    assert subject.snapshot("key", START).consecutive_failures == 1
+        assert probe.record_at("success", later) is None
+    assert call(subject, "success", later) == "closed"
+
+
+def test_calls_of_a_closed_circuit_share_their_ticket_and_each_tells_once() -> None:
+    subject = breakers()
+    circuit = subject.circuit("key", START)
+    ticket = circuit.allow_at(START)
+    assert isinstance(ticket, Ticket)
+    assert circuit.allow_at(START) is ticket is circuit.allow()
+    for _ in range(3):
+        assert ticket.record_at("failure", START) is None
+    assert subject.snapshot("key", START).consecutive_failures == 3
+
+
+def test_a_ticket_from_before_a_change_counts_for_nothing() -> None:
+    subject = breakers()
+    circuit = subject.circuit("key", START)
+    before = circuit.allow_at(START)
+    subject.reset("key")
+    after = circuit.allow_at(START)
+    assert isinstance(before, Ticket)
+    assert isinstance(after, Ticket)
+    assert after is not before
+    assert circuit.allow_at(START) is after
+    for _ in range(10):
+        assert before.record_at("failure", START) is None
+    assert subject.snapshot("key", START).calls == 0
+    after.record_at("success", START)
+    assert subject.snapshot("key", START).calls == 1
+
+
+def test_a_circuit_at_hand_is_that_of_its_key() -> None:
+    subject = breakers()
+    circuit = subject["key"]
+    assert subject["key"] is circuit is subject.circuit("key")
+    subject.force_open("key")
+    assert not circuit.allow()
+    assert repr(circuit) == 'Circuit(key="key", state="forced_open")'
+    subject.reset("key")
+    assert circuit.allow()
+    assert circuit.key == "key"
+
+
+def test_a_key_that_compares_as_it_likes_gets_its_own_circuit() -> None:
+    class Alike(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return hash("key")
+
+    subject = breakers()
+    subject.force_open("key")
+    assert not subject["key"].allow()
+    assert subject[Alike("other")].allow()
+    assert subject[Alike("other")].key == "other"
+
+
+def test_circuits_stay_true_when_more_are_asked_for_than_fit() -> None:
+    subject = CircuitBreakers(seed=7, capacity=800)
+    kept = subject["kept"]
+    subject.force_open("forced")
+    for number in range(10_000):
+        assert subject[f"key {number}"].allow()
+    assert len(subject) <= 800
+    assert not subject["forced"].allow()
+    subject.force_open("kept")
+    assert not kept.allow()
+
+
+def test_an_outcome_is_told_by_name() -> None:
+    subject = CircuitBreakers(CircuitRules(consecutive_failures=2))
+    circuit = subject["key"]
+    for tell, calls, row in (("failure", 1, 1), ("neutral", 1, 1), ("success", 2, 0)):
+        assert getattr(circuit.allow(), tell)() is None
+        seen = subject.snapshot("key")
+        assert (seen.calls, seen.consecutive_failures) == (calls, row)
 
 
 def test_an_unknown_outcome_spends_no_ticket() -> None:
     subject = breakers()
-    ticket = subject.allow("key", START)
+    ticket = ask(subject, START)
     assert isinstance(ticket, Ticket)
     with pytest.raises(ValueError, match="outcome"):
-        subject.record(ticket, "ok", START)  # type: ignore[arg-type]
-    subject.record(ticket, "failure", START)
+        ticket.record_at("ok", START)  # type: ignore[arg-type]
+    ticket.record_at("failure", START)
     assert subject.snapshot("key", START).failures == 1
 
 
 def test_operators_force_and_reset() -> None:
     subject = breakers()
     subject.force_open("key", START)
-    refusal = subject.allow("key", START + 3600 * SECOND)
+    refusal = ask(subject, START + 3600 * SECOND)
     assert isinstance(refusal, Refusal)
     assert refusal.state == "forced_open"
     subject.reset("key")
-    assert subject.allow("key", START).allowed
+    assert ask(subject, START).allowed
 
 
 def test_shows_what_is_not_closed() -> None:
@@ -110,16 +193,16 @@ def test_jitter_follows_the_seed() -> None:
 
 def test_without_a_time_the_clock_runs() -> None:
     subject = CircuitBreakers(CircuitRules(consecutive_failures=1, open_ns=3600 * SECOND))
-    ticket = subject.allow("key")
+    ticket = subject["key"].allow()
     assert isinstance(ticket, Ticket)
-    assert subject.record(ticket, "failure") == "opened"
-    refusal = subject.allow("key")
+    assert ticket.failure() == "opened"
+    refusal = subject["key"].allow()
     assert isinstance(refusal, Refusal)
     assert 3599 * SECOND < refusal.retry_after_ns <= 3600 * SECOND * 11 // 10
     assert len(subject.tripped()) == 1
     assert subject.snapshot("key").state == "open"
     subject.force_open("key")
-    assert repr(subject.allow("key")).startswith('Refusal(state="forced_open"')
+    assert repr(subject["key"].allow()).startswith('Refusal(state="forced_open"')
 
 
 @pytest.mark.parametrize(
@@ -139,12 +222,12 @@ def test_rules_have_bounds(rules: dict[str, int]) -> None:
 
 
 def test_only_allow_makes_tickets() -> None:
-    for cls in (Ticket, Refusal):
+    for cls in (Circuit, Ticket, Refusal):
         with pytest.raises(TypeError):
             cls()
     with pytest.raises(UnicodeEncodeError):
-        breakers().allow("\ud800")
-    assert repr(breakers().allow("key")) == "Ticket(is_probe=False)"
+        breakers()["\ud800"]
+    assert repr(breakers()["key"].allow()) == "Ticket(is_probe=False)"
     assert repr(CircuitRules()).startswith("CircuitRules { consecutive_failures: 5,")
 
 
@@ -153,16 +236,16 @@ def test_threads_share_one_probe() -> None:
     later = START + 30 * SECOND
     start = threading.Barrier(8)
 
-    def ask(_: int) -> int:
+    def ask_often(_: int) -> int:
         start.wait()
-        return sum(subject.allow("key", later).allowed for _ in range(500))
+        return sum(ask(subject, later).allowed for _ in range(500))
 
     with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(ask, range(8))) == 1
+        assert sum(pool.map(ask_often, range(8))) == 1
 
 
 @dataclass
-class Circuit:
+class Table:
     """The transition table, with every past record kept."""
 
     state: str = "closed"
@@ -191,14 +274,14 @@ class AgainstTheTable(RuleBasedStateMachine):
             probes=2,
             probe_lease_ns=200,
         )
-        self.table = Circuit()
+        self.table = Table()
         self.now = START
         self.probes = 0
         self.out: list[tuple[Ticket, int, int | None]] = []
 
     @rule()
     def allow(self) -> None:
-        table, answer = self.table, self.subject.allow("key", self.now)
+        table, answer = self.table, ask(self.subject, self.now)
         if table.state == "open" and self.now >= table.until:
             table.change("half_open")
         table.leases = {number: end for number, end in table.leases.items() if end > self.now}
@@ -223,7 +306,7 @@ class AgainstTheTable(RuleBasedStateMachine):
         if self.out:
             at = data.draw(st.integers(0, len(self.out) - 1))
             ticket, changes, probe = self.out.pop(at)
-            assert self.subject.record(ticket, outcome, self.now) == self.expected(outcome, changes, probe)
+            assert ticket.record_at(outcome, self.now) == self.expected(outcome, changes, probe)
 
     def expected(self, outcome: Outcome, changes: int, probe: int | None) -> str | None:
         table = self.table

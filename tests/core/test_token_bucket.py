@@ -207,3 +207,12 @@ def test_threads_take_each_token_once() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(take, range(8))) == 5000
+
+
+def test_a_fast_limit_is_decided_by_the_time_and_not_by_the_last_tick() -> None:
+    subject, limit = TokenBuckets(), Limit(count=1000, period_ns=10**6 * 100, burst=1)
+    for _ in range(50):
+        assert subject.acquire("key", limit).allowed
+        full_at = time.perf_counter_ns() + 2 * limit.interval_ns
+        while time.perf_counter_ns() < full_at:
+            pass

@@ -190,6 +190,10 @@ impl<E: Evictable> Shard<E> {
     ) -> &mut E {
         if self.get(fingerprint).is_none() {
             self.make_room(now);
+            // States that were held may have left it too full.
+            if self.table.len() >= self.capacity {
+                self.make_room(now);
+            }
         }
         let entry = self.table.entry(
             fingerprint.slot_bits,

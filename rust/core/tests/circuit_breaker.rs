@@ -6,10 +6,10 @@
     reason = "tests"
 )]
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use agentapi_core::circuit_breaker::{
-    CircuitBreakers, Counts, Outcome, Recorded, Refusal, Rules, RulesError, State, Ticket,
+    Circuit, CircuitBreakers, Counts, Outcome, Recorded, Refusal, Rules, RulesError, State, Ticket,
 };
 use proptest::prelude::*;
 
@@ -26,6 +26,27 @@ fn rules() -> Rules {
 
 fn breakers(rules: Rules) -> CircuitBreakers {
     CircuitBreakers::new(rules, 100, 7).unwrap()
+}
+
+/// Calls by key; an outcome is that of a call of `key` unless another is said.
+trait ByKey {
+    fn allow(&self, key: &str, now: u64) -> Result<Ticket, Refusal>;
+    fn record(&self, ticket: Ticket, outcome: Outcome, now: u64) -> Recorded;
+    fn record_of(&self, key: &str, ticket: Ticket, outcome: Outcome, now: u64) -> Recorded;
+}
+
+impl ByKey for CircuitBreakers {
+    fn allow(&self, key: &str, now: u64) -> Result<Ticket, Refusal> {
+        self.circuit(key, now).allow(now)
+    }
+
+    fn record(&self, ticket: Ticket, outcome: Outcome, now: u64) -> Recorded {
+        self.record_of("key", ticket, outcome, now)
+    }
+
+    fn record_of(&self, key: &str, ticket: Ticket, outcome: Outcome, now: u64) -> Recorded {
+        self.circuit(key, now).record(ticket, outcome, now)
+    }
 }
 
 fn call(breakers: &CircuitBreakers, outcome: Outcome, now: u64) -> Recorded {
@@ -63,6 +84,7 @@ fn opened(rules: Rules) -> CircuitBreakers {
 fn breakers_are_shared_between_threads() {
     fn is_shared<T: Send + Sync>() {}
     is_shared::<CircuitBreakers>();
+    is_shared::<Circuit>();
     is_shared::<Ticket>();
 }
 
@@ -318,7 +340,8 @@ fn the_open_time_is_jittered_between_keys_and_openings() {
             let mut now = START;
             for _ in 0..2 {
                 let ticket = breakers.allow(&key.to_string(), now).unwrap();
-                let Recorded::Opened { open_ns } = breakers.record(ticket, Outcome::Failure, now) else {
+                let recorded = breakers.record_of(&key.to_string(), ticket, Outcome::Failure, now);
+                let Recorded::Opened { open_ns } = recorded else {
                     panic!("still closed");
                 };
                 now += open_ns;
@@ -355,10 +378,10 @@ fn to_make_room_the_healthy_go_first() {
     breakers.force_open("forced", START);
     for _ in 0..5 {
         let ticket = breakers.allow("open", START).unwrap();
-        breakers.record(ticket, Outcome::Failure, START);
+        breakers.record_of("open", ticket, Outcome::Failure, START);
     }
     let ticket = breakers.allow("failing", START).unwrap();
-    breakers.record(ticket, Outcome::Failure, START);
+    breakers.record_of("failing", ticket, Outcome::Failure, START);
     for number in 0..1000_u64 {
         let _ = breakers.allow(&number.to_string(), START + number);
         assert!(breakers.len() <= 8);
@@ -389,6 +412,62 @@ fn a_ticket_of_a_forgotten_circuit_is_stale() {
     let _other = breakers.allow("other", START + 1).unwrap();
     let _again = breakers.allow("key", START + 2).unwrap();
     assert_eq!(breakers.record(old, Outcome::Failure, START + 2), Recorded::Stale);
+}
+
+// Circuits at hand.
+
+#[test]
+fn a_circuit_at_hand_is_that_of_its_key() {
+    let breakers = breakers(rules());
+    let circuit = breakers.circuit("key", START);
+    let before = circuit.allow(START).unwrap();
+    assert_eq!(circuit.record(before, Outcome::Failure, START), Recorded::Counted);
+    assert_eq!(breakers.snapshot("key", START).failures, 1);
+    breakers.force_open("key", START);
+    assert!(circuit.closed().is_none());
+    assert_eq!(circuit.allow(START).unwrap_err().state, State::ForcedOpen);
+    breakers.reset("key");
+    assert_eq!(circuit.record(before, Outcome::Failure, START), Recorded::Stale);
+    assert_ne!(circuit.closed(), Some(before));
+    assert_eq!(circuit.closed(), breakers.circuit("key", START).closed());
+}
+
+#[test]
+fn a_circuit_that_is_held_is_never_forgotten() {
+    let breakers = CircuitBreakers::new(rules(), 8, 7).unwrap();
+    let held: Vec<Circuit> = (0..20_u64)
+        .map(|number| breakers.circuit(&format!("held {number}"), START))
+        .collect();
+    for number in 0..10_000 {
+        let _ = breakers.circuit(&number.to_string(), START + number * SECOND);
+    }
+    for circuit in &held {
+        let ticket = circuit.allow(START).unwrap();
+        circuit.record(ticket, Outcome::Failure, START);
+        assert_eq!(breakers.snapshot(circuit.key(), START).failures, 1);
+    }
+    assert!(breakers.len() < 40, "{}", breakers.len());
+    drop(held);
+    for number in 0..10_000 {
+        let _ = breakers.circuit(&number.to_string(), START + (20_000 + number) * SECOND);
+    }
+    assert!(breakers.len() <= 8, "{}", breakers.len());
+}
+
+#[test]
+fn successes_without_the_lock_are_in_the_tenth_of_their_time() {
+    let breakers = breakers(rules());
+    let circuit = breakers.circuit("key", START);
+    let ticket = circuit.allow(START).unwrap();
+    for second in 0..120 {
+        for _ in 0..3 {
+            circuit.record(ticket, Outcome::Success, START + second * SECOND);
+        }
+    }
+    let window = |now| breakers.snapshot("key", now).calls;
+    // Tenths of 6 s: that of second 1119 began at 1116, and the ninth before it at 1062.
+    assert_eq!(window(START + 119 * SECOND), 3 * (1120 - 1062));
+    assert_eq!(window(START + 400 * SECOND), 0);
 }
 
 #[test]
@@ -571,6 +650,20 @@ impl Model {
         Recorded::Counted
     }
 
+    fn calls(&self, now: u64) -> usize {
+        let tenth = self.rules.window_ns / 10;
+        let recent = |at: &u64| now / tenth - at / tenth < 10;
+        self.records.iter().filter(|(at, _)| recent(at)).count()
+    }
+
+    fn row(&self) -> usize {
+        self.records
+            .iter()
+            .rev()
+            .take_while(|(_, failed)| *failed)
+            .count()
+    }
+
     fn open(&mut self, now: u64) -> Recorded {
         let open_ns = self.rules.open_ns;
         self.change(ModelState::Open { until: now + open_ns });
@@ -586,6 +679,7 @@ enum Act {
     Wait(u64),
     ForceOpen,
     Reset,
+    Look,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -598,6 +692,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         12 => Just(Act::Allow),
         12 => (any::<prop::sample::Index>(), outcome).prop_map(|(which, outcome)| Act::Record(which, outcome)),
         4 => (0..400_u64).prop_map(Act::Wait),
+        2 => Just(Act::Look),
         1 => prop_oneof![1 => Just(Act::ForceOpen), 3 => Just(Act::Reset)],
     ];
     prop::collection::vec(act, 1..250)
@@ -635,6 +730,7 @@ proptest! {
             probes: Vec::new(),
             probes_begun: 0,
         };
+        let circuit = breakers.circuit("key", START);
         let mut out: Vec<(Ticket, ModelTicket)> = Vec::new();
         let mut now = START;
         for act in acts {
@@ -661,14 +757,23 @@ proptest! {
                     breakers.reset("key");
                     model.change(ModelState::Closed);
                 }
+                Act::Look => {
+                    let state = match model.state {
+                        ModelState::Closed => State::Closed,
+                        ModelState::Open { .. } => State::Open,
+                        ModelState::HalfOpen => State::HalfOpen,
+                        ModelState::Forced => State::ForcedOpen,
+                    };
+                    let seen = breakers.snapshot("key", now);
+                    prop_assert_eq!(seen.state, state);
+                    if state == State::Closed {
+                        prop_assert_eq!(seen.calls as usize, model.calls(now));
+                        prop_assert_eq!(seen.consecutive_failures as usize, model.row());
+                    }
+                }
             }
-            let state = match model.state {
-                ModelState::Closed => State::Closed,
-                ModelState::Open { .. } => State::Open,
-                ModelState::HalfOpen => State::HalfOpen,
-                ModelState::Forced => State::ForcedOpen,
-            };
-            prop_assert_eq!(breakers.snapshot("key", now).state, state);
+            // This takes no lock, so that successes are tallied on.
+            prop_assert_eq!(circuit.closed().is_some(), model.state == ModelState::Closed);
         }
     }
 }
@@ -737,4 +842,67 @@ fn threads_announce_each_change_once() {
         opened > 10 && (opened == closed || opened == closed + 1),
         "{opened} {closed}"
     );
+}
+
+#[test]
+fn threads_lose_no_outcome() {
+    const THREADS: u32 = 8;
+    const ROUNDS: u32 = 40_000;
+    let breakers = breakers(Rules {
+        consecutive_failures: u32::MAX,
+        failure_rate_percent: 101,
+        ..rules()
+    });
+    let circuit = breakers.circuit("key", START);
+    let ticket = circuit.allow(START).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (circuit, breakers) = (&circuit, &breakers);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    // Half of the window passes, so that tenths begin meanwhile and none ends its time.
+                    let now = START + u64::from(round) * 30 * SECOND / u64::from(ROUNDS);
+                    let fails = (round + thread) % 7 == 0;
+                    let outcome = if fails { Outcome::Failure } else { Outcome::Success };
+                    assert_eq!(circuit.record(ticket, outcome, now), Recorded::Counted);
+                    if (round + thread) % 11 == 0 {
+                        let _ = breakers.snapshot("key", now);
+                    }
+                }
+            });
+        }
+    });
+    let seen = breakers.snapshot("key", START + 30 * SECOND);
+    let failures: u32 = (0..THREADS)
+        .map(|thread| u32::try_from((0..ROUNDS).filter(|round| (round + thread) % 7 == 0).count()).unwrap())
+        .sum();
+    assert_eq!((seen.calls, seen.failures), (THREADS * ROUNDS, failures));
+}
+
+#[test]
+fn no_thread_counts_for_a_later_generation() {
+    let breakers = breakers(rules());
+    let circuit = breakers.circuit("key", START);
+    let old = circuit.allow(START).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for outcome in [Outcome::Success, Outcome::Success, Outcome::Failure] {
+                        circuit.record(old, outcome, START);
+                    }
+                }
+            });
+        }
+        for _ in 0..20_000 {
+            breakers.reset("key");
+            // A call of now opens the tenth of now, so that successes could be counted without the lock.
+            let ticket = circuit.allow(START).unwrap();
+            circuit.record(ticket, Outcome::Success, START);
+            let seen = breakers.snapshot("key", START);
+            assert_eq!((seen.calls, seen.failures), (1, 0));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
