@@ -51,16 +51,18 @@ wheel: $(VENV)/.packages ## Build the wheel into dist/
 bench-dev: $(VENV)/.extension ## Measure start-up, memory and calls into docs/performance.md
 	PYTHONPATH=tests $(BIN)/python bench/dev_figures.py --out docs/performance.md
 
-BENCHES := --bench jwt --bench token_cache --bench sealed --bench token_bucket --bench circuit_breaker
+BENCHES := --bench envelope --bench sealed --bench token_bucket --bench circuit_breaker --bench token_cache
+CARGO_BENCH := cargo bench --profile release --locked -p agentapi-core
 
 bench-run: $(VENV)/.extension
-	mkdir -p target/bench
-	cargo bench --profile release --locked -p agentapi-core $(BENCHES) -- --noplot --warm-up-time 0.5 --measurement-time 2
-	$(BIN)/pytest bench -q -p no:cacheprovider --benchmark-json=target/bench/python.json --benchmark-max-time=0.5 \
-		--benchmark-min-time=0.0005 --benchmark-min-rounds=20 --benchmark-disable-gc
+	@mkdir -p target/bench
+	$(CARGO_BENCH) --bench cold > target/bench/cold.jsonl
+	$(BIN)/pytest bench -q -p no:cacheprovider --benchmark-json=target/bench/python.json --benchmark-disable-gc
 
 bench: bench-run ## Measure the core beside its peers into docs/benchmarks.md
-	cargo bench --profile release --locked -p agentapi-core --bench growth > target/bench/growth.jsonl
+	rm -rf target/criterion
+	$(CARGO_BENCH) $(BENCHES) -- --noplot --warm-up-time 0.3 --measurement-time 1
+	$(CARGO_BENCH) --bench growth > target/bench/growth.jsonl
 	$(BIN)/python bench/instructions.py
 	$(BIN)/python bench/report.py
 

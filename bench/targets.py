@@ -12,6 +12,7 @@ from measure import OURS
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / "target" / "bench" / "python.json"
 GROWTH = ROOT / "target" / "bench" / "growth.jsonl"
+COLD_LINES = ROOT / "target" / "bench" / "cold.jsonl"
 CRITERION = ROOT / "target" / "criterion"
 
 
@@ -23,33 +24,33 @@ class Claim:
     row: str
     most_ns: float | None
     peers: dict[str, float] = field(default_factory=dict)
-    # What bench/check.py accepts of ratios that fall short; docs/benchmarks.md says why they do.
-    accepted: dict[str, float] = field(default_factory=dict)
     subject: str = OURS
 
-    def least(self, peer: str) -> float:
-        return self.accepted.get(peer, self.peers[peer])
+
+@dataclass(frozen=True, slots=True)
+class KnownMiss:
+    """A ratio that falls short of its target, what it must not fall below even so, and why it does."""
+
+    row: str
+    peer: str
+    floor: float
+    reason: str
 
 
 WARM, COLD = "JWT already verified (warm)", "JWT first seen (cold)"
 LIMIT, BREAKER, SEAL = "rate-limit decision, local", "breaker allow + record", "seal / open 1 KiB"
-PURGATORY, AT_HAND, PYBREAKER = "purgatory", "purgatory, breaker at hand", "pybreaker"
+BY_KEY, AT_HAND = "Circuit breaker by key, allow and record", "Circuit breaker at hand, allow and record"
 FIXED, SLIDING, MOVING = "limits, fixed window", "limits, sliding window", "limits, moving window"
 
 CLAIMS = (
     *(Claim(WARM, f"JWT verified already, {alg}", 200, {"PyJWT": 100}) for alg in ("RS256", "ES256", "EdDSA")),
     *(Claim(COLD, f"JWT first seen, {alg}", None, {"PyJWT": 1, "joserfc": 1}) for alg in ("RS256", "ES256", "EdDSA")),
     Claim("session mint", "Seal 160 bytes (session mint)", 3000, {"cryptography": 1}),
-    Claim(LIMIT, "Rate limit, allowed", 200, {SLIDING: 20, FIXED: 20}, {FIXED: 12}),
-    Claim(LIMIT, "Rate limit, refused", 200, {MOVING: 20}, {MOVING: 10}),
-    Claim(
-        BREAKER,
-        "Circuit breaker, allow and record",
-        250,
-        {PURGATORY: 10, AT_HAND: 10, PYBREAKER: 10},
-        {PURGATORY: 2, AT_HAND: 1, PYBREAKER: 2.5},
-    ),
-    Claim(BREAKER, "Circuit breaker, refused", 250, {PYBREAKER: 10}),
+    Claim(LIMIT, "Rate limit, allowed", 200, {SLIDING: 20, FIXED: 20}),
+    Claim(LIMIT, "Rate limit, refused", 200, {MOVING: 20}),
+    Claim(BREAKER, BY_KEY, 250, {"purgatory": 10}),
+    Claim(BREAKER, AT_HAND, 250, {"pybreaker": 10, "purgatory": 10}),
+    Claim(BREAKER, "Circuit breaker at hand, refused", 250, {"pybreaker": 10}),
     Claim(SEAL, "Seal 1 KiB", 1500, {"cryptography": 1}),
     Claim(SEAL, "Open 1 KiB", 1500, {"cryptography": 1}),
     Claim(
@@ -60,17 +61,35 @@ CLAIMS = (
     ),
 )
 
-# A cold verification, beside the bare signature check of the library that it uses, both in Rust.
+# The one list of targets that are not reached. Their verdict stays "missed"; nothing else may fall short.
+KNOWN_MISSES = (
+    KnownMiss(
+        AT_HAND,
+        "purgatory",
+        6,
+        "Two calls of a method without arguments of an extension class and nothing else take some 25 ns in the loop, "
+        "which leaves 3 ns for reading the clock, one atomic step and asking whether there is a ticket. What purgatory "
+        "does here is a `with` block over one object of one thread: no lock, no clock, no window of failures and no "
+        "limit of probes.",
+    ),
+)
+
+
+def known_miss(row: str, peer: str) -> KnownMiss | None:
+    return next((miss for miss in KNOWN_MISSES if (miss.row, miss.peer) == (row, peer)), None)
+
+
+# A cold verification, beside the bare signature check of the library that it uses, both in Rust and in turn.
 MOST_OF_BARE = 1.2
-BARE = {"RS256": "jwt_rs256", "ES256": "jwt_es256", "EdDSA": "jwt_eddsa"}
 
 
 def python_medians() -> dict[str, dict[str, float]]:
-    """Nanoseconds by row and subject."""
+    """Nanoseconds of one call by row and subject."""
     medians: dict[str, dict[str, float]] = {}
     for benchmark in json.loads(PYTHON.read_text(encoding="utf-8"))["benchmarks"]:
         by_subject = medians.setdefault(benchmark["group"], {})
-        by_subject[benchmark["extra_info"]["subject"]] = benchmark["stats"]["median"] * 1e9
+        info = benchmark["extra_info"]
+        by_subject[info["subject"]] = benchmark["stats"]["median"] * 1e9 / info["calls"]
     return medians
 
 
@@ -87,19 +106,31 @@ def growth() -> list[dict[str, Any]]:
     return [json.loads(line) for line in GROWTH.read_text(encoding="utf-8").splitlines()]
 
 
-def shortfalls(python: dict[str, dict[str, float]], rust: dict[str, float]) -> list[str]:
-    """The ratios that are worse than what is accepted."""
+def cold() -> list[dict[str, Any]]:
+    """One verification of a token never seen for each algorithm: ``verify_ns``, ``bare_ns``, ``ratio``, ``rounds``."""
+    return [json.loads(line) for line in COLD_LINES.read_text(encoding="utf-8").splitlines()]
+
+
+def shortfalls(python: dict[str, dict[str, float]], cold: list[dict[str, Any]]) -> list[str]:
+    """The ratios that are worse than their target, or than the floor of a known miss."""
     found = []
     for claim in CLAIMS:
         medians = python[claim.row]
-        for peer in claim.peers:
+        for peer, wanted in claim.peers.items():
             ratio = medians[peer] / medians[claim.subject]
-            if ratio < claim.least(peer):
-                found.append(f"{claim.row}: {ratio:.2f}x {peer}, at least {claim.least(peer):g}x is wanted")
-    for alg, group in BARE.items():
-        ratio = rust[f"{group}/cold"] / rust[f"{group}/bare_signature"]
-        if ratio < 1:
-            found.append(f"JWT first seen, {alg}: {ratio:.2f}x the bare signature check is not credible, measure again")
-        if ratio > MOST_OF_BARE:
-            found.append(f"JWT first seen, {alg}: {ratio:.2f}x the bare signature check, at most {MOST_OF_BARE:g}x")
-    return found
+            miss = known_miss(claim.row, peer)
+            least = miss.floor if miss else wanted
+            if ratio < least:
+                found.append(f"{claim.row}: {ratio:.2f}x {peer}, at least {least:g}x is wanted")
+            if miss and ratio >= wanted:
+                found.append(f"{claim.row}: {ratio:.2f}x {peer} is no miss any more, take it off KNOWN_MISSES")
+    found += [
+        f"JWT first seen, {line['alg']}: {line['ratio']:.2f}x the bare signature check, at most {MOST_OF_BARE:g}x"
+        for line in cold
+        if line["ratio"] > MOST_OF_BARE
+    ]
+    missing = {"RS256", "ES256", "EdDSA"} - {line["alg"] for line in cold}
+    return [
+        *found,
+        *(f"JWT first seen, {alg}: not measured beside the bare signature check" for alg in sorted(missing)),
+    ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from measure import measure
+from measure import measure, measure_code
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -21,11 +21,8 @@ def test_counter(benchmark: BenchmarkFixture) -> None:
 
 def test_counter_by_labels(benchmark: BenchmarkFixture) -> None:
     counter = Counter("requests", "Requests.", ["route", "status"], registry=CollectorRegistry())
-
-    def count() -> None:
-        counter.labels("mcp", "200").inc()
-
-    measure(benchmark, ROW, "prometheus-client, counter by labels", count)
+    code = "counter.labels('mcp', '200').inc()"
+    measure_code(benchmark, ROW, "prometheus-client, counter by labels", code, counter=counter)
 
 
 def test_histogram(benchmark: BenchmarkFixture) -> None:

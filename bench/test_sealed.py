@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agentapi._core import Keyring
-from measure import OURS, measure
+from measure import OURS, measure, measure_code
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -28,13 +28,9 @@ def test_seal(benchmark: BenchmarkFixture, size: int, name: str) -> None:
 
 @SIZES
 def test_seal_cryptography(benchmark: BenchmarkFixture, size: int, name: str) -> None:
-    cipher, plaintext = AESGCM(os.urandom(32)), bytes(size)
-
-    def seal() -> bytes:
-        nonce = os.urandom(12)
-        return nonce + cipher.encrypt(nonce, plaintext, AAD)
-
-    measure(benchmark, f"Seal {name}", "cryptography", seal)
+    encrypt, code = AESGCM(os.urandom(32)).encrypt, "nonce = urandom(12); nonce + encrypt(nonce, plaintext, AAD)"
+    names = {"encrypt": encrypt, "urandom": os.urandom, "plaintext": bytes(size), "AAD": AAD}
+    measure_code(benchmark, f"Seal {name}", "cryptography", code, **names)
 
 
 @SIZES
@@ -47,8 +43,5 @@ def test_open(benchmark: BenchmarkFixture, size: int, name: str) -> None:
 def test_open_cryptography(benchmark: BenchmarkFixture, size: int, name: str) -> None:
     cipher, nonce = AESGCM(os.urandom(32)), os.urandom(12)
     sealed = nonce + cipher.encrypt(nonce, bytes(size), AAD)
-
-    def unseal() -> bytes:
-        return cipher.decrypt(sealed[:12], sealed[12:], AAD)
-
-    assert measure(benchmark, f"Open {name}", "cryptography", unseal) == bytes(size)
+    code = "decrypt(sealed[:12], sealed[12:], AAD)"
+    measure_code(benchmark, f"Open {name}", "cryptography", code, decrypt=cipher.decrypt, sealed=sealed, AAD=AAD)

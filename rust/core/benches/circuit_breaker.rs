@@ -12,16 +12,26 @@ fn circuits(criterion: &mut Criterion) {
     let breakers = CircuitBreakers::new(Rules::default(), 100_000, 7).unwrap();
     let mut group = criterion.benchmark_group("circuit_breaker");
     let mut now = 0;
-    group.bench_function("allow_and_record", |bencher| {
+    group.bench_function("by_key", |bencher| {
         bencher.iter(|| {
             now += 1000;
-            let ticket = breakers.allow(black_box(KEY), now).unwrap();
-            breakers.record(ticket, Outcome::Success, now)
+            let circuit = breakers.circuit(black_box(KEY), now);
+            let ticket = circuit.allow(now).unwrap();
+            circuit.record(ticket, Outcome::Success, now)
+        });
+    });
+    let circuit = breakers.circuit(KEY, now);
+    group.bench_function("at_hand", |bencher| {
+        bencher.iter(|| {
+            now += 1000;
+            let ticket = black_box(&circuit).allow(now).unwrap();
+            circuit.record(ticket, Outcome::Success, now)
         });
     });
     breakers.force_open("down", 0);
+    let down = breakers.circuit("down", 0);
     group.bench_function("refused", |bencher| {
-        bencher.iter(|| breakers.allow(black_box("down"), 1).is_err());
+        bencher.iter(|| black_box(&down).allow(1).is_err());
     });
     group.finish();
 }

@@ -19,7 +19,7 @@ use std::hint::black_box;
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-use agentapi_core::circuit_breaker::{CircuitBreakers, Outcome, Rules};
+use agentapi_core::circuit_breaker::{Circuit, CircuitBreakers, Outcome, Rules};
 use agentapi_core::jwt::{IssuerPolicy, Verified};
 use agentapi_core::token_bucket::{Limit, TokenBuckets};
 use agentapi_core::token_cache::CachingVerifier;
@@ -121,9 +121,15 @@ fn circuit_breaker(keys: usize) {
     let names: Vec<String> = (0..keys)
         .map(|number| format!("org:{number:08}/upstream:github/call_tool"))
         .collect();
-    report("circuit breaker", keys, |at| {
-        let ticket = breakers.allow(&names[at], 0).unwrap();
-        black_box(breakers.record(ticket, Outcome::Success, 0));
+    report("circuit breaker by key", keys, |at| {
+        let circuit = breakers.circuit(&names[at], 0);
+        let ticket = circuit.allow(0).unwrap();
+        black_box(circuit.record(ticket, Outcome::Success, 0));
+    });
+    let circuits: Vec<Circuit> = names.iter().map(|name| breakers.circuit(name, 0)).collect();
+    report("circuit breaker at hand", keys, |at| {
+        let ticket = circuits[at].allow(0).unwrap();
+        black_box(circuits[at].record(ticket, Outcome::Success, 0));
     });
 }
 

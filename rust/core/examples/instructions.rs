@@ -30,7 +30,8 @@ fn main() {
     match arguments[1].as_str() {
         "warm_verify" => warm_verify(calls),
         "acquire" => acquire(calls),
-        "allow_and_record" => allow_and_record(calls),
+        "circuit_by_key" => circuit_by_key(calls),
+        "circuit_at_hand" => circuit_at_hand(calls),
         "seal" => seal(calls),
         "open" => open(calls),
         other => panic!("no case {other:?}"),
@@ -58,11 +59,21 @@ fn acquire(calls: u64) {
     }
 }
 
-fn allow_and_record(calls: u64) {
+fn circuit_by_key(calls: u64) {
     let breakers = CircuitBreakers::new(Rules::default(), 1000, 7).unwrap();
     for now in 0..calls {
-        let ticket = breakers.allow(black_box(CIRCUIT_KEY), now * 1000).unwrap();
-        black_box(breakers.record(ticket, Outcome::Success, now * 1000));
+        let circuit = breakers.circuit(black_box(CIRCUIT_KEY), now * 1000);
+        let ticket = circuit.allow(now * 1000).unwrap();
+        black_box(circuit.record(ticket, Outcome::Success, now * 1000));
+    }
+}
+
+fn circuit_at_hand(calls: u64) {
+    let breakers = CircuitBreakers::new(Rules::default(), 1000, 7).unwrap();
+    let circuit = breakers.circuit(CIRCUIT_KEY, 0);
+    for now in 0..calls {
+        let ticket = black_box(&circuit).allow(now * 1000).unwrap();
+        black_box(circuit.record(ticket, Outcome::Success, now * 1000));
     }
 }
 
