@@ -35,4 +35,5 @@ def measure_code(benchmark: BenchmarkFixture, row: str, subject: str, code: str,
         calls *= 2
     benchmark.group = row
     benchmark.extra_info.update(subject=subject, calls=calls)
-    benchmark.pedantic(timer.timeit, args=(calls,), rounds=ROUNDS, warmup_rounds=3)
+    pedantic: Callable[..., object] = benchmark.pedantic
+    pedantic(timer.timeit, args=(calls,), rounds=ROUNDS, warmup_rounds=3)
