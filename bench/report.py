@@ -62,8 +62,9 @@ In Rust (criterion): the scan, and a parse of the same bytes into a tree of `ser
 GROWTH_TEXT = """\
 ## How cost grows
 
-In Rust, keys visited in an order that no cache can foresee: nanoseconds for one decision by one thread, and millions of
-decisions a second by all threads together. With one key all threads want one lock; with more keys than the
+In Rust, keys visited in an order that no cache can foresee: the time in which one thread gets a decision, and millions
+of decisions a second by all threads together, from the first start to the last end. With one key all threads want one
+lock, or for a circuit at hand, which has none, one word; with more keys than the
 processor's caches hold, the time is that of reading main memory: a lookup of a bucket reads two or three lines
 that are not cached; a recalled token some 17 (cache simulation of callgrind, once, with 4000
 tokens), most of them the two copies of the token, which are compared byte for byte.
@@ -84,6 +85,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def time(ns: float) -> str:
+    if ns >= 1_000_000:
+        return f"{ns / 1_000_000:.2f} ms"
     return f"{ns:.0f} ns" if ns < 1000 else f"{ns / 1000:.2f} µs" if ns < 100_000 else f"{ns / 1000:.0f} µs"
 
 

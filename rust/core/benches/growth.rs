@@ -28,39 +28,52 @@ use serde_json::json;
 
 const SIZES: [usize; 4] = [1, 1000, 100_000, 1_000_000];
 const THREADS: [usize; 4] = [1, 2, 4, 8];
-const CALLS: u32 = 200_000;
 const ROUNDS: usize = 5;
+/// A round of one thread takes about this, so that several run at the same time and not one after the other.
+const ROUND_NS: f64 = 5e7;
 const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 
-/// Median over rounds of the nanoseconds in which one of `threads` gets a decision.
+/// Nanoseconds in which one of `threads` gets a decision: from the first start to the last end of a round.
+fn round(threads: usize, calls: u32, keys: usize, seed: usize, decide: &(impl Fn(usize) + Sync)) -> f64 {
+    let barrier = Barrier::new(threads);
+    let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let mut state = (seed * threads + thread) as u64 + 1;
+                    barrier.wait();
+                    let start = Instant::now();
+                    for _ in 0..calls {
+                        // xorshift64*
+                        state ^= state >> 12;
+                        state ^= state << 25;
+                        state ^= state >> 27;
+                        let drawn = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+                        decide(usize::try_from(drawn).unwrap() % keys);
+                    }
+                    (start, Instant::now())
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    let start = spans.iter().map(|(start, _)| *start).min().unwrap();
+    let end = spans.iter().map(|(_, end)| *end).max().unwrap();
+    (end - start).as_secs_f64() * 1e9 / f64::from(calls)
+}
+
+/// The median round.
 fn measure(threads: usize, keys: usize, decide: impl Fn(usize) + Sync) -> f64 {
-    let mut rounds: Vec<f64> = (0..ROUNDS)
-        .map(|round| {
-            let barrier = Barrier::new(threads);
-            let spans: Vec<f64> = std::thread::scope(|scope| {
-                let workers: Vec<_> = (0..threads)
-                    .map(|thread| {
-                        let (barrier, decide) = (&barrier, &decide);
-                        scope.spawn(move || {
-                            let mut state = (round * threads + thread) as u64 + 1;
-                            barrier.wait();
-                            let start = Instant::now();
-                            for _ in 0..CALLS {
-                                // xorshift64*
-                                state ^= state >> 12;
-                                state ^= state << 25;
-                                state ^= state >> 27;
-                                let drawn = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-                                decide(usize::try_from(drawn).unwrap() % keys);
-                            }
-                            start.elapsed().as_secs_f64()
-                        })
-                    })
-                    .collect();
-                workers.into_iter().map(|worker| worker.join().unwrap()).collect()
-            });
-            spans.iter().sum::<f64>() * 1e9 / f64::from(u32::try_from(threads).unwrap() * CALLS)
-        })
+    let first_ns = round(1, 100_000, keys, 0, &decide);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a number of calls"
+    )]
+    let calls = (ROUND_NS / first_ns).clamp(50_000.0, 1e7) as u32;
+    let mut rounds: Vec<f64> = (1..=ROUNDS)
+        .map(|seed| round(threads, calls, keys, seed, &decide))
         .collect();
     rounds.sort_by(f64::total_cmp);
     rounds[ROUNDS / 2]

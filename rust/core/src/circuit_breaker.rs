@@ -42,15 +42,17 @@
 
 mod circuit;
 mod rules;
+mod state;
 mod tally;
 mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use self::circuit::{Circuit, Outcome, Recorded, Refusal, Snapshot, State, Ticket};
+pub use self::circuit::{Circuit, Ticket};
 use self::circuit::{Common, mix};
 pub use self::rules::{MAX_PROBES, MAX_SPAN_NS, Rules, RulesError};
+pub use self::state::{Outcome, Recorded, Refusal, Snapshot, State};
 use crate::keyed_table::KeyedTable;
 
 /// How many circuits are in each state.
