@@ -41,6 +41,8 @@ from agentapi.identity.issuers import IssuerDirectory
 from agentapi.observability.health import HealthBoard, Probe
 from agentapi.observability.logs import configure_from_settings
 from agentapi.observability.middleware import RequestContextMiddleware
+from agentapi.policy.registry import PolicyRegistry
+from agentapi.policy.routes import PolicyRoutes
 from agentapi.problems import bearer_challenge, problem_response
 from agentapi.request_body import ClientGoneError
 from agentapi.settings import load_issuers, load_settings
@@ -48,6 +50,8 @@ from agentapi.storage.database import Database
 from agentapi.tenancy.admission import Admission
 from agentapi.upstreams.client import UpstreamClient
 from agentapi.upstreams.connections import ConnectionPool, Limits
+from agentapi.upstreams.imports import ImportRoutes
+from agentapi.upstreams.registration import Registration
 from agentapi.upstreams.registry import UpstreamRegistry
 from agentapi.upstreams.routes import UpstreamRoutes
 from agentapi.upstreams.sandbox import SandboxSupport, hide_this_process
@@ -186,6 +190,7 @@ async def _routes(
     clock = time.monotonic
     admission = Admission(database, clock=clock)
     registry = UpstreamRegistry(database, clock=clock)
+    policies = PolicyRegistry(database, clock=clock)
     support = await asyncio.to_thread(SandboxSupport.detect)
     _log.info("sandbox", mode=settings.sandbox, **support.as_dict())
     if settings.sandbox != "off":
@@ -251,15 +256,16 @@ async def _routes(
         request.state.principal = principal
         return principal
 
+    registration = Registration(keyring=keyring, check_url=egress.check, commands=commands.names)
     upstreams = UpstreamRoutes(
         authorize=authorize,
         registry=registry,
         transports=transports,
-        keyring=keyring,
-        check_url=egress.check,
-        commands=commands.names,
+        registration=registration,
         test_timeout_s=settings.upstream_connect_timeout_s * 2,
     )
+    imports = ImportRoutes(authorize=authorize, registry=registry, registration=registration)
+    policy_routes = PolicyRoutes(authorize=authorize, policies=policies, upstreams=registry)
     board = HealthBoard([Probe("database", database.ping, critical=True)])
     return [
         *board.routes(),
@@ -272,6 +278,8 @@ async def _routes(
             )
         ),
         *upstreams.routes(),
+        *imports.routes(),
+        *policy_routes.routes(),
     ]
 
 

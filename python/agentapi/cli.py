@@ -17,6 +17,7 @@ import click
 
 import agentapi
 from agentapi.errors import AgentAPIError, InvalidRequestError, StartupError
+from agentapi.remote_commands import explain, upstream_commands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +60,10 @@ def main() -> None:
 @click.version_option(agentapi.__version__, prog_name="agentapi")
 def cli() -> None:
     """AgentAPI, a multi-tenant MCP gateway: one URL per workspace, every upstream MCP server behind it."""
+
+
+cli.add_command(explain)
+cli.add_command(upstream_commands)
 
 
 @cli.command()

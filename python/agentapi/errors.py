@@ -21,6 +21,7 @@ __all__ = [
     "NotAcceptableError",
     "NotFoundError",
     "PayloadTooLargeError",
+    "PreconditionFailedError",
     "RequestTimeoutError",
     "StartupError",
     "StorageUnavailableError",
@@ -88,6 +89,12 @@ class ConflictError(AgentAPIError):
     """The change collides with what is stored."""
 
     code = "conflict"
+
+
+class PreconditionFailedError(AgentAPIError):
+    """The change was made to another version than the stored one."""
+
+    code = "precondition_failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
     (errors.NotAcceptableError, 406, "Not acceptable"),
     (errors.RequestTimeoutError, 408, "Request timed out"),
     (errors.ConflictError, 409, "Conflict"),
+    (errors.PreconditionFailedError, 412, "Precondition failed"),
     (errors.PayloadTooLargeError, 413, "Payload too large"),
     (errors.UnsupportedMediaTypeError, 415, "Unsupported media type"),
     (errors.InvalidRequestError, 422, "Invalid request"),

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     workers: Annotated[int, Field(ge=1, le=256)] = 1
 
+    token: SecretStr | None = None
+    """Access token of the commands that ask a running gateway."""
+
     data_dir: Path | None = None
     """Data directory of ``agentapi dev``, where ``--data`` does not name one."""
     state_dir: Path = Field(default_factory=lambda: user_state_path("agentapi"))

@@ -20,6 +20,7 @@ MADE: dict[type[errors.AgentAPIError], tuple[errors.AgentAPIError, int, str]] = 
     errors.TooManyStreamsError: (errors.TooManyStreamsError("x"), 429, "too_many_streams"),
     errors.ConflictError: (errors.ConflictError("x"), 409, "conflict"),
     errors.InvalidRequestError: (errors.InvalidRequestError("x"), 422, "invalid_request"),
+    errors.PreconditionFailedError: (errors.PreconditionFailedError("x"), 412, "precondition_failed"),
     errors.PayloadTooLargeError: (errors.PayloadTooLargeError("x"), 413, "payload_too_large"),
     errors.UnsupportedMediaTypeError: (errors.UnsupportedMediaTypeError("x"), 415, "unsupported_media_type"),
     errors.EgressRefusedError: (errors.EgressRefusedError("x"), 422, "egress_refused"),

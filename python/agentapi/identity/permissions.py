@@ -11,7 +11,7 @@ from agentapi.principal import Role
 if TYPE_CHECKING:
     from agentapi.principal import Principal
 
-__all__ = ["Permission", "permits", "require"]
+__all__ = ["Permission", "permits", "require", "role_permits"]
 
 
 class Permission(StrEnum):
@@ -22,6 +22,10 @@ class Permission(StrEnum):
     UPSTREAMS_READ = "upstreams:read"
     UPSTREAMS_WRITE_ORGANIZATION = "upstreams:write:organization"
     UPSTREAMS_WRITE_OWN = "upstreams:write:own"
+    TOOLSETS_READ = "toolsets:read"
+    POLICY_READ = "policy:read"
+    POLICY_WRITE = "policy:write"
+    EXPLAIN_OTHERS = "explain:others"
 
 
 _P = Permission
@@ -29,15 +33,20 @@ _P = Permission
 _TABLE: dict[Role, frozenset[Permission]] = {
     Role.PLATFORM_ADMIN: frozenset(Permission),
     Role.ORG_ADMIN: frozenset(Permission),
-    Role.MEMBER: frozenset({_P.TOOLS_LIST, _P.TOOLS_CALL, _P.UPSTREAMS_READ, _P.UPSTREAMS_WRITE_OWN}),
-    Role.VIEWER: frozenset({_P.TOOLS_LIST, _P.UPSTREAMS_READ}),
+    Role.MEMBER: frozenset({_P.TOOLS_LIST, _P.TOOLS_CALL, _P.UPSTREAMS_READ, _P.UPSTREAMS_WRITE_OWN, _P.TOOLSETS_READ}),
+    Role.VIEWER: frozenset({_P.TOOLS_LIST, _P.UPSTREAMS_READ, _P.TOOLSETS_READ}),
     Role.AGENT: frozenset({_P.TOOLS_LIST, _P.TOOLS_CALL}),
 }
 
 
+def role_permits(role: Role, permission: Permission) -> bool:
+    """Return whether ``role`` carries ``permission``."""
+    return permission in _TABLE.get(role, frozenset())
+
+
 def permits(principal: Principal, permission: Permission) -> bool:
     """Return whether the principal's role carries ``permission``."""
-    return permission in _TABLE.get(principal.role, frozenset())
+    return role_permits(principal.role, permission)
 
 
 def require(principal: Principal, permission: Permission) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
     from agentapi.principal import OrgId, Role, WorkspaceId
 
-__all__ = ["Member", "Organization", "Workspace", "user_id_of"]
+__all__ = ["Member", "Organization", "Workspace", "is_slug", "user_id_of"]
 
+_SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_MAX_SLUG = 63
 _USER_NAMESPACE = UUID("6f1f1a0e-6d0b-4d0e-9c5a-6f5d2a1c7b90")
 
 
@@ -59,3 +62,8 @@ def user_id_of(issuer: str, subject: str) -> UserId:
     The length of the issuer stands first, so no two pairs are written alike.
     """
     return UserId(uuid5(_USER_NAMESPACE, f"{len(issuer)}:{issuer}{subject}"))
+
+
+def is_slug(text: str) -> bool:
+    """Return whether ``text`` can be the slug of anything; what cannot need not be looked for."""
+    return len(text) <= _MAX_SLUG and _SLUG.fullmatch(text) is not None

@@ -7,6 +7,7 @@ organisation, so no query names it except where a row is written.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import asyncpg
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "create_organization",
     "create_workspace",
+    "find_members",
     "find_organization",
     "find_workspace",
     "list_workspaces",
@@ -43,6 +45,12 @@ _UPSERT_MEMBER = """
 INSERT INTO members (org_id, user_id, issuer, subject, email, role) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (org_id, user_id) DO UPDATE SET email = EXCLUDED.email, role = EXCLUDED.role, last_seen_at = now()
 RETURNING org_id, user_id, issuer, subject, email, role, created_at, last_seen_at
+"""
+
+_FIND_MEMBERS = """
+SELECT org_id, user_id, issuer, subject, email, role, created_at, last_seen_at FROM members
+WHERE subject = $1 OR email = $1 OR user_id = $2
+ORDER BY user_id LIMIT 2
 """
 
 
@@ -103,6 +111,15 @@ async def upsert_member(connection: Connection, principal: Principal, *, email: 
         principal.role,
     )
     return _member(_returned(row))
+
+
+async def find_members(connection: Connection, text: str) -> list[Member]:
+    """Return at most two members of the organisation whose user id, subject or email address is ``text``."""
+    try:
+        user_id = UUID(text)
+    except ValueError:
+        user_id = None
+    return [_member(row) for row in await connection.fetch(_FIND_MEMBERS, text, user_id)]
 
 
 def _returned(row: asyncpg.Record | None) -> asyncpg.Record:

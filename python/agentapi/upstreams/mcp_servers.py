@@ -18,7 +18,15 @@ from agentapi.upstreams.requests import carries_credential, is_header_value
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DeclaredServer", "is_http_url", "name_for_url", "parse_mcp_servers"]
+__all__ = [
+    "DeclaredServer",
+    "declared_server",
+    "entries",
+    "is_disabled",
+    "is_http_url",
+    "name_for_url",
+    "parse_mcp_servers",
+]
 
 _MAX_NAME = 32
 _UNSUPPORTED = {"cwd", "envFile", "oauth", "auth"}
@@ -54,6 +62,21 @@ def parse_mcp_servers(text: str | bytes, *, home: Path) -> list[DeclaredServer]:
     Raises:
         InvalidRequestError: One sentence naming the entry that is wrong and how to mend it.
     """
+    wanted = {label: entry for label, entry in entries(text).items() if not is_disabled(entry)}
+    declared = [declared_server(label, entry, home) for label, entry in wanted.items()]
+    names = [server.name for server in declared]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequestError(f"Two entries would both be called '{name}'; rename one.")
+    return declared
+
+
+def entries(text: str | bytes) -> dict[str, Any]:
+    """Return the entries of the file ``text`` by their labels, unread.
+
+    Raises:
+        InvalidRequestError: It is no such file.
+    """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -61,13 +84,7 @@ def parse_mcp_servers(text: str | bytes, *, home: Path) -> list[DeclaredServer]:
     servers = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
     if not isinstance(servers, dict) or not servers:
         raise InvalidRequestError("The file has no 'mcpServers' object with entries.")
-    wanted = {label: entry for label, entry in servers.items() if not _is_disabled(entry)}
-    declared = [_server(label, entry, home) for label, entry in wanted.items()]
-    names = [server.name for server in declared]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidRequestError(f"Two entries would both be called '{name}'; rename one.")
-    return declared
+    return servers
 
 
 def name_for_url(url: str, taken: set[str]) -> str:
@@ -96,11 +113,17 @@ def is_http_url(url: str) -> bool:
     return clean and (port is None or port > 0)
 
 
-def _is_disabled(entry: object) -> bool:
+def is_disabled(entry: object) -> bool:
+    """Return whether its owner has switched the entry off."""
     return isinstance(entry, dict) and (entry.get("disabled") is True or entry.get("enabled") is False)
 
 
-def _server(label: str, entry: Any, home: Path) -> DeclaredServer:  # noqa: ANN401 - unvalidated JSON
+def declared_server(label: str, entry: Any, home: Path) -> DeclaredServer:  # noqa: ANN401 - unvalidated JSON
+    """Return the server that one entry declares; see ``parse_mcp_servers``.
+
+    Raises:
+        InvalidRequestError: The entry is wrong; one sentence says how.
+    """
     if not isinstance(entry, dict):
         raise InvalidRequestError(f"Entry '{label}' is not an object.")
     _refuse_placeholders(label, entry)

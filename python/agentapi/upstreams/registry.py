@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,13 +9,15 @@ from typing import TYPE_CHECKING
 from agentapi.errors import NotFoundError
 from agentapi.identity.permissions import Permission, require
 from agentapi.tenancy import store as tenancy_store
+from agentapi.tenancy.models import is_slug
+from agentapi.tenancy.views import TenantViews
 from agentapi.upstreams import store
 from agentapi.upstreams.models import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentapi.principal import OrgId, Principal, UpstreamId, UserId, WorkspaceId
+    from agentapi.principal import Principal, UpstreamId, WorkspaceId
     from agentapi.storage.database import Database
     from agentapi.tenancy.models import Workspace
     from agentapi.upstreams.models import Upstream
@@ -55,11 +56,7 @@ class UpstreamRegistry:
         max_views: int = 10_000,
     ) -> None:
         self._database = database
-        self._clock = clock
-        self._view_ttl_s = view_ttl_s
-        self._max_views = max_views
-        self._generations: dict[OrgId, int] = {}
-        self._views: OrderedDict[tuple[OrgId, UserId, str], tuple[float, WorkspaceView]] = OrderedDict()
+        self._views: TenantViews[WorkspaceView] = TenantViews(clock=clock, ttl_s=view_ttl_s, max_views=max_views)
         self._on_change: list[Callable[[UpstreamId], None]] = []
 
     def on_change(self, callback: Callable[[UpstreamId], None]) -> None:
@@ -72,26 +69,18 @@ class UpstreamRegistry:
         Raises:
             NotFoundError: The organisation has no such workspace.
         """
-        key = (principal.org_id, principal.user_id, workspace_slug)
-        remembered = self._views.get(key)
-        if remembered is not None and remembered[0] > self._clock():
-            self._views.move_to_end(key)
-            return remembered[1]
-        generation = self._generations.get(principal.org_id, 0)
-        async with self._database.tenant_transaction(principal) as connection:
-            workspace = await tenancy_store.find_workspace(connection, workspace_slug)
-            if workspace is None:
-                raise NotFoundError(_NO_WORKSPACE)
-            upstreams = await store.list_for_workspace(connection, workspace.id)
-        view = WorkspaceView(workspace, tuple(upstreams))
-        if generation != self._generations.get(principal.org_id, 0):
-            # Something changed while this was read: good for this call, stale for the next.
-            return view
-        self._views[key] = (self._clock() + self._view_ttl_s, view)
-        self._views.move_to_end(key)
-        while len(self._views) > self._max_views:
-            self._views.popitem(last=False)
-        return view
+        if not is_slug(workspace_slug):
+            raise NotFoundError(_NO_WORKSPACE)
+
+        async def load() -> WorkspaceView:
+            async with self._database.tenant_transaction(principal) as connection:
+                workspace = await tenancy_store.find_workspace(connection, workspace_slug)
+                if workspace is None:
+                    raise NotFoundError(_NO_WORKSPACE)
+                upstreams = await store.list_for_workspace(connection, workspace.id)
+            return WorkspaceView(workspace, tuple(upstreams))
+
+        return await self._views.get(principal.org_id, (principal.user_id, workspace_slug), load)
 
     async def workspace(self, principal: Principal, slug: str) -> Workspace:
         """Return a workspace of the principal's organisation.
@@ -99,6 +88,8 @@ class UpstreamRegistry:
         Raises:
             NotFoundError: There is none of that slug.
         """
+        if not is_slug(slug):
+            raise NotFoundError(_NO_WORKSPACE)
         async with self._database.tenant_transaction(principal) as connection:
             workspace = await tenancy_store.find_workspace(connection, slug)
         if workspace is None:
@@ -130,6 +121,13 @@ class UpstreamRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             return await store.get_upstream(connection, upstream_id)
 
+    async def named(self, principal: Principal, workspace_id: WorkspaceId, name: str) -> Upstream | None:
+        """Return the upstream of that name in a workspace, enabled or not, if ``principal`` sees one."""
+        if not is_slug(name):
+            return None
+        async with self._database.tenant_transaction(principal) as connection:
+            return await store.find_upstream(connection, workspace_id, name)
+
     async def page(
         self,
         principal: Principal,
@@ -153,7 +151,7 @@ class UpstreamRegistry:
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
             await store.insert_upstream(connection, upstream)
-        self._forget(principal.org_id)
+        self._views.forget(principal.org_id)
 
     async def update(self, principal: Principal, upstream: Upstream) -> Upstream:
         """Replace a stored upstream whose version is still ``upstream.version``.
@@ -165,7 +163,7 @@ class UpstreamRegistry:
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
             updated = await store.update_upstream(connection, upstream, now=datetime.now(UTC))
-        self._forget(principal.org_id)
+        self._views.forget(principal.org_id)
         self._tell(upstream.id)
         return updated
 
@@ -180,14 +178,9 @@ class UpstreamRegistry:
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
             await store.delete_upstream(connection, upstream_id)
-        self._forget(principal.org_id)
+        self._views.forget(principal.org_id)
         self._tell(upstream_id)
 
     def _tell(self, upstream_id: UpstreamId) -> None:
         for callback in self._on_change:
             callback(upstream_id)
-
-    def _forget(self, org_id: OrgId) -> None:
-        self._generations[org_id] = self._generations.get(org_id, 0) + 1
-        for key in [key for key in self._views if key[0] == org_id]:
-            del self._views[key]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from agentapi.api_input import INVALID_BODY
 from agentapi.errors import FieldError, InvalidRequestError
 from agentapi.upstreams.models import Auth, Scope, Transport
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["ConnectionTest", "UpstreamInput", "carries_credential", "check_input", "is_header_value", "parse"]
-
-_M = TypeVar("_M", bound=BaseModel)
+__all__ = ["ConnectionTest", "UpstreamInput", "carries_credential", "check_input", "is_header_value"]
 
 _SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 _TEXT = r"^[^\x00]*$"
@@ -63,34 +61,6 @@ class ConnectionTest(BaseModel):
     configuration: UpstreamInput | None = None
 
 
-def parse(model: type[_M], body: bytes) -> _M:
-    """Return ``body`` as ``model``.
-
-    Raises:
-        InvalidRequestError: It is not JSON of that shape; the fields are named, their values are not repeated.
-    """
-    try:
-        value = model.model_validate_json(body)
-        json.loads(body, object_pairs_hook=_refuse_duplicates)
-    except ValidationError as error:
-        fields = tuple(
-            FieldError(_pointer(detail["loc"]), detail["msg"])
-            for detail in error.errors(include_url=False, include_context=False, include_input=False)
-        )
-        raise InvalidRequestError("The request body is not valid.", fields) from None
-    return value
-
-
-def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:
-    """Refuse an object that holds a key twice, since two parsers could read it differently."""
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            field = FieldError(_pointer((key[:64],)), "The key occurs twice.")
-            raise InvalidRequestError("The request body is not valid.", (field,))
-        seen.add(key)
-
-
 def check_input(
     given: UpstreamInput,
     *,
@@ -113,7 +83,7 @@ def check_input(
     if stored is not None and given.scope is not stored.scope:
         complaints.append(FieldError("/scope", "The scope of a configuration cannot change; create another one."))
     if complaints:
-        raise InvalidRequestError("The request body is not valid.", tuple(complaints))
+        raise InvalidRequestError(INVALID_BODY, tuple(complaints))
 
 
 def carries_credential(header: str) -> bool:
@@ -172,7 +142,3 @@ def _secret(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldErro
 
 def _destination(upstream: UpstreamInput | Upstream) -> tuple[object, ...]:
     return upstream.endpoint, upstream.transport, upstream.auth, upstream.auth_header
-
-
-def _pointer(location: tuple[int | str, ...]) -> str:
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)

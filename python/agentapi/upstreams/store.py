@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "delete_upstream",
+    "find_upstream",
     "get_upstream",
     "insert_upstream",
     "list_for_workspace",
@@ -57,6 +58,7 @@ UPDATE upstreams SET
 WHERE id = $1 AND version = $2
 RETURNING {_COLUMNS}
 """  # noqa: S608
+_FIND = f"SELECT {_COLUMNS} FROM upstreams WHERE workspace_id = $1 AND name = $2"  # noqa: S608
 _DELETE = "DELETE FROM upstreams WHERE id = $1 RETURNING id"
 
 _MISSING = "There is no such upstream."
@@ -132,6 +134,12 @@ async def list_upstreams(
 async def list_for_workspace(connection: Connection, workspace_id: WorkspaceId) -> list[Upstream]:
     """Return the enabled upstreams of a workspace that the caller sees, by name; no name occurs twice."""
     return [_upstream(row) for row in await connection.fetch(_LIST_FOR_WORKSPACE, workspace_id)]
+
+
+async def find_upstream(connection: Connection, workspace_id: WorkspaceId, name: str) -> Upstream | None:
+    """Return the upstream of that name in a workspace, enabled or not, if the caller sees one."""
+    row = await connection.fetchrow(_FIND, workspace_id, name)
+    return None if row is None else _upstream(row)
 
 
 async def update_upstream(connection: Connection, upstream: Upstream, *, now: datetime) -> Upstream:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentapi.api_input import parse
 from agentapi.errors import InvalidRequestError
-from agentapi.upstreams.requests import ConnectionTest, UpstreamInput, parse
+from agentapi.upstreams.requests import ConnectionTest, UpstreamInput
 from integration.api.harness import CONFIGURATIONS, Api, configuration
 
 if TYPE_CHECKING:

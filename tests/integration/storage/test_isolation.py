@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from agentapi.storage.embedded import EmbeddedPostgres
     from agentapi.upstreams.models import Upstream
 
-TENANT_TABLES = ("organizations", "workspaces", "members", "upstreams")
+TENANT_TABLES = (
+    "organizations",
+    "workspaces",
+    "members",
+    "upstreams",
+    "tool_policies",
+    "toolsets",
+    "tool_approval_revisions",
+    "tool_approvals",
+)
+_WRITABLE = ("name", "name", "email", "name", "document", "description", "revision", "state")
+"""A column of each that the application may update."""
+
 WITHOUT_TENANT = {"schema_migrations"}
 
 SECURITY_OF_TABLES = """
@@ -165,6 +177,27 @@ async def test_without_context_there_are_no_rows_and_writes_are_refused(
             org_id,
             tenant.workspace_id,
         ),
+        (
+            "INSERT INTO tool_policies (org_id, workspace_id, document, updated_by) VALUES ($1, $2, '{}', $3)",
+            org_id,
+            tenant.workspace_id,
+            user_id,
+        ),
+        (
+            """INSERT INTO toolsets (id, org_id, workspace_id, name, tools, prompts, resources, created_by)
+            VALUES ($1, $2, $3, 'x', '{}', '{}', '{}', $1)""",
+            uuid4(),
+            org_id,
+            tenant.workspace_id,
+        ),
+        ("INSERT INTO tool_approval_revisions (org_id, workspace_id) VALUES ($1, $2)", org_id, tenant.workspace_id),
+        (
+            """INSERT INTO tool_approvals (id, org_id, workspace_id, upstream_id, tool, fingerprint, state)
+            VALUES ($1, $2, $3, $1, 'x', decode(repeat('00', 32), 'hex'), 'approved')""",
+            uuid4(),
+            org_id,
+            tenant.workspace_id,
+        ),
     )
     for context in (None, ""):
         if context is not None:
@@ -172,9 +205,9 @@ async def test_without_context_there_are_no_rows_and_writes_are_refused(
         for sql, *arguments in inserts:
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
                 await app_connection.execute(sql, *arguments)
-        for table, column in zip(TENANT_TABLES, ("name", "name", "email", "name"), strict=True):
+        for table, column in zip(TENANT_TABLES, _WRITABLE, strict=True):
             assert await count(app_connection, table) == 0
-            assert await app_connection.execute(f"UPDATE {table} SET {column} = 'x'") == "UPDATE 0"  # noqa: S608
+            assert await app_connection.execute(f"UPDATE {table} SET {column} = DEFAULT") == "UPDATE 0"  # noqa: S608
             if table != "organizations":
                 assert await app_connection.execute(f"DELETE FROM {table}") == "DELETE 0"  # noqa: S608
 
@@ -225,6 +258,10 @@ async def test_a_tenant_cannot_write_into_another(database: Database) -> None:
         "UPDATE upstreams SET org_id = gen_random_uuid()",
         "UPDATE upstreams SET owner_id = NULL, scope = 'organization'",
         "UPDATE workspaces SET org_id = gen_random_uuid()",
+        "UPDATE tool_policies SET org_id = gen_random_uuid()",
+        "UPDATE toolsets SET workspace_id = gen_random_uuid()",
+        "UPDATE tool_approvals SET owner_id = NULL",
+        "UPDATE tool_approvals SET fingerprint = ''",
         "UPDATE members SET user_id = gen_random_uuid()",
         "INSERT INTO schema_migrations (name, checksum) VALUES ('x', 'x')",
         "DELETE FROM schema_migrations",

@@ -91,7 +91,7 @@ async def test_a_workspace_that_does_not_exist_is_not_remembered(database: Datab
     for slug in ("missing", "x" * 1000):
         with pytest.raises(NotFoundError):
             await registry.view(tenant.principal, slug)
-    assert len(registry._views) == 0
+    assert len(registry._views._views) == 0
 
 
 async def test_a_view_read_before_a_change_is_not_kept_after_it(
@@ -105,7 +105,7 @@ async def test_a_view_read_before_a_change_is_not_kept_after_it(
         found = await read(connection, workspace_id)
         monkeypatch.setattr(store, "list_for_workspace", read)
         await store.insert_upstream(connection, tenant.upstream("one"))
-        registry._forget(tenant.principal.org_id)
+        registry._views.forget(tenant.principal.org_id)
         return found
 
     monkeypatch.setattr(store, "list_for_workspace", overtaken)

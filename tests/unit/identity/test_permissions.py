@@ -16,6 +16,10 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.UPSTREAMS_READ: True,
         P.UPSTREAMS_WRITE_ORGANIZATION: True,
         P.UPSTREAMS_WRITE_OWN: True,
+        P.TOOLSETS_READ: True,
+        P.POLICY_READ: True,
+        P.POLICY_WRITE: True,
+        P.EXPLAIN_OTHERS: True,
     },
     Role.ORG_ADMIN: {
         P.TOOLS_LIST: True,
@@ -23,6 +27,10 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.UPSTREAMS_READ: True,
         P.UPSTREAMS_WRITE_ORGANIZATION: True,
         P.UPSTREAMS_WRITE_OWN: True,
+        P.TOOLSETS_READ: True,
+        P.POLICY_READ: True,
+        P.POLICY_WRITE: True,
+        P.EXPLAIN_OTHERS: True,
     },
     Role.MEMBER: {
         P.TOOLS_LIST: True,
@@ -30,6 +38,10 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.UPSTREAMS_READ: True,
         P.UPSTREAMS_WRITE_ORGANIZATION: False,
         P.UPSTREAMS_WRITE_OWN: True,
+        P.TOOLSETS_READ: True,
+        P.POLICY_READ: False,
+        P.POLICY_WRITE: False,
+        P.EXPLAIN_OTHERS: False,
     },
     Role.VIEWER: {
         P.TOOLS_LIST: True,
@@ -37,6 +49,10 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.UPSTREAMS_READ: True,
         P.UPSTREAMS_WRITE_ORGANIZATION: False,
         P.UPSTREAMS_WRITE_OWN: False,
+        P.TOOLSETS_READ: True,
+        P.POLICY_READ: False,
+        P.POLICY_WRITE: False,
+        P.EXPLAIN_OTHERS: False,
     },
     Role.AGENT: {
         P.TOOLS_LIST: True,
@@ -44,6 +60,10 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.UPSTREAMS_READ: False,
         P.UPSTREAMS_WRITE_ORGANIZATION: False,
         P.UPSTREAMS_WRITE_OWN: False,
+        P.TOOLSETS_READ: False,
+        P.POLICY_READ: False,
+        P.POLICY_WRITE: False,
+        P.EXPLAIN_OTHERS: False,
     },
 }
 """Whoever adds a role or a permission decides here, once more, what it may."""

@@ -1,0 +1,1 @@
+"""What of a workspace's tools a principal may see and call."""

@@ -1,0 +1,158 @@
+"""Commands that ask a running gateway over its API."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agentapi.errors import AgentAPIError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["explain", "upstream_commands"]
+
+_TIMEOUT_S = 60.0
+_MAX_DETAIL = 500
+_MARKS = {"passes": "+", "ignored": " ", "hides": "-", "refuses_call": "-"}
+
+
+class CommandError(AgentAPIError):
+    """The gateway did not do as it was asked; the message says what to do next."""
+
+    code = "command_failed"
+
+
+def _gateway_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
+        click.option("--workspace", default="main", show_default=True, metavar="SLUG"),
+        click.option(
+            "--token-file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="File with the access token.  [default: the variable AGENTAPI_TOKEN]",
+        ),
+        click.option("--url", metavar="URL", help="The gateway.  [default: AGENTAPI_PUBLIC_URL]"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("tool")
+@click.option("--as", "somebody", metavar="USER", help="User id, subject or email address; others than you need admin.")
+@click.option("--toolset", metavar="NAME", help="As a client of this toolset's URL.")
+@click.option("--scope", "scopes", multiple=True, help="Assume a token with these scopes. Repeatable.")
+@_gateway_options
+def explain(
+    *,
+    tool: str,
+    somebody: str | None,
+    toolset: str | None,
+    scopes: Sequence[str],
+    url: str | None,
+    token_file: Path | None,
+    workspace: str,
+    as_json: bool,
+) -> None:
+    """Say why TOOL is or is not visible and callable, check by check."""
+    given = {"tool": tool, "workspace": workspace, "as": somebody, "toolset": toolset, "scope": list(scopes) or None}
+    params = {name: value for name, value in given.items() if value is not None}
+    answer = _ask(url, token_file, "GET", "/api/v1/mcp/explain", params=params)
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    who = answer["as"]
+    click.echo(f"{answer['asked']} in {answer['workspace']}, for {who['subject']} ({who['role']}):")
+    for reason in answer["reasons"]:
+        click.echo(f"  {_MARKS.get(reason['outcome'], ' ')} {reason['check']}: {reason['detail']}")
+
+
+@click.group("upstreams")
+def upstream_commands() -> None:
+    """The upstream servers of a running gateway."""
+
+
+@upstream_commands.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
+@_gateway_options
+def import_upstreams(
+    *, file: Path, dry_run: bool, url: str | None, token_file: Path | None, workspace: str, as_json: bool
+) -> None:
+    """Register the servers of FILE, an mcpServers JSON (Claude Desktop, Cursor, VS Code)."""
+    params = {"workspace": workspace, "dry_run": str(dry_run).lower()}
+    answer = _ask(url, token_file, "POST", "/api/v1/mcp/import", params=params, body=file.read_bytes())
+    refused = sum(server["status"] == "refused" for server in answer["servers"])
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        for server in answer["servers"]:
+            reason = f": {server['reason']}" if server["reason"] else ""
+            click.echo(f"{server['entry']}: {server['status']}{reason}")
+        if dry_run:
+            click.echo("This was a dry run; nothing is changed.")
+    if refused:
+        raise CommandError(f"{refused} of {len(answer['servers'])} servers refused; mend these entries and repeat.")
+
+
+def _ask(
+    url: str | None,
+    token_file: Path | None,
+    method: str,
+    path: str,
+    *,
+    params: Mapping[str, Any],
+    body: bytes | None = None,
+) -> dict[str, Any]:
+    """Return the gateway's answer.
+
+    Raises:
+        CommandError: There is none, or a refusal; the message says what to do next.
+    """
+    import httpx2  # noqa: PLC0415 - `agentapi --help` must not load it
+
+    from agentapi.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    base = (url or str(settings.public_url)).rstrip("/")
+    if token_file is not None:
+        token = token_file.read_text(encoding="utf-8").strip()
+    elif settings.token is not None:
+        token = settings.token.get_secret_value()
+    else:
+        raise CommandError(
+            "Set AGENTAPI_TOKEN or give --token-file; `agentapi token mint` makes a token for `agentapi dev`."
+        )
+    headers = {"Authorization": f"Bearer {token}"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    try:
+        answer = httpx2.request(method, base + path, params=params, headers=headers, content=body, timeout=_TIMEOUT_S)
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError, ValueError):
+        raise CommandError("--url is not an address like http://127.0.0.1:8000, or the token is not one.") from None
+    except httpx2.TransportError as error:
+        raise CommandError(f"The gateway at {base} does not answer ({error}); is it running? --url names it.") from None
+    return _document(base, answer.status_code, answer.content)
+
+
+def _document(base: str, status: int, content: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or (status >= HTTPStatus.BAD_REQUEST and "detail" not in document):
+        raise CommandError(f"{base} answered with status {status} and is no AgentAPI gateway; --url names yours.")
+    if status < HTTPStatus.BAD_REQUEST:
+        return document
+    if status == HTTPStatus.UNAUTHORIZED:
+        raise CommandError(
+            f"The gateway refuses the token: it is for another gateway than {base}, or expired;"
+            " `agentapi token mint` makes one for `agentapi dev`."
+        )
+    fields = " ".join(f"{field['pointer']}: {field['detail']}" for field in document.get("errors", ()))
+    raise CommandError(f"{document['detail']} {fields}".strip()[:_MAX_DETAIL])
