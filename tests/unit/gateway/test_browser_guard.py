@@ -28,6 +28,7 @@ def test_the_gateways_own_names_are_accepted(host: str) -> None:
         "evil.example",
         "gw.example.evil",
         "gw.example@evil.example",
+        "evil.example@gw.example",
         "evil.example/gw.example",
         "gw.example, evil.example",
         "127.0.0.1",

@@ -300,6 +300,12 @@ async def test_a_message_that_is_none_is_refused(gateway: Gateway, body: bytes, 
     assert answer.json()["error"]["code"] in {code, -32600}
 
 
+async def test_another_organisations_token_finds_nothing(gateway: Gateway) -> None:
+    answer = await gateway.post(DISCOVER, claims={"organization": "other"})
+    assert (answer.status_code, gateway.doubles.admitted) == (404, 0)
+    assert answer.content == (await gateway.post(DISCOVER, "/mcp/acme/missing")).content
+
+
 async def test_a_foreign_host_is_refused_before_the_token_is_read(gateway: Gateway) -> None:
     for host, status in (("evil.example", 403), ("gateway.example", 401)):
         answer = await gateway.http.post("/mcp/acme/main", headers={"Host": host})
