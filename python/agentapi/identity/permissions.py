@@ -19,6 +19,10 @@ class Permission(StrEnum):
 
     TOOLS_LIST = "tools:list"
     TOOLS_CALL = "tools:call"
+    RESOURCES_LIST = "resources:list"
+    RESOURCES_READ = "resources:read"
+    PROMPTS_LIST = "prompts:list"
+    PROMPTS_GET = "prompts:get"
     UPSTREAMS_READ = "upstreams:read"
     UPSTREAMS_WRITE_ORGANIZATION = "upstreams:write:organization"
     UPSTREAMS_WRITE_OWN = "upstreams:write:own"
@@ -30,12 +34,15 @@ class Permission(StrEnum):
 
 _P = Permission
 
+_LOOK = frozenset({_P.TOOLS_LIST, _P.RESOURCES_LIST, _P.PROMPTS_LIST})
+_USE = _LOOK | {_P.TOOLS_CALL, _P.RESOURCES_READ, _P.PROMPTS_GET}
+
 _TABLE: dict[Role, frozenset[Permission]] = {
     Role.PLATFORM_ADMIN: frozenset(Permission),
     Role.ORG_ADMIN: frozenset(Permission),
-    Role.MEMBER: frozenset({_P.TOOLS_LIST, _P.TOOLS_CALL, _P.UPSTREAMS_READ, _P.UPSTREAMS_WRITE_OWN, _P.TOOLSETS_READ}),
-    Role.VIEWER: frozenset({_P.TOOLS_LIST, _P.UPSTREAMS_READ, _P.TOOLSETS_READ}),
-    Role.AGENT: frozenset({_P.TOOLS_LIST, _P.TOOLS_CALL}),
+    Role.MEMBER: _USE | {_P.UPSTREAMS_READ, _P.UPSTREAMS_WRITE_OWN, _P.TOOLSETS_READ},
+    Role.VIEWER: _LOOK | {_P.UPSTREAMS_READ, _P.TOOLSETS_READ},
+    Role.AGENT: _USE,
 }
 
 
