@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentapi.gateway.names import MAX_LENGTH, SEPARATOR, public_name, upstream_of
+from agentapi.gateway.names import MAX_LENGTH, SEPARATOR, public_name, public_uri, split_uri, upstream_of
 
 UPSTREAM = st.lists(st.text("ab9", min_size=1, max_size=7), min_size=1, max_size=4).map("-".join)
 TOOL = st.text(min_size=1, max_size=200) | st.text("ab_-.", min_size=1, max_size=80)
@@ -91,3 +91,34 @@ def test_a_bare_name_is_the_tools_own(tool: str) -> None:
 @pytest.mark.parametrize("name", ["", "search", "a_b", "__", "__a", "a__", "_"])
 def test_a_name_without_both_parts_names_no_upstream(name: str) -> None:
     assert upstream_of(name) is None
+
+
+URI = st.text(min_size=1, max_size=80) | st.from_regex(r"[a-z]{1,8}:[a-z0-9/{}+?._-]{1,60}", fullmatch=True)
+
+
+@given(upstream=UPSTREAM, uri=URI)
+@example(upstream="a", uri="mcp+b+file:///x")
+@example(upstream="a", uri="+")
+@example(upstream="a", uri="test://template/{id}/data")
+def test_a_public_uri_is_read_back(upstream: str, uri: str) -> None:
+    assert split_uri(public_uri(upstream, uri)) == (upstream, uri)
+
+
+@given(pairs=st.sets(st.tuples(UPSTREAM, URI), min_size=2, max_size=20))
+def test_different_resources_have_different_uris(pairs: set[tuple[str, str]]) -> None:
+    assert len({public_uri(upstream, uri) for upstream, uri in pairs}) == len(pairs)
+
+
+@given(uri=URI)
+def test_a_bare_uri_is_the_upstreams_own(uri: str) -> None:
+    assert public_uri("up", uri, bare=True) == uri
+
+
+def test_uris_are_stable_across_releases() -> None:
+    """Clients keep URIs too."""
+    assert public_uri("notes", "file:///a b") == "mcp+notes+file:///a b"
+
+
+@pytest.mark.parametrize("uri", ["", "file:///x", "mcp+", "mcp+notes", "mcp+notes+", "mcp++file:///x", "MCP+a+b"])
+def test_a_uri_without_both_parts_is_not_public(uri: str) -> None:
+    assert split_uri(uri) is None
