@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -31,11 +30,10 @@ from agentapi.errors import (
     first_leaf,
 )
 from agentapi.gateway.browser_guard import BrowserGuard
-from agentapi.gateway.catalogue import Catalogue
+from agentapi.gateway.composition import Gateway
 from agentapi.gateway.endpoint import McpEndpoint
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
-from agentapi.gateway.server import GatewayServer, SdkDoor
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.observability.health import HealthBoard, Probe
@@ -72,9 +70,6 @@ if TYPE_CHECKING:
 __all__ = ["Extension", "create_app", "from_environment"]
 
 _log = structlog.get_logger(__name__)
-
-_FAILURE_TTL_S = 15.0
-"""How long an upstream that failed is left out of lists before it is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,24 +203,8 @@ async def _routes(
     await stack.enter_async_context(pool.run())
     client = UpstreamClient(pool, transports, clock=clock, stdio_sharing=settings.stdio_sharing)
     registry.on_change(client.close_upstream)
-    catalogue = Catalogue(
-        client=client,
-        ttl_s=settings.catalogue_ttl_s,
-        failure_ttl_s=min(_FAILURE_TTL_S, settings.catalogue_ttl_s),
-        list_timeout_s=settings.upstream_connect_timeout_s,
-        bare_names=settings.bare_tool_names,
-        clock=clock,
-    )
-    gateway = GatewayServer(
-        catalogue=catalogue,
-        client=client,
-        call_timeout_s=settings.upstream_call_timeout_s,
-        list_ttl_s=settings.catalogue_ttl_s,
-    )
-    sessions = StreamableHTTPSessionManager(
-        gateway.server, stateless=True, max_request_body_size=settings.max_body_bytes
-    )
-    await stack.enter_async_context(sessions.run())
+    gateway = Gateway.build(settings, client=client, keyring=keyring)
+    await stack.enter_async_context(gateway.router.run())
     scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}
     if any(directory.asks_operation_scopes(issuer) for issuer in directory.issuers):
         scopes |= {*OPERATION_SCOPES}
@@ -236,15 +215,14 @@ async def _routes(
         hosts=settings.allowed_hosts,
         allow_loopback=settings.environment == "development",
     )
-    door = SdkDoor(sessions)
     endpoint = McpEndpoint(
         resource=resource,
         issuers=directory,
         admission=admission,
         registry=registry,
         guard=guard,
-        modern=door,
-        legacy=door,
+        modern=gateway.modern,
+        legacy=gateway.legacy,
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
         body_timeout_s=settings.body_timeout_s,

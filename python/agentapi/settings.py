@@ -155,6 +155,18 @@ class Settings(BaseSettings):
     upstream_message_mb: Annotated[int, Field(ge=1, le=1024)] = 32
     """Largest message of a stdio server or an event stream; a longer one ends the connection."""
     catalogue_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """How long a list of an upstream is fresh; its own ``ttlMs`` may shorten that. 0 keeps no list."""
+    catalogue_min_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 5.0
+    """The least to which an upstream may shorten it."""
+    catalogue_max_stale_s: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    """Age up to which a list is served while it is renewed, or while its upstream fails."""
+    list_page_size: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Most tools, resources, templates or prompts in one page of a list."""
+    request_state_ttl_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """How long a client may take to answer what an upstream asks before it goes on with a call."""
+    parked_calls_max: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
+    """Most calls to upstreams of the older revisions that wait in a process for such an answer."""
+    parked_calls_per_user: Annotated[int, Field(ge=0, le=1_000_000)] = 16
     bare_tool_names: bool = False
     """Leave out the upstream prefix in workspaces with exactly one upstream."""
 

@@ -1,97 +1,122 @@
-"""The tools of a workspace as one list, fetched from its upstreams in parallel and kept for a while."""
+"""What the upstreams of a workspace list, fetched in parallel, kept for a while and renewed behind the client's back.
+
+A list is *fresh* for its time to live and served as it is. After that it is *stale*: still served at once, while one
+fetch renews it. It is *gone* when it is older than ``max_stale_s`` or when its upstream said that it has changed:
+then whoever asks for the list waits. A call to something that it names does not wait even then, since the upstream
+has the last word about that anyway.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import OrderedDict
+import contextlib
+import math
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from mcp import MCPError
-from mcp.shared.inbound import find_invalid_x_mcp_header
 
-from agentapi.errors import NotFoundError, UpstreamError, UpstreamTimeoutError
-from agentapi.gateway.names import public_name, upstream_of
-from agentapi.upstreams.connections import ConnectionKey
+from agentapi.errors import NotFoundError, UpstreamError, UpstreamNeedsConnectionError
+from agentapi.gateway.items import CatalogueItem, named
+from agentapi.gateway.listing import Kind, Listing, ListTooLargeError, fetch
+from agentapi.gateway.names import upstream_of
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
-    from agentapi.principal import Principal
+    from agentapi.principal import Principal, UpstreamId, UserId
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["Catalogue", "CatalogueTool", "UnknownToolError"]
+__all__ = ["Catalogue", "Collection", "UnknownItemError", "UnknownPromptError", "UnknownToolError"]
 
 _log = structlog.get_logger(__name__)
 
-_MAX_PAGES = 100
-_MAX_TOOLS = 10_000
-_MAX_LIST_BYTES = 2 * 1024 * 1024
 _MAX_ECHO = 128
 """How much of a name that came from outside is repeated in an error."""
 
 _MIN_REFETCH_S = 1.0
 """Calls to names that do not exist ask an upstream for its list at most this often."""
 
+_Key = tuple["UpstreamId", int, "UserId", Kind]
+"""Upstream, version of its configuration, user and kind; the id of an upstream is unique across organisations."""
 
-class UnknownToolError(NotFoundError):
-    """No upstream of the workspace offers a tool of this name to this caller."""
+
+class UnknownItemError(NotFoundError):
+    """No upstream of the workspace offers a thing of this name to this caller."""
+
+    code = "unknown_item"
+
+
+class UnknownToolError(UnknownItemError):
+    """There is no such tool."""
 
     code = "unknown_tool"
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueTool:
-    """One tool: as the client sees it, and where it comes from."""
+class UnknownPromptError(UnknownItemError):
+    """There is no such prompt."""
 
-    name: str
-    upstream: Upstream
-    upstream_name: str
-    definition: dict[str, Any]
+    code = "unknown_prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """The items of a workspace, and for how many seconds all of its lists are fresh."""
+
+    items: list[CatalogueItem]
+    fresh_s: float
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of one upstream's tools: a list, or the failure to get one, until ``expires``."""
+    """What is known of one list: the list, or the failure to get it."""
 
-    fetched: float
-    expires: float
     upstream: Upstream
-    definitions: tuple[dict[str, Any], ...] = ()
-    size: int = 0
-    """Bytes of the definitions as JSON; in memory they take some twenty times as much."""
+    kind: Kind
+    listing: Listing = field(default_factory=Listing)
     failure: UpstreamError | None = None
-    _named: dict[bool, dict[str, CatalogueTool]] = field(default_factory=dict)
+    asked: float = 0.0
+    """When it was last asked for, with success or without."""
+    fetched: float = -math.inf
+    expires: float = -math.inf
+    gone: float = -math.inf
+    """From when on the list is not served any more without asking."""
+    _named: dict[bool, dict[str, CatalogueItem]] = field(default_factory=dict)
 
-    def named(self, *, bare: bool) -> dict[str, CatalogueTool]:
-        """Return the tools by public name, in the upstream's order; of one name listed twice the first counts."""
-        tools = self._named.get(bare)
-        if tools is None:
-            tools = self._named[bare] = {}
-            for definition in self.definitions:
-                name = public_name(self.upstream.name, definition["name"], bare=bare)
-                tool = CatalogueTool(name, self.upstream, definition["name"], {**definition, "name": name})
-                tools.setdefault(name, tool)
-        return tools
+    def named(self, *, bare: bool) -> dict[str, CatalogueItem]:
+        items = self._named.get(bare)
+        if items is None:
+            items = self._named[bare] = named(self.upstream, self.kind, self.listing.definitions, bare=bare)
+        return items
+
+
+@dataclass(slots=True, eq=False)
+class _Fetch:
+    """A fetch under way; once the list has changed meanwhile, what it brings is not kept."""
+
+    task: asyncio.Task[_Entry]
+    outdated: bool = False
 
 
 class Catalogue:
-    """Tool lists per upstream and caller.
+    """Lists per upstream, user and kind; ``run`` owns the fetches.
 
     Args:
         client: Speaks to the upstreams.
-        ttl_s: How long a list is served without asking again.
-        failure_ttl_s: How long an upstream that failed is left out without asking again.
-        list_timeout_s: Bound on one upstream's list.
+        ttl_s: How long a list is fresh; an upstream's own ``ttlMs`` may only shorten it.
+        min_ttl_s: The least to which it may.
+        max_stale_s: How old a list may be that is served while it is renewed, or while its upstream fails.
+        failure_ttl_s: How long an upstream that failed is not asked again.
+        list_timeout_s: Bound on one list.
         bare_names: Leave out the prefix where a workspace has one upstream.
+        clock: Monotonic seconds.
         max_entries: Bound on remembered lists; the least recently used goes first.
         max_bytes: Bound on their size as JSON.
-        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -103,11 +128,15 @@ class Catalogue:
         list_timeout_s: float,
         bare_names: bool,
         clock: Callable[[], float],
+        min_ttl_s: float = 0.0,
+        max_stale_s: float = 300.0,
         max_entries: int = 10_000,
         max_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         self._client = client
-        self._ttl_s = ttl_s
+        self.ttl_s = ttl_s
+        self._min_ttl_s = min(min_ttl_s, ttl_s)
+        self._max_stale_s = max_stale_s if ttl_s else 0.0
         self._failure_ttl_s = failure_ttl_s
         self._list_timeout_s = list_timeout_s
         self._bare_names = bare_names
@@ -115,161 +144,227 @@ class Catalogue:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._size = 0
-        self._entries: OrderedDict[ConnectionKey, _Entry] = OrderedDict()
-        self._fetching: dict[ConnectionKey, asyncio.Task[_Entry]] = {}
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._keys: defaultdict[UpstreamId, set[_Key]] = defaultdict(set)
+        self._fetching: dict[_Key, _Fetch] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: set[asyncio.Task[_Entry]] = set()
 
-    async def tools(self, upstreams: Sequence[Upstream], principal: Principal) -> list[CatalogueTool]:
-        """Return every tool that ``principal`` sees, ordered by upstream and then as the upstream orders them.
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Own the fetches for the length of the context; leaving it ends them."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
+                yield
+            finally:
+                self._tasks = None
+                for task in self._running:
+                    task.cancel()
+
+    def is_bare(self, upstreams: Sequence[Upstream]) -> bool:
+        """Return whether names and URIs of a workspace with these upstreams carry no prefix."""
+        return self._bare_names and len(upstreams) == 1
+
+    async def collect(self, upstreams: Sequence[Upstream], principal: Principal, kind: Kind) -> Collection:
+        """Return everything of ``kind`` that ``principal`` sees, by upstream and then as the upstream orders it.
 
         An upstream that cannot be listed is left out and the reason logged.
         """
         ordered = sorted(upstreams, key=lambda upstream: upstream.name)
-        entries = await asyncio.gather(*(self._entry(upstream, principal) for upstream in ordered))
-        bare = self._bare(upstreams)
-        return [tool for entry in entries for tool in entry.named(bare=bare).values()]
+        entries = [self._at_hand(upstream, principal, kind) for upstream in ordered]
+        if None in entries:
+            waiting = zip(ordered, entries, strict=True)
+            entries = list(
+                await asyncio.gather(*(self._entry(upstream, principal, kind, known) for upstream, known in waiting))
+            )
+        bare, now = self.is_bare(upstreams), self._clock()
+        known = [entry for entry in entries if entry is not None]
+        items = [item for entry in known for item in entry.named(bare=bare).values()]
+        return Collection(items, max(0.0, min((entry.expires - now for entry in known), default=self.ttl_s)))
 
-    async def find(self, upstreams: Sequence[Upstream], principal: Principal, name: str) -> CatalogueTool:
-        """Return the tool that ``principal`` sees as ``name``, asking only the upstream that it names.
+    def find_at_hand(
+        self, upstreams: Sequence[Upstream], principal: Principal, kind: Kind, name: str
+    ) -> CatalogueItem | None:
+        """Return what ``principal`` sees as ``name`` if its list is at hand, without asking anybody."""
+        bare = self.is_bare(upstreams)
+        prefix = None if bare else name.partition("__")[0]
+        for upstream in upstreams:
+            if bare or upstream.name == prefix:
+                key = (upstream.id, upstream.version, principal.user_id, kind)
+                entry = self._entries.get(key)
+                if entry is None:
+                    return None
+                found = entry.named(bare=bare).get(name)
+                if found is None:
+                    return None
+                now = self._clock()
+                if now >= entry.expires:
+                    if now >= entry.fetched + max(self._max_stale_s, self.ttl_s):
+                        return None
+                    self._renew(key, upstream, principal)
+                self._entries.move_to_end(key)
+                return found
+        return None
+
+    async def find(self, upstreams: Sequence[Upstream], principal: Principal, kind: Kind, name: str) -> CatalogueItem:
+        """Return what ``principal`` sees as ``name``, asking only the upstream that it names.
 
         Raises:
-            UnknownToolError: There is none.
+            UnknownToolError: There is no such tool.
+            UnknownPromptError: There is no such prompt.
             UpstreamError: Its upstream cannot be listed now.
         """
-        bare = self._bare(upstreams)
+        found = self.find_at_hand(upstreams, principal, kind, name)
+        if found is not None:
+            return found
+        bare = self.is_bare(upstreams)
         prefix = upstream_of(name)
-        candidates = upstreams if bare else [upstream for upstream in upstreams if upstream.name == prefix]
-        for upstream in candidates:
-            entry = await self._entry(upstream, principal)
+        for upstream in upstreams if bare else [upstream for upstream in upstreams if upstream.name == prefix]:
+            entry = await self._entry(upstream, principal, kind, self._at_hand(upstream, principal, kind))
             found = entry.named(bare=bare).get(name)
-            if found is None and self._clock() - entry.fetched >= _MIN_REFETCH_S:
-                # The upstream may have gained the tool, or come back, since the list was remembered.
-                entry = await self._fetch(upstream, principal)
+            if found is None and self._clock() - entry.asked >= _MIN_REFETCH_S:
+                # The upstream may have gained it, or come back, since the list was remembered.
+                entry = await self._fetch(upstream, principal, kind)
                 found = entry.named(bare=bare).get(name)
             if found is not None:
                 return found
             if entry.failure is not None:
-                raise type(entry.failure)(entry.failure.message)
+                raise entry.failure.with_traceback(None)
+        if kind is Kind.PROMPTS:
+            raise UnknownPromptError(f"Unknown prompt: {name[:_MAX_ECHO]}")
         raise UnknownToolError(f"Unknown tool: {name[:_MAX_ECHO]}")
 
-    def input_schema(self, upstreams: Sequence[Upstream], principal: Principal, name: str) -> dict[str, Any] | None:
-        """Return the input schema of a tool whose list is at hand, without asking anybody."""
-        bare = self._bare(upstreams)
-        for upstream in upstreams:
-            entry = self._entries.get(_key(upstream, principal))
-            found = entry.named(bare=bare).get(name) if entry is not None else None
-            if found is not None:
-                schema: dict[str, Any] = found.definition["inputSchema"]
-                return schema
-        return None
+    def changed(self, upstream: Upstream, method: str) -> None:
+        """Take note of a notification of ``upstream``, heard by whoever: a list that it says has changed is gone."""
+        for key in self._keys.get(upstream.id, ()):
+            if key[3].change != method:
+                continue
+            entry = self._entries[key]
+            entry.expires = entry.gone = -math.inf
+        for key, running in list(self._fetching.items()):
+            if key[0] == upstream.id and key[3].change == method:
+                # It may have been answered before the change; who asks from now on must not get it.
+                running.outdated = True
+                del self._fetching[key]
 
-    def _bare(self, upstreams: Sequence[Upstream]) -> bool:
-        return self._bare_names and len(upstreams) == 1
-
-    async def _entry(self, upstream: Upstream, principal: Principal) -> _Entry:
-        key = _key(upstream, principal)
+    def _at_hand(self, upstream: Upstream, principal: Principal, kind: Kind) -> _Entry | None:
+        """Return what may be served at once; what is stale is renewed meanwhile."""
+        key = (upstream.id, upstream.version, principal.user_id, kind)
         entry = self._entries.get(key)
-        if entry is not None and entry.expires > self._clock():
-            self._entries.move_to_end(key)
-            return entry
-        return await self._fetch(upstream, principal)
+        if entry is None:
+            return None
+        now = self._clock()
+        if now >= entry.expires:
+            if now >= entry.gone:
+                return None
+            self._renew(key, upstream, principal)
+        self._entries.move_to_end(key)
+        return entry
 
-    async def _fetch(self, upstream: Upstream, principal: Principal) -> _Entry:
+    async def _entry(self, upstream: Upstream, principal: Principal, kind: Kind, known: _Entry | None) -> _Entry:
+        return known if known is not None else await self._fetch(upstream, principal, kind)
+
+    def _renew(self, key: _Key, upstream: Upstream, principal: Principal) -> None:
+        with contextlib.suppress(UpstreamError):
+            self._start(key, upstream, principal)
+
+    async def _fetch(self, upstream: Upstream, principal: Principal, kind: Kind) -> _Entry:
         """Fetch one list; callers that come meanwhile wait for the same answer."""
-        key = _key(upstream, principal)
-        task = self._fetching.get(key)
-        if task is None:
-            task = asyncio.ensure_future(self._fetch_now(key, upstream, Caller(principal.org_id, principal.user_id)))
-            self._fetching[key] = task
-            task.add_done_callback(lambda _: self._fetching.pop(key, None))
-        # One caller that goes away must not take the answer from the others.
-        return await asyncio.shield(task)
-
-    async def _fetch_now(self, key: ConnectionKey, upstream: Upstream, caller: Caller) -> _Entry:
-        entry = _Entry(self._clock(), 0.0, upstream)
+        running = self._start((upstream.id, upstream.version, principal.user_id, kind), upstream, principal)
         try:
-            async with asyncio.timeout(self._list_timeout_s):
-                entry.definitions = await _list_tools(self._client, upstream, caller, self._list_timeout_s)
-            entry.size = _size(entry.definitions)
+            # One caller that goes away must not take the answer from the others.
+            return await asyncio.shield(running.task)
+        except asyncio.CancelledError:
+            if running.task.cancelled():
+                raise _shutting_down() from None
+            raise
+
+    def _start(self, key: _Key, upstream: Upstream, principal: Principal) -> _Fetch:
+        running = self._fetching.get(key)
+        if running is not None:
+            return running
+        if self._tasks is None:
+            raise _shutting_down()
+        caller = Caller(principal.org_id, principal.user_id)
+        running = _Fetch(self._tasks.create_task(self._fetch_now(key, upstream, caller)))
+        self._fetching[key] = running
+        self._running.add(running.task)
+
+        def finished(task: asyncio.Task[_Entry]) -> None:
+            self._running.discard(task)
+            if self._fetching.get(key) is running:
+                del self._fetching[key]
+            if not running.outdated and not task.cancelled():
+                self._remember(key, task.result())
+
+        running.task.add_done_callback(finished)
+        return running
+
+    async def _fetch_now(self, key: _Key, upstream: Upstream, caller: Caller) -> _Entry:
+        """Return a new entry; never raises, for it shares its task group with all the others."""
+        kind = key[3]
+        entry = _Entry(upstream, kind)
+        try:
+            entry.listing = await fetch(self._client, upstream, caller, kind, timeout_s=self._list_timeout_s)
         except UpstreamError as error:
             entry.failure = error
-        except TimeoutError:
-            entry.failure = UpstreamTimeoutError(
-                f"Upstream '{upstream.name}' did not list its tools within {self._list_timeout_s:g} s."
-            )
         except ListTooLargeError as error:
             entry.failure = UpstreamError(f"Upstream '{upstream.name}' lists {error}.")
         except (MCPError, ValueError) as error:
-            entry.failure = UpstreamError(f"Upstream '{upstream.name}' did not list its tools: {reason_of(error)}.")
-        if entry.failure is not None:
-            _log.warning(
-                "upstream_left_out",
-                upstream=upstream.name,
-                upstream_id=str(upstream.id),
-                reason=entry.failure.message,
-            )
-        entry.fetched = self._clock()
-        entry.expires = entry.fetched + (self._failure_ttl_s if entry.failure is not None else self._ttl_s)
-        self._remember(key, entry)
-        return entry
+            reason = reason_of(error)
+            entry.failure = UpstreamError(f"Upstream '{upstream.name}' did not list its {kind.capability}: {reason}.")
+        except Exception:  # noqa: BLE001 - what nobody foresaw must not end the others; the log has it
+            _log.exception("list_crashed", upstream=upstream.name)
+            entry.failure = UpstreamError(f"Upstream '{upstream.name}' could not be listed.")
+        entry.asked = self._clock()
+        if entry.failure is None:
+            given = entry.listing.ttl_s
+            ttl_s = self.ttl_s if given is None else min(max(given, self._min_ttl_s), self.ttl_s)
+            entry.fetched = entry.asked
+            entry.expires = entry.asked + ttl_s
+            entry.gone = entry.asked + max(self._max_stale_s, ttl_s)
+            return entry
+        _log.warning(
+            "upstream_left_out", upstream=upstream.name, upstream_id=str(upstream.id), reason=entry.failure.message
+        )
+        entry.expires = entry.gone = entry.asked + self._failure_ttl_s
+        return self._fallback(self._entries.get(key), entry)
 
-    def _remember(self, key: ConnectionKey, entry: _Entry) -> None:
+    def _fallback(self, kept: _Entry | None, failed: _Entry) -> _Entry:
+        """Return what is served after a failure: the last list for as long as it may be, unless access was lost."""
+        if (
+            kept is None
+            or kept.failure is not None
+            or isinstance(failed.failure, UpstreamNeedsConnectionError)
+            or failed.asked >= kept.fetched + self._max_stale_s
+        ):
+            return failed
+        kept.asked = failed.asked
+        kept.gone = kept.fetched + self._max_stale_s
+        kept.expires = min(failed.expires, kept.gone)
+        return kept
+
+    def _remember(self, key: _Key, entry: _Entry) -> None:
         """Keep ``entry`` in the place of what was known of older versions; the least recently used makes room."""
-        replaced = [k for k in self._entries if k.upstream_id == key.upstream_id and k.version < key.version]
-        for old in (*replaced, key):
-            gone = self._entries.pop(old, None)
-            self._size -= gone.size if gone is not None else 0
+        for old in [k for k in self._keys[key[0]] if k[1] < key[1]]:
+            self._forget(old)
+        self._forget(key)
         self._entries[key] = entry
-        self._size += entry.size
+        self._keys[key[0]].add(key)
+        self._size += entry.listing.size
         while len(self._entries) > self._max_entries or self._size > self._max_bytes:
-            self._size -= self._entries.popitem(last=False)[1].size
+            self._forget(next(iter(self._entries)))
+
+    def _forget(self, key: _Key) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        self._size -= entry.listing.size
+        self._keys[key[0]].discard(key)
+        if not self._keys[key[0]]:
+            del self._keys[key[0]]
 
 
-def _key(upstream: Upstream, principal: Principal) -> ConnectionKey:
-    return ConnectionKey(upstream.org_id, upstream.id, upstream.version, principal.user_id)
-
-
-class ListTooLargeError(ValueError):
-    """A list of tools exceeds what the gateway keeps."""
-
-
-async def _list_tools(
-    client: UpstreamClient, upstream: Upstream, caller: Caller, timeout_s: float
-) -> tuple[dict[str, Any], ...]:
-    """Return every tool that the upstream lists, as it came.
-
-    Raises:
-        MCPError: The upstream answered with an error.
-        UpstreamError: It cannot be asked, or its answer is no list.
-        ListTooLargeError: Its list exceeds the bounds.
-    """
-    tools: list[dict[str, Any]] = []
-    size = 0
-    cursor: str | None = None
-    for _ in range(_MAX_PAGES):
-        params = {"cursor": cursor} if cursor else {}
-        page = await client.request(upstream, caller, "tools/list", params, timeout_s=timeout_s, repeatable=True)
-        listed = page.get("tools")
-        if not isinstance(listed, list):
-            raise UpstreamError(f"Upstream '{upstream.name}' did not list its tools: its answer is no list.")
-        tools += [tool for tool in listed if _is_tool(tool)]
-        size += _size(listed)
-        if len(tools) > _MAX_TOOLS or size > _MAX_LIST_BYTES:
-            break
-        cursor = page.get("nextCursor")
-        # Some servers say with an empty cursor that there is no other page.
-        if not cursor:
-            return tuple(tools)
-    bounds = f"{_MAX_TOOLS} tools, {_MAX_PAGES} pages or {_MAX_LIST_BYTES} bytes"
-    raise ListTooLargeError(f"more than {bounds}")
-
-
-def _is_tool(tool: object) -> bool:
-    """Return whether a client could make use of it; one whose header annotations are wrong must not be shown."""
-    if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
-        return False
-    schema = tool.get("inputSchema")
-    return isinstance(schema, dict) and find_invalid_x_mcp_header(schema) is None
-
-
-def _size(definitions: Iterable[dict[str, Any]]) -> int:
-    return sum(len(json.dumps(definition)) for definition in definitions)
+def _shutting_down() -> UpstreamError:
+    return UpstreamError("The gateway is shutting down.")

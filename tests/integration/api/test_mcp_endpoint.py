@@ -158,11 +158,14 @@ async def test_a_viewer_lists_and_does_not_call(api: Api) -> None:
     assert "Unknown tool: x__y" in allowed.text
 
 
-async def test_a_cursor_is_refused_for_the_list_comes_in_one_page(api: Api) -> None:
+async def test_a_cursor_of_nobody_is_refused(api: Api) -> None:
     answer = await asked(api, own(api), json={**LIST, "params": {**LIST["params"], "cursor": "1"}})  # type: ignore[dict-item] # JSON
     assert answer.status_code == 400
     error = answer.json()["error"]
-    assert (error["code"], error["message"]) == (-32602, "Unknown cursor: the list comes in one page.")
+    assert (error["code"], error["message"]) == (
+        -32602,
+        "Unknown cursor: it expired, or the list has changed. Ask for the list again.",
+    )
 
 
 async def test_a_list_may_be_kept_by_its_caller_alone(api: Api) -> None:

@@ -1,0 +1,92 @@
+"""The parts of the gateway, put together: one router, and before it the fronts of both eras."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agentapi.gateway.access import AllTools
+from agentapi.gateway.catalogue import Catalogue
+from agentapi.gateway.conversations import Conversations
+from agentapi.gateway.forwarding import Forwarder
+from agentapi.gateway.legacy import LegacyFront
+from agentapi.gateway.listening import OpenStreams
+from agentapi.gateway.modern import ModernFront
+from agentapi.gateway.pages import Pages
+from agentapi.gateway.parked import ParkedCalls
+from agentapi.gateway.reply import StreamLimits
+from agentapi.gateway.request_state import RequestStates
+from agentapi.gateway.router import Router
+from agentapi.gateway.session_ids import SessionIds
+from agentapi.gateway.subscriptions import Subscriptions
+
+if TYPE_CHECKING:
+    from agentapi._core import Keyring
+    from agentapi.gateway.access import ToolPolicy
+    from agentapi.settings import Settings
+    from agentapi.upstreams.client import UpstreamClient
+
+__all__ = ["Gateway", "build_router"]
+
+_FAILURE_TTL_S: Final = 15.0
+"""How long an upstream that failed is left out of lists before it is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What the endpoint needs; ``router.run`` owns what goes on in the background."""
+
+    router: Router
+    modern: ModernFront
+    legacy: LegacyFront
+    streams: OpenStreams
+
+    @classmethod
+    def build(cls, settings: Settings, *, client: UpstreamClient, keyring: Keyring) -> Gateway:
+        """Return a gateway that speaks to its upstreams through ``client``."""
+        router = build_router(settings, client=client, keyring=keyring)
+        streams = OpenStreams(most=settings.max_streams, most_per_user=settings.max_streams_per_user)
+        limits = StreamLimits(write_timeout_s=settings.client_write_timeout_s)
+        legacy = LegacyFront(
+            router=router,
+            ids=SessionIds(keyring, ttl_s=settings.session_ttl_s),
+            conversations=Conversations(clock=time.time),
+            streams=streams,
+            limits=limits,
+            answer_timeout_s=settings.client_answer_timeout_s,
+        )
+        return cls(router, ModernFront(router=router, streams=streams, limits=limits), legacy, streams)
+
+
+def build_router(
+    settings: Settings, *, client: UpstreamClient, keyring: Keyring, policy: ToolPolicy | None = None
+) -> Router:
+    """Return a router; without a policy everybody sees every tool."""
+    states = RequestStates(keyring, settings.request_state_ttl_s)
+    parked = ParkedCalls(
+        states=states,
+        ttl_s=settings.request_state_ttl_s,
+        max_calls=settings.parked_calls_max,
+        max_calls_per_user=settings.parked_calls_per_user,
+    )
+    catalogue = Catalogue(
+        client=client,
+        ttl_s=settings.catalogue_ttl_s,
+        min_ttl_s=settings.catalogue_min_ttl_s,
+        max_stale_s=settings.catalogue_max_stale_s,
+        failure_ttl_s=min(_FAILURE_TTL_S, settings.catalogue_ttl_s),
+        list_timeout_s=settings.upstream_connect_timeout_s,
+        bare_names=settings.bare_tool_names,
+        clock=time.monotonic,
+    )
+    return Router(
+        client=client,
+        catalogue=catalogue,
+        policy=policy if policy is not None else AllTools(),
+        pages=Pages(keyring, settings.list_page_size, time.time),
+        forwarder=Forwarder(client=client, states=states, parked=parked, timeout_s=settings.upstream_call_timeout_s),
+        parked=parked,
+        subscriptions=Subscriptions(client, ready_s=settings.upstream_connect_timeout_s),
+        profile_timeout_s=settings.upstream_connect_timeout_s,
+    )

@@ -1,0 +1,80 @@
+"""What a catalogue holds, as clients see it: items under their public names, and the upstream that alone answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from agentapi.gateway.listing import Kind
+from agentapi.gateway.names import public_name, public_uri
+
+if TYPE_CHECKING:
+    from agentapi.upstreams.models import Upstream
+
+__all__ = ["CatalogueItem", "Target", "named"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which upstream a request goes to, and what the upstream calls the thing that it is about."""
+
+    upstream: Upstream
+    member: Literal["name", "uri"]
+    """Where the name stands: in ``params``, or for a completion in ``params.ref``."""
+    name: str
+    public_name: str
+    definition: dict[str, Any] | None = None
+    """Of a tool or a prompt, under its public name."""
+    repeatable: bool = False
+    """Whether asking twice does no harm: a read, or a tool that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueItem:
+    """One tool, prompt, resource or template: as the client sees it, and where it comes from."""
+
+    name: str
+    """The public name, URI or URI template."""
+    upstream: Upstream
+    upstream_name: str
+    definition: dict[str, Any]
+    _raw: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    _target: Target | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def raw(self) -> bytes:
+        """The definition as JSON, made once, since lists are asked for far more often than they change."""
+        if self._raw is None:
+            text = json.dumps(self.definition, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            object.__setattr__(self, "_raw", text.encode())
+        return self._raw or b""
+
+    @property
+    def target(self) -> Target:
+        """Where a request goes that names this tool or prompt; likewise made once."""
+        if self._target is None:
+            hints = self.definition.get("annotations")
+            harmless = "inputSchema" not in self.definition or (
+                isinstance(hints, dict) and (hints.get("readOnlyHint") is True or hints.get("idempotentHint") is True)
+            )
+            target = Target(self.upstream, "name", self.upstream_name, self.name, self.definition, harmless)
+            object.__setattr__(self, "_target", target)
+        if self._target is None:
+            raise AssertionError(self.name)
+        return self._target
+
+
+def named(
+    upstream: Upstream, kind: Kind, definitions: tuple[dict[str, Any], ...], *, bare: bool
+) -> dict[str, CatalogueItem]:
+    """Return the items by public name, in the upstream's order; of one name listed twice the first counts."""
+    public = public_uri if kind in {Kind.RESOURCES, Kind.TEMPLATES} else public_name
+    member = kind.member
+    items: dict[str, CatalogueItem] = {}
+    for definition in definitions:
+        own = definition[member]
+        name = public(upstream.name, own, bare=bare)
+        if name not in items:
+            items[name] = CatalogueItem(name, upstream, own, {**definition, member: name})
+    return items

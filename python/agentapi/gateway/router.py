@@ -1,0 +1,299 @@
+"""From a client's request to its answer: which upstream it concerns, and what the eras of the two make of it.
+
+What concerns the whole workspace (discovery, lists) is answered here. Everything else goes to the one upstream that
+the name or URI in it belongs to, rewritten on the way there and back, and translated where client and upstream are of
+different eras: see ``forwarding``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+from mcp import MCPError
+from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from agentapi.errors import AgentAPIError
+from agentapi.gateway.capabilities import union
+from agentapi.gateway.exchange import Interest
+from agentapi.gateway.forwarding import caller_of
+from agentapi.gateway.items import Target
+from agentapi.gateway.listing import Kind
+from agentapi.gateway.names import split_uri
+from agentapi.gateway.rewrite import Rewriter
+from agentapi.gateway.subscriptions import Source
+from agentapi.identity.permissions import Permission, permits, require
+from agentapi.upstreams.link import Caller, Era
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from agentapi.gateway.access import ToolPolicy
+    from agentapi.gateway.catalogue import Catalogue
+    from agentapi.gateway.exchange import Exchange, Visitor
+    from agentapi.gateway.forwarding import Forwarder
+    from agentapi.gateway.pages import Pages
+    from agentapi.gateway.parked import ParkedCalls
+    from agentapi.gateway.subscriptions import Subscriptions
+    from agentapi.principal import UserId
+    from agentapi.upstreams.client import UpstreamClient
+    from agentapi.upstreams.link import Profile
+    from agentapi.upstreams.models import Upstream
+
+__all__ = ["Router", "Target"]
+
+_RESOURCE_NOT_FOUND: Final = -32002
+"""Of the older revisions (specification 2025-11-25, "Resources"); the modern one says invalid params."""
+_MAX_INSTRUCTIONS: Final = 4096
+"""How much of one upstream's instructions is passed on, in characters."""
+_MAX_ECHO: Final = 200
+"""How much of a URI that came from outside is repeated in an error."""
+
+_LISTS: Final[dict[str, tuple[Kind, Permission]]] = {
+    "tools/list": (Kind.TOOLS, Permission.TOOLS_LIST),
+    "resources/list": (Kind.RESOURCES, Permission.RESOURCES_LIST),
+    "resources/templates/list": (Kind.TEMPLATES, Permission.RESOURCES_LIST),
+    "prompts/list": (Kind.PROMPTS, Permission.PROMPTS_LIST),
+}
+_TARGETED: Final = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"})
+_SUBSCRIPTIONS: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
+
+
+class Router:
+    """Answers the requests of every client of every workspace.
+
+    Args:
+        client: Speaks to the upstreams.
+        catalogue: What they list.
+        policy: Which tools may be seen and called.
+        pages: Cuts lists.
+        forwarder: Sends what concerns one upstream there.
+        parked: Calls that wait for their users.
+        subscriptions: Changes of upstreams.
+        profile_timeout_s: How long discovery waits for an upstream.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: UpstreamClient,
+        catalogue: Catalogue,
+        policy: ToolPolicy,
+        pages: Pages,
+        forwarder: Forwarder,
+        parked: ParkedCalls,
+        subscriptions: Subscriptions,
+        profile_timeout_s: float,
+    ) -> None:
+        self._client = client
+        self._catalogue = catalogue
+        self._policy = policy
+        self._pages = pages
+        self._forwarder = forwarder
+        self._parked = parked
+        self._subscriptions = subscriptions
+        self._profile_timeout_s = profile_timeout_s
+        client.on_change(self._changed)
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Own everything that goes on in the background for the length of the context."""
+        async with self._catalogue.run(), self._parked.run(), self._subscriptions.run():
+            yield
+
+    async def answer(self, exchange: Exchange) -> dict[str, Any]:
+        """Return the result of a request.
+
+        Raises:
+            MCPError: An error of the protocol, passed on as it is.
+            AgentAPIError: Everything else that was foreseen.
+        """
+        method, modern = exchange.method, exchange.client.era is Era.MODERN
+        if method in _TARGETED:
+            target = await self.target(exchange)
+            if target is None:
+                raise AssertionError(method)
+            rewriter = Rewriter(target.upstream.name, self._catalogue.is_bare(exchange.view.upstreams))
+            return await self._forwarder.forward(exchange, target, rewriter)
+        if method in _LISTS:
+            return await self._list(exchange)
+        if modern and method == "server/discover":
+            return await self._discover(exchange)
+        if not modern and method in _SUBSCRIPTIONS:
+            await self._check_subscription(exchange)
+            return {}
+        if not modern and method in {"ping", "logging/setLevel"}:
+            return {}
+        raise MCPError(METHOD_NOT_FOUND, "There is no such method.", {"method": method})
+
+    async def target(self, exchange: Exchange) -> Target | None:
+        """Return the upstream that alone answers the request, or None if none does.
+
+        Raises:
+            MCPError: The request names nothing that its caller can see.
+            AgentAPIError: The caller may not do this, or the upstream cannot be asked what it has.
+        """
+        match exchange.method:
+            case "tools/call":
+                return await self._tool(exchange)
+            case "prompts/get":
+                return await self._prompt(exchange, exchange.params.get("name"))
+            case "resources/read":
+                return self._resource(exchange, exchange.params.get("uri"))
+            case "completion/complete":
+                ref = exchange.params.get("ref")
+                ref = ref if isinstance(ref, dict) else {}
+                if ref.get("type") == "ref/prompt":
+                    return await self._prompt(exchange, ref.get("name"))
+                return self._resource(exchange, ref.get("uri"))
+        return None
+
+    async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
+        """Return what the upstreams of the workspace can do together."""
+        return union(await self._profiles(visitor))
+
+    async def instructions(self, visitor: Visitor) -> str | None:
+        """Return what the upstreams have a client's model told, each under its name where there are several."""
+        return _instructions(visitor, await self._profiles(visitor))
+
+    async def notified(self, visitor: Visitor, method: str, params: dict[str, Any]) -> None:
+        """Pass on that a client's roots changed to the upstreams that its session has spoken to."""
+        if method != "notifications/roots/list_changed" or not visitor.client.conversation:
+            return
+        for upstream in visitor.view.upstreams:
+            with contextlib.suppress(AgentAPIError, MCPError):
+                await self._client.notify(upstream, caller_of(visitor), method, params)
+
+    @contextlib.asynccontextmanager
+    async def listen(
+        self, visitor: Visitor, interest: Interest, on_event: Callable[[str, dict[str, Any]], None]
+    ) -> AsyncIterator[Interest]:
+        """Report the changes that ``visitor`` may know of until the context ends; it yields what is reported."""
+        principal, upstreams = visitor.principal, visitor.view.upstreams
+        may_read = permits(principal, Permission.RESOURCES_READ)
+        bare = self._catalogue.is_bare(upstreams)
+        sources: list[Source] = []
+        honoured: set[str] = set()
+        for upstream in upstreams:
+            rewriter = Rewriter(upstream.name, bare)
+            mine = {uri: rewriter.own_uri(uri) for uri in interest.uris if may_read and _belongs(uri, upstream, bare)}
+            honoured |= mine.keys()
+            sources.append(Source(upstream, rewriter, frozenset(mine.values())))
+        reported = Interest(
+            tools=interest.tools and permits(principal, Permission.TOOLS_LIST),
+            prompts=interest.prompts and permits(principal, Permission.PROMPTS_LIST),
+            resources=interest.resources and permits(principal, Permission.RESOURCES_LIST),
+            uris=frozenset(honoured),
+        )
+        async with self._subscriptions.listen(principal, sources, reported, on_event):
+            yield reported
+
+    async def ended(self, visitor: Visitor) -> None:
+        """Close the connections of a conversation that its client has ended."""
+        if visitor.client.conversation:
+            self._client.end_conversation(visitor.principal.org_id, visitor.client.conversation)
+
+    def _changed(self, upstream: Upstream, user_id: UserId, method: str, params: dict[str, Any]) -> None:
+        # A client that is told asks at once, so what is kept must go first.
+        self._catalogue.changed(upstream, method)
+        self._subscriptions.changed(upstream, user_id, method, params)
+
+    async def _list(self, exchange: Exchange) -> dict[str, Any]:
+        kind, permission = _LISTS[exchange.method]
+        require(exchange.principal, permission)
+        found = await self._catalogue.collect(exchange.view.upstreams, exchange.principal, kind)
+        items = found.items
+        if kind is Kind.TOOLS:
+            items = list(self._policy.apply(exchange.view, exchange.toolset, exchange.principal, items))
+        head: dict[str, Any] = {}
+        if exchange.client.era is Era.MODERN:
+            # Lists vary by authorization, so no client may share them.
+            head = {"resultType": "complete", "ttlMs": int(found.fresh_s * 1000), "cacheScope": "private"}
+        return self._pages.page(exchange, kind, items, exchange.params.get("cursor"), head)
+
+    async def _discover(self, exchange: Exchange) -> dict[str, Any]:
+        profiles = await self._profiles(exchange)
+        result: dict[str, Any] = {
+            "resultType": "complete",
+            "supportedVersions": list(MODERN_PROTOCOL_VERSIONS),
+            "capabilities": union(profiles),
+            # What an upstream that is down cannot say is a guess, good for this moment.
+            "ttlMs": 0 if None in profiles else int(self._catalogue.ttl_s * 1000),
+            "cacheScope": "private",
+        }
+        instructions = _instructions(exchange, profiles)
+        return result if instructions is None else {**result, "instructions": instructions}
+
+    async def _profiles(self, visitor: Visitor) -> list[Profile | None]:
+        caller = Caller(visitor.principal.org_id, visitor.principal.user_id)
+        return list(await asyncio.gather(*(self._profile(each, caller) for each in visitor.view.upstreams)))
+
+    async def _profile(self, upstream: Upstream, caller: Caller) -> Profile | None:
+        try:
+            async with asyncio.timeout(self._profile_timeout_s):
+                return await self._client.profile(upstream, caller)
+        except (AgentAPIError, MCPError, TimeoutError):
+            return None
+
+    async def _tool(self, exchange: Exchange) -> Target:
+        principal, view, name = exchange.principal, exchange.view, exchange.params.get("name")
+        require(principal, Permission.TOOLS_CALL)
+        if not isinstance(name, str):
+            raise MCPError(INVALID_PARAMS, "The name of the tool is missing.")
+        tool = self._catalogue.find_at_hand(view.upstreams, principal, Kind.TOOLS, name)
+        if tool is None:
+            tool = await self._catalogue.find(view.upstreams, principal, Kind.TOOLS, name)
+        self._policy.require(view, exchange.toolset, principal, tool)
+        return tool.target
+
+    async def _prompt(self, exchange: Exchange, name: object) -> Target:
+        require(exchange.principal, Permission.PROMPTS_GET)
+        if not isinstance(name, str):
+            raise MCPError(INVALID_PARAMS, "The name of the prompt is missing.")
+        prompt = await self._catalogue.find(exchange.view.upstreams, exchange.principal, Kind.PROMPTS, name)
+        return prompt.target
+
+    def _resource(self, exchange: Exchange, uri: object) -> Target:
+        """Return whose resource ``uri`` is; a resource need not be listed, since a template may have made it."""
+        require(exchange.principal, Permission.RESOURCES_READ)
+        if not isinstance(uri, str):
+            raise MCPError(INVALID_PARAMS, "The URI of the resource is missing.")
+        bare = self._catalogue.is_bare(exchange.view.upstreams)
+        for upstream in exchange.view.upstreams:
+            if _belongs(uri, upstream, bare):
+                own = Rewriter(upstream.name, bare).own_uri(uri)
+                return Target(upstream, "uri", own, uri, repeatable=True)
+        code = INVALID_PARAMS if exchange.client.era is Era.MODERN else _RESOURCE_NOT_FOUND
+        raise MCPError(code, "Resource not found.", {"uri": uri[:_MAX_ECHO]})
+
+    async def _check_subscription(self, exchange: Exchange) -> None:
+        target = self._resource(exchange, exchange.params.get("uri"))
+        profile = await self._client.profile(target.upstream, caller_of(exchange))
+        resources = profile.capabilities.get("resources")
+        if not isinstance(resources, dict) or resources.get("subscribe") is not True:
+            raise MCPError(
+                METHOD_NOT_FOUND,
+                f"Upstream '{target.upstream.name}' offers no subscriptions.",
+                {"method": exchange.method},
+            )
+
+
+def _belongs(uri: str, upstream: Upstream, bare: bool) -> bool:
+    if bare:
+        return True
+    split = split_uri(uri)
+    return split is not None and split[0] == upstream.name
+
+
+def _instructions(visitor: Visitor, profiles: list[Profile | None]) -> str | None:
+    """Return the upstreams' instructions in the order of their names."""
+    named = {
+        upstream.name: profile.instructions[:_MAX_INSTRUCTIONS]
+        for upstream, profile in zip(visitor.view.upstreams, profiles, strict=True)
+        if profile is not None and profile.instructions
+    }
+    if len(visitor.view.upstreams) == 1:
+        return next(iter(named.values()), None)
+    return "\n\n".join(f"{name}: {named[name]}" for name in sorted(named)) or None
