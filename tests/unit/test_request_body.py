@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentapi.errors import PayloadTooLargeError
+from agentapi.errors import PayloadTooLargeError, RequestTimeoutError
 from agentapi.request_body import ClientGoneError, read_body, replay
 
 if TYPE_CHECKING:
@@ -68,3 +69,12 @@ async def test_a_replayed_body_comes_once_and_then_what_comes() -> None:
     receive = replay(b"abcd", receiving(GONE))
     assert await receive() == part(b"abcd")
     assert await receive() == GONE
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with pytest.raises(RequestTimeoutError, match=r"within 0\.01 seconds"):
+        await read_body(scope(), receive, max_bytes=4, timeout_s=0.01)

@@ -185,8 +185,8 @@ class Conversations:
             raise UnknownSessionError("ended")
         known = self._known.get(identifier)
         if known is None:
-            known = self._known[identifier] = Conversation()
             self._make_room()
+            known = self._known[identifier] = Conversation()
         self._known.move_to_end(identifier)
         return known
 
@@ -202,7 +202,7 @@ class Conversations:
             self._ended.discard(heapq.heappop(self._ends)[1])
 
     def _make_room(self) -> None:
-        if len(self._known) <= self._most:
+        if len(self._known) < self._most:
             return
         oldest = [identifier for identifier, _ in zip(self._known, range(_MAX_LOOKED_AT), strict=False)]
         idle = next((identifier for identifier in oldest if self._known[identifier].is_idle), None)

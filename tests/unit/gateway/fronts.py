@@ -26,7 +26,7 @@ from agentapi.tenancy.models import Workspace
 from agentapi.upstreams.registry import WorkspaceView
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from agentapi.gateway.call import Incoming
     from agentapi.gateway.exchange import Exchange, Interest, Relay, Visitor
@@ -220,14 +220,20 @@ class World:
         )
 
     def ask_modern(
-        self, message: dict[str, Any], *, by: Call | None = None, headers: dict[str, str] | None = None
+        self,
+        message: dict[str, Any],
+        *,
+        by: Call | None = None,
+        headers: dict[str, str] | None = None,
+        more: Sequence[tuple[str, str]] = (),
     ) -> Request:
         sent = {"mcp-protocol-version": MODERN, "mcp-method": message.get("method", ""), **(headers or {})}
         name = message.get("params", {}).get("name")
         if isinstance(name, str):
             sent.setdefault("mcp-name", name)
         client = Client()
-        serve = self.modern.serve(by or call(), incoming(message), _scope("POST", sent), client.receive, client.send)
+        scope = _scope("POST", sent, more)
+        serve = self.modern.serve(by or call(), incoming(message), scope, client.receive, client.send)
         return Request(client, asyncio.ensure_future(serve))
 
     def ask_legacy(
@@ -238,13 +244,14 @@ class World:
         verb: str = "POST",
         by: Call | None = None,
         headers: dict[str, str] | None = None,
+        more: Sequence[tuple[str, str]] = (),
     ) -> Request:
         sent = {"mcp-protocol-version": LEGACY, **(headers or {})}
         if session is not None:
             sent["mcp-session-id"] = session
         client = Client()
         given = incoming(message) if message is not None else None
-        serve = self.legacy.serve(by or call(), given, _scope(verb, sent), client.receive, client.send)
+        serve = self.legacy.serve(by or call(), given, _scope(verb, sent, more), client.receive, client.send)
         return Request(client, asyncio.ensure_future(serve))
 
     async def initialize(self, by: Call | None = None, **changes: Any) -> str:
@@ -305,10 +312,10 @@ def scope_refusal(*scopes: str) -> Exception:
     return InsufficientScopeError(scopes)
 
 
-def _scope(verb: str, headers: dict[str, str]) -> dict[str, Any]:
+def _scope(verb: str, headers: dict[str, str], more: Sequence[tuple[str, str]]) -> dict[str, Any]:
     given = {"accept": "application/json, text/event-stream", "content-type": "application/json", **headers}
     return {
         "type": "http",
         "method": verb,
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in [*given.items(), *more]],
     }

@@ -221,6 +221,14 @@ async def test_headers_and_envelope_are_refused_before_anybody_is_asked(case: st
     assert world.router.exchanges == []
 
 
+@pytest.mark.parametrize("header", ["mcp-protocol-version", "mcp-method", "mcp-name"])
+async def test_a_routing_header_is_given_once(header: str) -> None:
+    value = {"mcp-protocol-version": MODERN, "mcp-method": "tools/call", "mcp-name": "t"}[header]
+    with pytest.raises(RpcRefusalError) as caught:
+        await World().ask_modern(CALL, more=[(header, value)]).answered()
+    assert caught.value.error["code"] == -32020
+
+
 @pytest.mark.parametrize(
     ("method", "params", "code", "status"),
     [

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from agentapi.gateway.conversations import Conversations
+from agentapi.gateway.exchange import ClientTraits
+from agentapi.gateway.session_ids import Session, UnknownSessionError
+from agentapi.upstreams.link import Era
+
+
+def session(name: str, expires_at: int = 1000) -> Session:
+    return Session(ClientTraits(Era.LEGACY, "2025-11-25", conversation=name), expires_at)
+
+
+def test_a_conversation_is_remembered() -> None:
+    known = Conversations(clock=lambda: 0.0)
+    known.of(session("a")).log_level = "error"
+    assert known.of(session("a")).log_level == "error"
+    assert known.of(session("b")).log_level is None
+
+
+async def test_the_idle_one_that_was_quiet_longest_is_forgotten() -> None:
+    known = Conversations(clock=lambda: 0.0, most=2)
+    busy = known.of(session("busy"))
+    with busy.tracking(1):
+        idle = known.of(session("idle"))
+        known.of(session("new"))
+        assert len(known) == 2
+        assert known.of(session("busy")) is busy
+        assert known.of(session("idle")) is not idle
+
+
+async def test_busy_ones_are_not_forgotten() -> None:
+    known = Conversations(clock=lambda: 0.0, most=1)
+    first = known.of(session("first"))
+    with first.tracking(1), known.of(session("second")).tracking(1):
+        assert known.of(session("first")) is first
+        assert len(known) == 2
+
+
+def test_an_end_is_remembered_as_long_as_the_id_would_have_lived() -> None:
+    now = 0.0
+    known = Conversations(clock=lambda: now)
+    known.end(session("a", 100))
+    known.end(session("b", 200))
+    for name in ("a", "b"):
+        with pytest.raises(UnknownSessionError):
+            known.of(session(name))
+    now = 150.0
+    # Whoever opens ids refuses it from now on, so the list need not.
+    known.end(session("c", 300))
+    assert len(known._ended) == len(known._ends) == 2
