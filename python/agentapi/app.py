@@ -44,6 +44,7 @@ from agentapi.policy.routes import PolicyRoutes
 from agentapi.problems import bearer_challenge, problem_response
 from agentapi.request_body import ClientGoneError
 from agentapi.settings import load_issuers, load_settings
+from agentapi.stopping import on_stop_signal
 from agentapi.storage.database import Database
 from agentapi.tenancy.admission import Admission
 from agentapi.upstreams.client import UpstreamClient
@@ -205,6 +206,7 @@ async def _routes(
     registry.on_change(client.close_upstream)
     gateway = Gateway.build(settings, client=client, keyring=keyring)
     await stack.enter_async_context(gateway.router.run())
+    stack.enter_context(on_stop_signal(gateway.streams.drain))
     scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}
     if any(directory.asks_operation_scopes(issuer) for issuer in directory.issuers):
         scopes |= {*OPERATION_SCOPES}
