@@ -55,8 +55,8 @@ class Backoff:
                 f"it is started again in {max(1, round(left_s))} s at the earliest."
             )
 
-    def failed(self, key: ConnectionKey, *, ran_s: float) -> None:
-        """Note that it ended without being told to, ``ran_s`` after it was ready; negative if it never was."""
+    def crashed(self, key: ConnectionKey, *, ran_s: float) -> None:
+        """Note that it ended without being told to, ``ran_s`` after it was started."""
         who = _who(key)
         loop = self._loops.pop(who, None)
         if loop is None or ran_s >= _SOUND_S:

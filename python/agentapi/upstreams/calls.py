@@ -39,8 +39,8 @@ class Call:
     wants_log: bool = False
     sent: bool = False
     """Whether the transport has begun to send it."""
-    quiet: bool = False
-    """Whether the upstream may be silent for long, since a stream of events is asked for."""
+    is_subscription: bool = False
+    """Whether it stands for a stream of events and not for something that is done."""
     status: int | None = None
     """Of the HTTP answer."""
     failure: Exception | None = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 from mcp_types import LOG_LEVEL_META_KEY
 
+from agentapi.errors import UpstreamError
 from agentapi.upstreams.connections import ConnectionKey, ConnectionPool, Wanted
 from agentapi.upstreams.failures import BrokenError, ClosedError, UnprocessedError
 from agentapi.upstreams.link import Caller, Era, Profile
@@ -68,6 +69,8 @@ class UpstreamClient:
         self._stdio_sharing = stdio_sharing
         self._eras: OrderedDict[tuple[UpstreamId, int], _Known] = OrderedDict()
         self._profiles: OrderedDict[ConnectionKey, tuple[float, Profile]] = OrderedDict()
+        self._retired: OrderedDict[UpstreamId, int] = OrderedDict()
+        """The last version of what was changed or deleted while there were connections to it."""
         self._listeners: list[Callable[[Upstream, UserId, str, dict[str, Any]], None]] = []
 
     def era(self, upstream: Upstream) -> Era | None:
@@ -158,8 +161,10 @@ class UpstreamClient:
         self, upstream: Upstream, caller: Caller, method: str, params: Mapping[str, Any] | None = None
     ) -> None:
         """Pass on a notification of a client to a legacy server that has a connection of its conversation."""
-        wanted = _key(upstream, caller, conversation=caller.conversation)
-        for link in self._pool.links(lambda key: _key(upstream, caller, conversation=key.conversation) == wanted):
+        if not caller.conversation:
+            return
+        mine = _key(upstream, caller, conversation=caller.conversation)
+        for link in self._pool.links(lambda key: replace(key, declared="") == mine):
             if link.profile.era is Era.LEGACY:
                 await link.notify(method, params)
 
@@ -193,8 +198,12 @@ class UpstreamClient:
         self._listeners.append(callback)
 
     def close_upstream(self, upstream_id: UpstreamId) -> None:
-        """Close the connections of an upstream that was changed or deleted, at once."""
-        self._pool.close(lambda key: key.upstream_id == upstream_id)
+        """Close the connections of an upstream that was changed or deleted, at once, and open none like them."""
+        closed = self._pool.close(lambda key: key.upstream_id == upstream_id)
+        if closed:
+            self._retired[upstream_id] = max(key.version for key in closed)
+            while len(self._retired) > _MAX_REMEMBERED:
+                self._retired.popitem(last=False)
 
     def end_conversation(self, org_id: OrgId, conversation: str) -> None:
         """Close the connections of a legacy session that has ended."""
@@ -222,6 +231,8 @@ class UpstreamClient:
     def _make(
         self, upstream: Upstream, caller: Caller, *, conversation: str, declared: dict[str, Any], alone: bool
     ) -> Wanted:
+        if upstream.version <= self._retired.get(upstream.id, 0):
+            raise UpstreamError(f"Upstream '{upstream.name}' was changed or deleted meanwhile.")
         key = ConnectionKey(
             upstream.org_id,
             upstream.id,

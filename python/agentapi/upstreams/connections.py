@@ -19,6 +19,7 @@ import structlog
 from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError, UpstreamTimeoutError, first_leaf
 from agentapi.upstreams.backoff import Backoff
 from agentapi.upstreams.calls import current_call
+from agentapi.upstreams.failures import ProbeBrokeError
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.reasons import reason_of
@@ -42,6 +43,7 @@ _log = structlog.get_logger(__name__)
 _CLOSE_S: Final = 8.0
 """How long a connection may take to close; stopping a process takes at most three times two seconds."""
 _PING_S: Final = 5.0
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,11 @@ class _Connection:
     ready: anyio.Event = field(default_factory=anyio.Event)
     closing: anyio.Event = field(default_factory=anyio.Event)
     closed: anyio.Event = field(default_factory=anyio.Event)
+    channel: Channel | None = None
     link: Link | None = None
     failure: UpstreamError | None = None
+    crashed: bool = False
+    """Whether its process ended, if it has one, and nobody told it to."""
     in_flight: int = 0
     last_used: float = 0.0
 
@@ -170,7 +175,7 @@ class ConnectionPool:
         try:
             yield link
         except BaseException as error:
-            if wanted.key.alone and not isinstance(error, Exception):
+            if wanted.key.alone and (isinstance(error, UpstreamTimeoutError) or not isinstance(error, Exception)):
                 # The server may still ask about a request that was given up; nobody shall get that question.
                 self._discard(connection)
             raise
@@ -190,11 +195,12 @@ class ConnectionPool:
         """Return the open links whose key is ``wanted``."""
         return [each.link for each in self._all() if each.link is not None and wanted(each.key)]
 
-    def close(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
-        """Close the connections whose key is ``unwanted``, calls on them or not."""
-        for connection in self._all():
-            if unwanted(connection.key):
-                self._discard(connection)
+    def close(self, unwanted: Callable[[ConnectionKey], bool]) -> list[ConnectionKey]:
+        """Close the connections whose key is ``unwanted``, calls on them or not; return their keys."""
+        closed = [connection for connection in self._all() if unwanted(connection.key)]
+        for connection in closed:
+            self._discard(connection)
+        return [connection.key for connection in closed]
 
     def close_idle(self) -> None:
         """Close the connections that no call has used for ``idle_s``."""
@@ -205,7 +211,7 @@ class ConnectionPool:
 
     async def _connected(self, wanted: Wanted) -> _Connection:
         """Return an open connection that counts the caller among its calls."""
-        while True:
+        for _ in range(_TRIES):
             connection = self._at_hand(wanted.key) or self._begin(wanted)
             # Counted while it waits, so that the connection is not idle before its turn comes.
             connection.in_flight += 1
@@ -219,6 +225,7 @@ class ConnectionPool:
                 raise
             connection.in_flight -= 1
             self._discard(connection)
+        raise UpstreamError(f"Upstream '{wanted.name}' closes every connection as soon as it is open.")
 
     def _at_hand(self, key: ConnectionKey) -> _Connection | None:
         for connection in self._connections.get(key, ()):
@@ -240,7 +247,7 @@ class ConnectionPool:
     async def _is_sound(self, connection: _Connection) -> bool:
         """Return whether a connection can be used, asking a legacy server that was not used for a while."""
         link = connection.link
-        if link is None or not link.is_alive():
+        if link is None or connection.closing.is_set() or not link.is_alive():
             return False
         rested_s = self._clock() - connection.last_used
         if rested_s < self._limits.ping_after_s or link.profile.era is Era.MODERN or connection.in_flight > 1:
@@ -251,47 +258,54 @@ class ConnectionPool:
     async def _own(self, connection: _Connection) -> None:
         """Hold one connection open; never raises, for it shares its task group with all the others."""
         current_call.set(None)
-        wanted, channel, opened = connection.wanted, None, math.inf
+        begun = self._clock()
         try:
-            # The deadline bounds the opening; once open it is lifted, and set again for the closing.
-            with anyio.CancelScope(deadline=anyio.current_time() + self._limits.connect_timeout_s) as scope:
-                async with (
-                    wanted.open_channel() as channel,
-                    open_link(
-                        channel,
-                        name=wanted.name,
-                        timeout_s=self._limits.connect_timeout_s,
-                        era=wanted.era,
-                        capabilities=wanted.capabilities,
-                        client_info=wanted.client_info,
-                        bound=wanted.key.alone or bool(wanted.key.conversation),
-                        chatty=bool(wanted.key.conversation),
-                        hear=wanted.hear,
-                    ) as link,
-                ):
-                    scope.deadline = math.inf
-                    opened = self._clock()
-                    connection.link = link
-                    connection.last_used = opened
-                    wanted.opened(link.profile)
-                    connection.ready.set()
-                    await _first_of(connection.closing, link.closed)
-                    scope.deadline = anyio.current_time() + _CLOSE_S
-            if connection.link is None:
-                connection.failure = UpstreamTimeoutError(
-                    f"Upstream '{wanted.name}' did not complete the connection within "
-                    f"{self._limits.connect_timeout_s:g} s."
-                )
+            try:
+                await self._hold(connection, connection.wanted.era)
+            except Exception as error:
+                if not isinstance(first_leaf(error), ProbeBrokeError):
+                    raise
+                # Some servers of the older revisions end at anything but ``initialize``.
+                await self._hold(connection, Era.LEGACY)
         except Exception as error:  # noqa: BLE001 - whatever an upstream does must end here, as words
-            connection.failure = _in_words(error, wanted.name, channel)
+            connection.failure = _in_words(error, connection)
         finally:
-            if channel is not None and channel.kind is Transport.STDIO and not connection.closing.is_set():
-                self._backoff.failed(wanted.key, ran_s=self._clock() - opened)
+            if connection.crashed:
+                self._backoff.crashed(connection.key, ran_s=self._clock() - begun)
             if connection.link is None and connection.failure is None:
                 connection.failure = UpstreamError("The gateway is shutting down.")
             self._discard(connection)
             connection.ready.set()
             connection.closed.set()
+
+    async def _hold(self, connection: _Connection, era: Era | None) -> None:
+        wanted, limit_s = connection.wanted, self._limits.connect_timeout_s
+        # The deadline bounds the opening; once open it is lifted, and set again for the closing.
+        with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
+            async with wanted.open_channel() as channel:
+                connection.channel = channel
+                connection.crashed = channel.kind is Transport.STDIO
+                async with open_link(
+                    channel,
+                    name=wanted.name,
+                    timeout_s=limit_s,
+                    era=era,
+                    capabilities=wanted.capabilities,
+                    client_info=wanted.client_info,
+                    bound=wanted.key.alone or bool(wanted.key.conversation),
+                    chatty=bool(wanted.key.conversation),
+                    hear=wanted.hear,
+                ) as link:
+                    scope.deadline = math.inf
+                    connection.link = link
+                    connection.last_used = self._clock()
+                    wanted.opened(link.profile)
+                    connection.ready.set()
+                    await _first_of(connection.closing, link.closed)
+                    connection.crashed = connection.crashed and not link.is_alive()
+                    scope.deadline = anyio.current_time() + _CLOSE_S
+        if connection.link is None:
+            raise UpstreamTimeoutError(f"it did not complete the connection within {limit_s:g} s")
 
     def _discard(self, connection: _Connection) -> None:
         siblings = self._connections.get(connection.key, [])
@@ -356,14 +370,15 @@ def _user(key: ConnectionKey) -> tuple[object, object]:
     return key.org_id, key.user_id
 
 
-def _in_words(error: Exception, name: str, channel: Channel | None) -> UpstreamError:
-    leaf = first_leaf(error)
+def _in_words(error: Exception, connection: _Connection) -> UpstreamError:
+    leaf, channel, name = first_leaf(error), connection.channel, connection.wanted.name
     if isinstance(leaf, UpstreamNeedsConnectionError):
         return leaf
-    ending = channel.ending() if channel is not None else None
-    reason = ending or reason_of(error, channel.last_status() if channel is not None else None)
+    reason = reason_of(error, channel.last_status() if channel is not None else None)
+    if channel is not None:
+        reason = channel.ending() or reason
     _log.info("upstream_connection_failed", upstream=name, reason=reason)
-    kind = type(leaf) if isinstance(leaf, UpstreamError) else UpstreamError
+    kind = UpstreamTimeoutError if isinstance(leaf, UpstreamTimeoutError) else UpstreamError
     return kind(f"Upstream '{name}' is unavailable: {reason}.")
 
 

@@ -18,7 +18,16 @@ from agentapi.upstreams.reasons import reason_of
 if TYPE_CHECKING:
     from agentapi.upstreams.calls import Call
 
-__all__ = ["BrokenError", "ClosedError", "HttpRefusalError", "UnprocessedError", "is_http_refusal", "judge"]
+__all__ = [
+    "BrokenError",
+    "ClosedError",
+    "HttpRefusalError",
+    "ProbeBrokeError",
+    "UnprocessedError",
+    "is_closed",
+    "is_http_refusal",
+    "judge",
+]
 
 _CLOSED: Final = "Connection closed"
 _STREAM_BROKE: Final = ("SSE stream ended", "SSE stream failed")
@@ -44,6 +53,10 @@ class UnprocessedError(UpstreamError):
     """The upstream never looked at the request: the connection was closed, or its session forgotten, before."""
 
 
+class ProbeBrokeError(Exception):
+    """The connection ended over the question which era the server speaks."""
+
+
 class HttpRefusalError(Exception):
     """The server answered with an HTTP error and no JSON-RPC message."""
 
@@ -55,6 +68,11 @@ class HttpRefusalError(Exception):
 def is_http_refusal(error: MCPError, status: int | None) -> bool:
     """Return whether ``error`` is what the SDK makes of an HTTP error without a message of the protocol."""
     return status is not None and status >= HTTPStatus.MULTIPLE_CHOICES and error.message.startswith(_REFUSED)
+
+
+def is_closed(error: MCPError) -> bool:
+    """Return whether ``error`` is what the SDK makes of the end of the connection."""
+    return error.message == _CLOSED
 
 
 def judge(  # noqa: PLR0911 - one line per kind of failure reads better than a dispatch
@@ -81,7 +99,7 @@ def judge(  # noqa: PLR0911 - one line per kind of failure reads better than a d
         return UnprocessedError(f"Upstream '{name}' ended the session.")
     if is_http_refusal(error, call.status):
         return UpstreamError(f"Upstream '{name}' failed: {reason_of(error, call.status)}.")
-    if error.message == _CLOSED:
+    if is_closed(error):
         return _closed(name, ending)
     if error.message.startswith(_STREAM_BROKE):
         return BrokenError(f"Upstream '{name}' broke off its answer.")

@@ -128,8 +128,9 @@ class Inbox:
 
     def _only(self) -> Call | None:
         """Return the call that a message without a sign belongs to, if that can be told."""
-        asking = [call for call in self.calls.values() if call.peer is not None]
-        return asking[-1] if asking and (self._bound or len(self.calls) == 1) else None
+        waiting = [call for call in self.calls.values() if not call.is_subscription]
+        asking = [call for call in waiting if call.peer is not None]
+        return asking[-1] if asking and (self._bound or len(waiting) == 1) else None
 
     async def _claimant(self) -> Call | None:
         """Return the call that a question without a sign belongs to; it may be a moment ahead of it."""

@@ -75,7 +75,7 @@ async def listen_on(
         era = _modern if link.profile.era is Era.MODERN else _legacy
         async with era(link, wanted, caller, on_event, stop):
             yield
-    if stopped:
+    if scope.cancelled_caught:
         raise stopped[0]
 
 
@@ -102,13 +102,15 @@ async def _modern(
             on_event(method, params)
 
     async def follow() -> None:
-        with stream:
-            try:
+        end: Exception = _closed(link)
+        try:
+            with stream:
                 await link.subscribe(key, wanted.as_params(), caller)
-            except (MCPError, UpstreamError) as error:
-                stop(error)
-            else:
-                stop(UpstreamError(f"Upstream '{link.name}' ended the subscription."))
+                end = UpstreamError(f"Upstream '{link.name}' ended the subscription.")
+        except (MCPError, UpstreamError) as error:
+            end = error
+        finally:
+            stop(end)
 
     link.inbox.ears[key] = ear
     try:
@@ -147,9 +149,11 @@ async def _legacy(
     watching = anyio.CancelScope()
 
     async def watch() -> None:
-        with watching:
-            await link.closed.wait()
-            stop(UpstreamError(f"Upstream '{link.name}' closed the connection."))
+        try:
+            with watching:
+                await link.closed.wait()
+        finally:
+            stop(_closed(link))
 
     link.inbox.ears[key] = ear
     subscribed: list[str] = []
@@ -181,6 +185,10 @@ async def _change(link: Link, caller: Caller, method: str, uri: str) -> None:
 def _offers(capabilities: Mapping[str, Any], name: str, what: str) -> bool:
     offered = capabilities.get(name)
     return isinstance(offered, dict) and offered.get(what) is True
+
+
+def _closed(link: Link) -> UpstreamError:
+    return UpstreamError(f"Upstream '{link.name}' closed the connection.")
 
 
 def _offers_nothing(link: Link) -> UpstreamError:

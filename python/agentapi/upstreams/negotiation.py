@@ -27,7 +27,7 @@ from mcp_types.version import (
 
 from agentapi.errors import UpstreamError
 from agentapi.upstreams.envelope import GATEWAY_INFO, modern_meta
-from agentapi.upstreams.failures import HttpRefusalError
+from agentapi.upstreams.failures import HttpRefusalError, ProbeBrokeError, is_closed
 from agentapi.upstreams.link import Era, Profile
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Wire(Protocol):
         """Send a notification without parameters."""
 
 
-async def negotiate(  # noqa: C901 - the order of the questions is the point, and it is here in one place
+async def negotiate(  # noqa: C901, PLR0912 - the order of the questions is the point, and it is here in one place
     wire: Wire,
     *,
     era: Era | None,
@@ -80,6 +80,7 @@ async def negotiate(  # noqa: C901 - the order of the questions is the point, an
 
     Raises:
         UpstreamError: It speaks no revision that the gateway does.
+        ProbeBrokeError: The connection ended over ``server/discover``; on another, ``initialize`` may be welcome.
         MCPError: It refused the handshake.
     """
     if era is Era.LEGACY:
@@ -89,6 +90,8 @@ async def negotiate(  # noqa: C901 - the order of the questions is the point, an
         try:
             found = await _discover(wire, revision, probe_s)
         except MCPError as error:
+            if is_closed(error):
+                raise ProbeBrokeError from error
             mutual, legacy = _versions(error)
             if mutual is not None and remaining:
                 revision = mutual

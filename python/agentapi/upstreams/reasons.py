@@ -8,6 +8,7 @@ import httpx2
 from mcp import MCPError
 
 from agentapi._core import SealError
+from agentapi.egress.transport import ResponseTooLargeError
 from agentapi.errors import AgentAPIError, InvalidRequestError, first_leaf
 
 __all__ = ["reason_of"]
@@ -54,6 +55,8 @@ def _words(error: BaseException) -> str:  # noqa: C901, PLR0911 - one sentence p
     if isinstance(error, httpx2.HTTPStatusError):
         status = error.response.status_code
         return _STATUS_WORDS.get(status, f"it answered HTTP {status}")
+    if isinstance(error, ResponseTooLargeError):
+        return "its answer is too large"
     if isinstance(error, httpx2.SSEError):
         return "it does not speak MCP over SSE"
     if isinstance(error, httpx2.TransportError | ConnectionError | EOFError):

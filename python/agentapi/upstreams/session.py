@@ -131,7 +131,7 @@ class Link:
         meta = modern_meta(self.profile.revision, caller.capabilities, caller.client_info)
         params = {"notifications": wanted, "_meta": meta}
         headers = modern_headers(self.profile.revision, method, params, {})
-        return await self._judged(Call(key, anyio.CancelScope()), method, params, headers)
+        return await self._judged(Call(key, anyio.CancelScope(), is_subscription=True), method, params, headers)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a notification to a legacy server; it is lost where the connection is."""
