@@ -42,7 +42,6 @@ _log = structlog.get_logger(__name__)
 
 _CLOSE_S: Final = 8.0
 """How long a connection may take to close; stopping a process takes at most three times two seconds."""
-_PING_S: Final = 5.0
 _TRIES: Final = 3
 
 
@@ -88,6 +87,7 @@ class Limits:
     """One without a call for this long is closed."""
     ping_after_s: float = 30.0
     """One to a legacy server that was not used for this long is asked whether it is alive before it is used."""
+    ping_timeout_s: float = 5.0
     in_all: int = 500
     per_upstream: int = 200
     per_user: int = 100
@@ -253,7 +253,7 @@ class ConnectionPool:
         if rested_s < self._limits.ping_after_s or link.profile.era is Era.MODERN or connection.in_flight > 1:
             return True
         connection.last_used = self._clock()
-        return await link.ping(_PING_S)
+        return await link.ping(self._limits.ping_timeout_s)
 
     async def _own(self, connection: _Connection) -> None:
         """Hold one connection open; never raises, for it shares its task group with all the others."""

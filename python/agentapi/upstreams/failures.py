@@ -75,8 +75,8 @@ def is_closed(error: MCPError) -> bool:
     return error.message == _CLOSED
 
 
-def judge(  # noqa: PLR0911 - one line per kind of failure reads better than a dispatch
-    error: Exception, call: Call, name: str, *, in_session: bool, ending: str | None
+def judge(  # noqa: C901, PLR0911 - one line per kind of failure reads better than a dispatch
+    error: Exception, call: Call, name: str, *, in_session: bool, on_pipe: bool, ending: str | None
 ) -> Exception:
     """Return what the caller is told of ``error``; the upstream's own word is returned as it is.
 
@@ -85,6 +85,7 @@ def judge(  # noqa: PLR0911 - one line per kind of failure reads better than a d
         call: The request that waited.
         name: Of the upstream.
         in_session: Whether the server gave the connection a session that it can forget.
+        on_pipe: Whether nobody notes when a request is sent.
         ending: Why the transport ended, where it knows.
     """
     if call.failure is not None:
@@ -100,6 +101,8 @@ def judge(  # noqa: PLR0911 - one line per kind of failure reads better than a d
     if is_http_refusal(error, call.status):
         return UpstreamError(f"Upstream '{name}' failed: {reason_of(error, call.status)}.")
     if is_closed(error):
+        if not (call.sent or on_pipe):
+            return UnprocessedError(f"Upstream '{name}' closed the connection.")
         return _closed(name, ending)
     if error.message.startswith(_STREAM_BROKE):
         return BrokenError(f"Upstream '{name}' broke off its answer.")

@@ -214,8 +214,14 @@ class Link:
             if call.failure is not None and self._channel.kind is Transport.SSE:
                 # The SDK sends nothing more on a stream of this kind once it could not send something.
                 self.closed.set()
-            in_session = self.profile.era is Era.LEGACY
-            verdict = judge(error, call, self.name, in_session=in_session, ending=self._channel.ending())
+            verdict = judge(
+                error,
+                call,
+                self.name,
+                in_session=self.profile.era is Era.LEGACY,
+                on_pipe=self._channel.kind is Transport.STDIO,
+                ending=self._channel.ending(),
+            )
             if verdict is error:
                 raise
             raise verdict from error

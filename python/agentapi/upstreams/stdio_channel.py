@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["StdioProcess"]
 
 _FLUSH_S: Final = 0.5
+_EXIT_S: Final = 0.5
 _GRACE_S: Final = 2.0
 _POLL_S: Final = 0.01
 _STREAM_ENDED: Final = (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, ConnectionError)
@@ -126,6 +127,8 @@ class StdioProcess:
                 if len(line) > self._max_message_bytes:
                     self._ending = f"it sent a message larger than {self._max_message_bytes} bytes"
                     return
+            # Its end follows that of its output; those who wait for an answer are told the exit code.
+            await _has_ended(process, _EXIT_S)
         await _drain(process)
 
     async def _write(
@@ -154,12 +157,12 @@ class StdioProcess:
             with contextlib.suppress(*_STREAM_ENDED, OSError):
                 await process.stdin.aclose()
         oversized = self._ending is not None
-        if oversized or not await self._has_ended(process):
+        if oversized or not await _has_ended(process, self._grace_s):
             _signal_group(process, signal.SIGTERM)
-            await self._has_ended(process)
+            await _has_ended(process, self._grace_s)
         # Also where the leader has gone: what it left behind is in its group.
         _signal_group(process, signal.SIGKILL)
-        await self._has_ended(process)
+        await _has_ended(process, self._grace_s)
         if process.stdout is not None:
             with contextlib.suppress(*_STREAM_ENDED, OSError):
                 await process.stdout.aclose()
@@ -169,12 +172,13 @@ class StdioProcess:
             with contextlib.suppress(PermissionError):
                 transport.close()
 
-    async def _has_ended(self, process: Process) -> bool:
-        # Not ``process.wait()``, which also waits for the end of the pipes, and those a descendant may hold.
-        with anyio.move_on_after(self._grace_s):
-            while process.returncode is None:  # noqa: ASYNC110 - there is no event to wait for
-                await anyio.sleep(_POLL_S)
-        return process.returncode is not None
+
+async def _has_ended(process: Process, within_s: float) -> bool:
+    # Not ``process.wait()``, which also waits for the end of the pipes, and those a descendant may hold.
+    with anyio.move_on_after(within_s):
+        while process.returncode is None:  # noqa: ASYNC110 - there is no event to wait for
+            await anyio.sleep(_POLL_S)
+    return process.returncode is not None
 
 
 async def _hand_over(line: bytes, arrived: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
