@@ -32,6 +32,8 @@ from agentapi.errors import (
 from agentapi.gateway.browser_guard import BrowserGuard
 from agentapi.gateway.composition import Gateway
 from agentapi.gateway.endpoint import McpEndpoint
+from agentapi.gateway.explain import Explainer
+from agentapi.gateway.policy import Policy
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.identity.authentication import authenticate
@@ -47,6 +49,7 @@ from agentapi.settings import load_issuers, load_settings
 from agentapi.stopping import on_stop_signal
 from agentapi.storage.database import Database
 from agentapi.tenancy.admission import Admission
+from agentapi.tenancy.directory import MemberDirectory
 from agentapi.upstreams.client import UpstreamClient
 from agentapi.upstreams.connections import ConnectionPool, Limits
 from agentapi.upstreams.imports import ImportRoutes
@@ -187,6 +190,7 @@ async def _routes(
     admission = Admission(database, clock=clock)
     registry = UpstreamRegistry(database, clock=clock)
     policies = PolicyRegistry(database, clock=clock)
+    policy = Policy(policies)
     support = await asyncio.to_thread(SandboxSupport.detect)
     _log.info("sandbox", mode=settings.sandbox, **support.as_dict())
     if settings.sandbox != "off":
@@ -204,7 +208,7 @@ async def _routes(
     await stack.enter_async_context(pool.run())
     client = UpstreamClient(pool, transports, clock=clock, stdio_sharing=settings.stdio_sharing)
     registry.on_change(client.close_upstream)
-    gateway = Gateway.build(settings, client=client, keyring=keyring)
+    gateway = Gateway.build(settings, client=client, keyring=keyring, policy=policy)
     await stack.enter_async_context(gateway.router.run())
     stack.enter_context(on_stop_signal(gateway.streams.drain))
     scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}
@@ -228,6 +232,7 @@ async def _routes(
         max_body_bytes=settings.max_body_bytes,
         max_json_depth=settings.max_json_depth,
         body_timeout_s=settings.body_timeout_s,
+        has_toolset=policy.has_toolset,
     )
 
     async def authorize(request: Request) -> Principal:
@@ -246,6 +251,13 @@ async def _routes(
     )
     imports = ImportRoutes(authorize=authorize, registry=registry, registration=registration)
     policy_routes = PolicyRoutes(authorize=authorize, policies=policies, upstreams=registry)
+    explainer = Explainer(
+        authorize=authorize,
+        upstreams=registry,
+        catalogue=gateway.router.catalogue,
+        policy=policy,
+        members=MemberDirectory(database),
+    )
     board = HealthBoard([Probe("database", database.ping, critical=True)])
     return [
         *board.routes(),
@@ -260,6 +272,7 @@ async def _routes(
         *upstreams.routes(),
         *imports.routes(),
         *policy_routes.routes(),
+        *explainer.routes(),
     ]
 
 

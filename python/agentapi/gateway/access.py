@@ -1,39 +1,62 @@
-"""Which tools a principal may see and call beyond what its role permits: the hook for a tool policy."""
+"""What of a workspace's items a principal may see and use beyond what its role permits: the hook for a policy."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from agentapi.gateway.items import CatalogueItem
+    from agentapi.gateway.listing import Kind
     from agentapi.principal import Principal
     from agentapi.upstreams.registry import WorkspaceView
 
-__all__ = ["AllTools", "ToolPolicy"]
+__all__ = ["AccessPolicy", "AllItems"]
 
 
-class ToolPolicy(Protocol):
-    """Decides on tools."""
+class AccessPolicy(Protocol):
+    """Decides on tools, and on what a toolset selects. Each method raises ``NotFoundError`` for an unknown toolset."""
 
-    def apply(
+    async def apply(
         self, view: WorkspaceView, toolset: str | None, principal: Principal, tools: Sequence[CatalogueItem]
     ) -> Sequence[CatalogueItem]:
-        """Return those of ``tools`` that ``principal`` may see, in their order."""
+        """Return those of ``tools`` that ``principal`` may see, in their order and under the names it sees."""
 
-    def require(self, view: WorkspaceView, toolset: str | None, principal: Principal, tool: CatalogueItem) -> None:
-        """Refuse unless ``principal`` may call ``tool``.
+    async def original(self, view: WorkspaceView, principal: Principal, name: str) -> str:
+        """Return the catalogue's name of the tool that the client calls ``name``.
 
         Raises:
-            AgentAPIError: It may not.
+            UnknownToolError: No tool can have that name.
         """
 
+    async def require(
+        self, view: WorkspaceView, toolset: str | None, principal: Principal, tool: CatalogueItem
+    ) -> CatalogueItem:
+        """Return ``tool`` under the name that the client knows it by.
 
-class AllTools:
+        Raises:
+            AgentAPIError: ``principal`` may not call it.
+        """
+
+    async def search_mode(self, view: WorkspaceView, toolset: str | None, principal: Principal) -> bool:
+        """Return whether the client sees two tools, to find and to call, in the place of all."""
+
+    async def selected(
+        self, view: WorkspaceView, toolset: str | None, principal: Principal, kind: Kind, items: list[CatalogueItem]
+    ) -> list[CatalogueItem]:
+        """Return those of the prompts, resources or templates ``items`` that the toolset selects."""
+
+    async def selects(
+        self, view: WorkspaceView, toolset: str | None, principal: Principal, kind: Kind, names: Iterable[str]
+    ) -> bool:
+        """Return whether the toolset selects the prompt or resource that goes by ``names``."""
+
+
+class AllItems:
     """The policy of a workspace that has none."""
 
-    def apply(
+    async def apply(
         self,
         view: WorkspaceView,  # noqa: ARG002 - of the protocol, as below
         toolset: str | None,  # noqa: ARG002
@@ -43,5 +66,42 @@ class AllTools:
         """Return ``tools``."""
         return tools
 
-    def require(self, view: WorkspaceView, toolset: str | None, principal: Principal, tool: CatalogueItem) -> None:
+    async def original(self, view: WorkspaceView, principal: Principal, name: str) -> str:  # noqa: ARG002
+        """Return ``name``."""
+        return name
+
+    async def require(
+        self,
+        view: WorkspaceView,  # noqa: ARG002
+        toolset: str | None,  # noqa: ARG002
+        principal: Principal,  # noqa: ARG002
+        tool: CatalogueItem,
+    ) -> CatalogueItem:
         """Let every call pass."""
+        return tool
+
+    async def search_mode(self, view: WorkspaceView, toolset: str | None, principal: Principal) -> bool:  # noqa: ARG002
+        """Show every tool."""
+        return False
+
+    async def selected(
+        self,
+        view: WorkspaceView,  # noqa: ARG002
+        toolset: str | None,  # noqa: ARG002
+        principal: Principal,  # noqa: ARG002
+        kind: Kind,  # noqa: ARG002
+        items: list[CatalogueItem],
+    ) -> list[CatalogueItem]:
+        """Return ``items``."""
+        return items
+
+    async def selects(
+        self,
+        view: WorkspaceView,  # noqa: ARG002
+        toolset: str | None,  # noqa: ARG002
+        principal: Principal,  # noqa: ARG002
+        kind: Kind,  # noqa: ARG002
+        names: Iterable[str],  # noqa: ARG002
+    ) -> bool:
+        """Select everything."""
+        return True

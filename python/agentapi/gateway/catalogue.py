@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["Catalogue", "Collection", "UnknownItemError", "UnknownPromptError", "UnknownToolError"]
+__all__ = [
+    "Catalogue",
+    "Collection",
+    "UnknownItemError",
+    "UnknownPromptError",
+    "UnknownToolError",
+    "unknown_prompt",
+    "unknown_tool",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +70,16 @@ class UnknownPromptError(UnknownItemError):
     """There is no such prompt."""
 
     code = "unknown_prompt"
+
+
+def unknown_tool(name: str) -> UnknownToolError:
+    """Return the error for a name that no tool has, or none that the caller may know of; the two read alike."""
+    return UnknownToolError(f"Unknown tool: {name[:_MAX_ECHO]}")
+
+
+def unknown_prompt(name: str) -> UnknownPromptError:
+    """Return the error for a name that no prompt has, or none that the caller may know of."""
+    return UnknownPromptError(f"Unknown prompt: {name[:_MAX_ECHO]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +250,8 @@ class Catalogue:
             if entry.failure is not None:
                 raise entry.failure.with_traceback(None)
         if kind is Kind.PROMPTS:
-            raise UnknownPromptError(f"Unknown prompt: {name[:_MAX_ECHO]}")
-        raise UnknownToolError(f"Unknown tool: {name[:_MAX_ECHO]}")
+            raise unknown_prompt(name)
+        raise unknown_tool(name)
 
     def changed(self, upstream: Upstream, method: str) -> None:
         """Take note of a notification of ``upstream``, heard by whoever: a list that it says has changed is gone."""

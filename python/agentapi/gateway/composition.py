@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agentapi.gateway.access import AllTools
+from agentapi.gateway.access import AllItems
 from agentapi.gateway.catalogue import Catalogue
 from agentapi.gateway.conversations import Conversations
 from agentapi.gateway.forwarding import Forwarder
@@ -23,7 +23,7 @@ from agentapi.gateway.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from agentapi._core import Keyring
-    from agentapi.gateway.access import ToolPolicy
+    from agentapi.gateway.access import AccessPolicy
     from agentapi.settings import Settings
     from agentapi.upstreams.client import UpstreamClient
 
@@ -43,9 +43,11 @@ class Gateway:
     streams: OpenStreams
 
     @classmethod
-    def build(cls, settings: Settings, *, client: UpstreamClient, keyring: Keyring) -> Gateway:
-        """Return a gateway that speaks to its upstreams through ``client``."""
-        router = build_router(settings, client=client, keyring=keyring)
+    def build(
+        cls, settings: Settings, *, client: UpstreamClient, keyring: Keyring, policy: AccessPolicy | None = None
+    ) -> Gateway:
+        """Return a gateway that speaks to its upstreams through ``client``; without a policy all see everything."""
+        router = build_router(settings, client=client, keyring=keyring, policy=policy)
         streams = OpenStreams(most=settings.max_streams, most_per_user=settings.max_streams_per_user)
         limits = StreamLimits(write_timeout_s=settings.client_write_timeout_s)
         legacy = LegacyFront(
@@ -60,7 +62,7 @@ class Gateway:
 
 
 def build_router(
-    settings: Settings, *, client: UpstreamClient, keyring: Keyring, policy: ToolPolicy | None = None
+    settings: Settings, *, client: UpstreamClient, keyring: Keyring, policy: AccessPolicy | None = None
 ) -> Router:
     """Return a router; without a policy everybody sees every tool."""
     states = RequestStates(keyring, settings.request_state_ttl_s)
@@ -83,7 +85,7 @@ def build_router(
     return Router(
         client=client,
         catalogue=catalogue,
-        policy=policy if policy is not None else AllTools(),
+        policy=policy if policy is not None else AllItems(),
         pages=Pages(keyring, settings.list_page_size, time.time),
         forwarder=Forwarder(client=client, states=states, parked=parked, timeout_s=settings.upstream_call_timeout_s),
         parked=parked,

@@ -52,6 +52,8 @@ class Exchange(Visitor):
     body: bytes = field(repr=False)
     """The message as it came, and what the scan found in it."""
     envelope: Envelope = field(repr=False)
+    inner: bool = False
+    """Whether this is the call that the client asked for through the tool ``call_tool`` of search mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,15 @@ class RequestRouter(Protocol):
             AgentAPIError: Everything else that was foreseen.
         """
 
+    async def meant(self, exchange: Exchange) -> Exchange:
+        """Return the request that is meant, itself but for a call through a tool that only stands for another.
+
+        Raises:
+            AgentAPIError: It stands for none.
+        """
+
     async def target(self, exchange: Exchange) -> Any:  # noqa: ANN401 - the relay's own type
-        """Return the upstream that alone answers the request, or None; it has a ``definition`` if it is a tool."""
+        """Return the upstream that alone answers what is meant, or None; it has a ``definition`` if it is a tool."""
 
     async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
         """Return the capabilities that a client of the older revisions is told of; upstreams may be asked first."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import public_name, public_uri
+from agentapi.policy.models import ToolProfile
 
 if TYPE_CHECKING:
     from agentapi.upstreams.models import Upstream
@@ -41,6 +42,8 @@ class CatalogueItem:
     definition: dict[str, Any]
     _raw: bytes | None = field(default=None, init=False, repr=False, compare=False)
     _target: Target | None = field(default=None, init=False, repr=False, compare=False)
+    _profile: ToolProfile | None = field(default=None, init=False, repr=False, compare=False)
+    _called: CatalogueItem | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def raw(self) -> bytes:
@@ -63,6 +66,27 @@ class CatalogueItem:
         if self._target is None:
             raise AssertionError(self.name)
         return self._target
+
+    @property
+    def profile(self) -> ToolProfile:
+        """What a policy looks at in a tool; likewise made once."""
+        if self._profile is None:
+            object.__setattr__(self, "_profile", ToolProfile.of(self.definition))
+        if self._profile is None:
+            raise AssertionError(self.name)
+        return self._profile
+
+    def called(self, name: str) -> CatalogueItem:
+        """Return the item under another name; of the names it was asked for the last is remembered."""
+        if name == self.name:
+            return self
+        if self._called is None or self._called.name != name:
+            item = replace(self, name=name, definition={**self.definition, "name": name})
+            object.__setattr__(item, "_profile", self._profile)
+            object.__setattr__(self, "_called", item)
+        if self._called is None:
+            raise AssertionError(self.name)
+        return self._called
 
 
 def named(

@@ -119,6 +119,7 @@ class ModernFront:
             return
         try:
             check_params(exchange.method, client.revision, exchange.params)
+            exchange = await self._router.meant(exchange)
             target = await self._target(exchange, headers)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told and the log has it
             answer = failure(call, Era.MODERN, incoming.id_json, error)
@@ -142,7 +143,8 @@ class ModernFront:
         if not calls_tool and (self._relay is None or exchange.method not in _RELAYED):
             return None
         target = await self._router.target(exchange)
-        if calls_tool and target is not None and target.definition is not None:
+        # Headers mirror the arguments of the tool that the client has named; inside it is not looked.
+        if calls_tool and not exchange.inner and target is not None and target.definition is not None:
             rejection = self._mirrored.rejection(target.definition, exchange.params.get("arguments") or {}, headers)
             if rejection is not None:
                 _refuse(rejection)

@@ -17,12 +17,14 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentapi.errors import AgentAPIError
 from agentapi.gateway.capabilities import union
+from agentapi.gateway.catalogue import UnknownToolError, unknown_prompt, unknown_tool
 from agentapi.gateway.exchange import Interest
 from agentapi.gateway.forwarding import caller_of
 from agentapi.gateway.items import Target
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import split_uri
 from agentapi.gateway.rewrite import Rewriter
+from agentapi.gateway.search import CALL_TOOL, FIND_TOOLS, SEARCH_TOOLS, Finder, inner_call
 from agentapi.gateway.subscriptions import Source
 from agentapi.identity.permissions import Permission, permits, require
 from agentapi.upstreams.link import Caller, Era
@@ -30,7 +32,7 @@ from agentapi.upstreams.link import Caller, Era
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from agentapi.gateway.access import ToolPolicy
+    from agentapi.gateway.access import AccessPolicy
     from agentapi.gateway.catalogue import Catalogue
     from agentapi.gateway.exchange import Exchange, Visitor
     from agentapi.gateway.forwarding import Forwarder
@@ -67,7 +69,7 @@ class Router:
     Args:
         client: Speaks to the upstreams.
         catalogue: What they list.
-        policy: Which tools may be seen and called.
+        policy: What may be seen and used.
         pages: Cuts lists.
         forwarder: Sends what concerns one upstream there.
         parked: Calls that wait for their users.
@@ -80,7 +82,7 @@ class Router:
         *,
         client: UpstreamClient,
         catalogue: Catalogue,
-        policy: ToolPolicy,
+        policy: AccessPolicy,
         pages: Pages,
         forwarder: Forwarder,
         parked: ParkedCalls,
@@ -88,19 +90,20 @@ class Router:
         profile_timeout_s: float,
     ) -> None:
         self._client = client
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._policy = policy
         self._pages = pages
         self._forwarder = forwarder
         self._parked = parked
         self._subscriptions = subscriptions
         self._profile_timeout_s = profile_timeout_s
+        self._finder = Finder()
         client.on_change(self._changed)
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Own everything that goes on in the background for the length of the context."""
-        async with self._catalogue.run(), self._parked.run(), self._subscriptions.run():
+        async with self.catalogue.run(), self._parked.run(), self._subscriptions.run():
             yield
 
     async def answer(self, exchange: Exchange) -> dict[str, Any]:
@@ -110,12 +113,13 @@ class Router:
             MCPError: An error of the protocol, passed on as it is.
             AgentAPIError: Everything else that was foreseen.
         """
+        exchange = await self.meant(exchange)
         method, modern = exchange.method, exchange.client.era is Era.MODERN
         if method in _TARGETED:
             target = await self.target(exchange)
             if target is None:
-                raise AssertionError(method)
-            rewriter = Rewriter(target.upstream.name, self._catalogue.is_bare(exchange.view.upstreams))
+                return await self._find(exchange)
+            rewriter = Rewriter(target.upstream.name, self.catalogue.is_bare(exchange.view.upstreams))
             return await self._forwarder.forward(exchange, target, rewriter)
         if method in _LISTS:
             return await self._list(exchange)
@@ -128,8 +132,16 @@ class Router:
             return {}
         raise MCPError(METHOD_NOT_FOUND, "There is no such method.", {"method": method})
 
+    async def meant(self, exchange: Exchange) -> Exchange:
+        """Return the request that is meant: in search mode ``call_tool`` stands for the call that it asks for.
+
+        Raises:
+            InvalidRequestError: It asks for none.
+        """
+        return inner_call(exchange) if await self._searches(exchange, CALL_TOOL) else exchange
+
     async def target(self, exchange: Exchange) -> Target | None:
-        """Return the upstream that alone answers the request, or None if none does.
+        """Return the upstream that alone answers the request that is ``meant``, or None if none does.
 
         Raises:
             MCPError: The request names nothing that its caller can see.
@@ -137,17 +149,17 @@ class Router:
         """
         match exchange.method:
             case "tools/call":
-                return await self._tool(exchange)
+                return None if await self._searches(exchange, FIND_TOOLS) else await self._tool(exchange)
             case "prompts/get":
                 return await self._prompt(exchange, exchange.params.get("name"))
             case "resources/read":
-                return self._resource(exchange, exchange.params.get("uri"))
+                return await self._resource(exchange, exchange.params.get("uri"))
             case "completion/complete":
                 ref = exchange.params.get("ref")
                 ref = ref if isinstance(ref, dict) else {}
                 if ref.get("type") == "ref/prompt":
                     return await self._prompt(exchange, ref.get("name"))
-                return self._resource(exchange, ref.get("uri"))
+                return await self._resource(exchange, ref.get("uri"))
         return None
 
     async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
@@ -173,7 +185,7 @@ class Router:
         """Report the changes that ``visitor`` may know of until the context ends; it yields what is reported."""
         principal, upstreams = visitor.principal, visitor.view.upstreams
         may_read = permits(principal, Permission.RESOURCES_READ)
-        bare = self._catalogue.is_bare(upstreams)
+        bare = self.catalogue.is_bare(upstreams)
         sources: list[Source] = []
         honoured: set[str] = set()
         for upstream in upstreams:
@@ -197,16 +209,24 @@ class Router:
 
     def _changed(self, upstream: Upstream, user_id: UserId, method: str, params: dict[str, Any]) -> None:
         # A client that is told asks at once, so what is kept must go first.
-        self._catalogue.changed(upstream, method)
+        self.catalogue.changed(upstream, method)
         self._subscriptions.changed(upstream, user_id, method, params)
 
     async def _list(self, exchange: Exchange) -> dict[str, Any]:
         kind, permission = _LISTS[exchange.method]
         require(exchange.principal, permission)
-        found = await self._catalogue.collect(exchange.view.upstreams, exchange.principal, kind)
-        items = found.items
-        if kind is Kind.TOOLS:
-            items = list(self._policy.apply(exchange.view, exchange.toolset, exchange.principal, items))
+        if kind is Kind.TOOLS and await self._policy.search_mode(exchange.view, exchange.toolset, exchange.principal):
+            tools = {"tools": list(SEARCH_TOOLS)}
+            if exchange.client.era is not Era.MODERN:
+                return tools
+            fresh_ms = int(self.catalogue.ttl_s * 1000)
+            return {"resultType": "complete", "ttlMs": fresh_ms, "cacheScope": "private", **tools}
+        found = await self.catalogue.collect(exchange.view.upstreams, exchange.principal, kind)
+        where = (exchange.view, exchange.toolset, exchange.principal)
+        if kind is not Kind.TOOLS:
+            items = await self._policy.selected(*where, kind, found.items)
+        else:
+            items = list(await self._policy.apply(*where, found.items))
         head: dict[str, Any] = {}
         if exchange.client.era is Era.MODERN:
             # Lists vary by authorization, so no client may share them.
@@ -220,7 +240,7 @@ class Router:
             "supportedVersions": list(MODERN_PROTOCOL_VERSIONS),
             "capabilities": union(profiles),
             # What an upstream that is down cannot say is a guess, good for this moment.
-            "ttlMs": 0 if None in profiles else int(self._catalogue.ttl_s * 1000),
+            "ttlMs": 0 if None in profiles else int(self.catalogue.ttl_s * 1000),
             "cacheScope": "private",
         }
         instructions = _instructions(exchange, profiles)
@@ -242,34 +262,58 @@ class Router:
         require(principal, Permission.TOOLS_CALL)
         if not isinstance(name, str):
             raise MCPError(INVALID_PARAMS, "The name of the tool is missing.")
-        tool = self._catalogue.find_at_hand(view.upstreams, principal, Kind.TOOLS, name)
+        original = await self._policy.original(view, principal, name)
+        tool = self.catalogue.find_at_hand(view.upstreams, principal, Kind.TOOLS, original)
         if tool is None:
-            tool = await self._catalogue.find(view.upstreams, principal, Kind.TOOLS, name)
-        self._policy.require(view, exchange.toolset, principal, tool)
-        return tool.target
+            try:
+                tool = await self.catalogue.find(view.upstreams, principal, Kind.TOOLS, original)
+            except UnknownToolError:
+                raise unknown_tool(name) from None
+        return (await self._policy.require(view, exchange.toolset, principal, tool)).target
+
+    async def _searches(self, exchange: Exchange, name: str) -> bool:
+        """Return whether a request calls the tool of search mode ``name``, and the workspace is in that mode."""
+        if exchange.method != "tools/call" or exchange.inner or exchange.params.get("name") != name:
+            return False
+        return await self._policy.search_mode(exchange.view, exchange.toolset, exchange.principal)
+
+    async def _find(self, exchange: Exchange) -> dict[str, Any]:
+        """Answer ``find_tools``, over what the client would be listed without search mode."""
+        principal, view = exchange.principal, exchange.view
+        require(principal, Permission.TOOLS_LIST)
+        found = await self.catalogue.collect(view.upstreams, principal, Kind.TOOLS)
+        tools = await self._policy.apply(view, exchange.toolset, principal, found.items)
+        result = self._finder.find(tools, exchange.params.get("arguments"))
+        return {"resultType": "complete", **result} if exchange.client.era is Era.MODERN else result
 
     async def _prompt(self, exchange: Exchange, name: object) -> Target:
         require(exchange.principal, Permission.PROMPTS_GET)
         if not isinstance(name, str):
             raise MCPError(INVALID_PARAMS, "The name of the prompt is missing.")
-        prompt = await self._catalogue.find(exchange.view.upstreams, exchange.principal, Kind.PROMPTS, name)
+        view, principal = exchange.view, exchange.principal
+        prompt = await self.catalogue.find(view.upstreams, principal, Kind.PROMPTS, name)
+        names = (name, prompt.upstream_name)
+        if not await self._policy.selects(view, exchange.toolset, principal, Kind.PROMPTS, names):
+            raise unknown_prompt(name)
         return prompt.target
 
-    def _resource(self, exchange: Exchange, uri: object) -> Target:
+    async def _resource(self, exchange: Exchange, uri: object) -> Target:
         """Return whose resource ``uri`` is; a resource need not be listed, since a template may have made it."""
         require(exchange.principal, Permission.RESOURCES_READ)
         if not isinstance(uri, str):
             raise MCPError(INVALID_PARAMS, "The URI of the resource is missing.")
-        bare = self._catalogue.is_bare(exchange.view.upstreams)
+        bare = self.catalogue.is_bare(exchange.view.upstreams)
         for upstream in exchange.view.upstreams:
             if _belongs(uri, upstream, bare):
                 own = Rewriter(upstream.name, bare).own_uri(uri)
-                return Target(upstream, "uri", own, uri, repeatable=True)
+                where = (exchange.view, exchange.toolset, exchange.principal)
+                if await self._policy.selects(*where, Kind.RESOURCES, (uri, own)):
+                    return Target(upstream, "uri", own, uri, repeatable=True)
         code = INVALID_PARAMS if exchange.client.era is Era.MODERN else _RESOURCE_NOT_FOUND
         raise MCPError(code, "Resource not found.", {"uri": uri[:_MAX_ECHO]})
 
     async def _check_subscription(self, exchange: Exchange) -> None:
-        target = self._resource(exchange, exchange.params.get("uri"))
+        target = await self._resource(exchange, exchange.params.get("uri"))
         profile = await self._client.profile(target.upstream, caller_of(exchange))
         resources = profile.capabilities.get("resources")
         if not isinstance(resources, dict) or resources.get("subscribe") is not True:

@@ -31,6 +31,8 @@ def stored_name(tool: str) -> str:
 
     An upstream may name a tool with NUL, with half a surrogate pair, or with a million characters.
     """
+    if len(tool) <= _MAX_NAME and tool.isascii() and "\x00" not in tool:
+        return tool
     clean = tool.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
     if clean == tool and len(tool) <= _MAX_NAME:
         return tool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -20,7 +20,9 @@ RESERVED_NAMES = frozenset({"find_tools", "call_tool"})
 _MAX_RULES = 100
 _MAX_PATTERNS = 100
 _MAX_RENAMES = 1000
-_MAX_SELECTION = 1000
+_MAX_SELECTION = 500
+_MAX_ALL_PATTERNS = 500
+"""Patterns of all rules together: each is compared with each name of each tool."""
 _SHOWN = 5
 """Patterns that a rule's description repeats."""
 
@@ -74,6 +76,9 @@ class _SelectorInput(_Strict):
         return ", ".join(parts) or "every tool"
 
 
+_R = TypeVar("_R", bound=_SelectorInput)
+
+
 class RuleInput(_SelectorInput):
     """Allows or denies the tools that it selects."""
 
@@ -97,6 +102,13 @@ class PolicyInput(_Strict):
     require_approval: bool = False
     hold_changed_tools: bool = False
     search_mode: bool = False
+
+    @field_validator("rules", "requires_scope")
+    @classmethod
+    def _patterns_are_few(cls, rules: tuple[_R, ...]) -> tuple[_R, ...]:
+        if sum(len(rule.tools or ()) + len(rule.upstreams or ()) for rule in rules) > _MAX_ALL_PATTERNS:
+            raise PydanticCustomError("too_many_patterns", f"The rules hold more than {_MAX_ALL_PATTERNS} patterns.")
+        return rules
 
     @field_validator("renames")
     @classmethod

@@ -147,7 +147,7 @@ async def test_an_approval_that_is_not_there_is_not_found(api: Api) -> None:
 
 
 async def test_a_stranger_is_asked_who_they_are(api: Api) -> None:
-    for path in (POLICY, TOOLSETS, APPROVALS):
+    for path in (POLICY, TOOLSETS, APPROVALS, "/api/v1/mcp/explain"):
         answer = await api.http.get(path)
         assert_problem(answer, 401, "unauthenticated")
         assert answer.headers["www-authenticate"].startswith("Bearer")

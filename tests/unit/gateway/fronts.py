@@ -83,6 +83,9 @@ class StubRouter:
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     refuse_to_listen: Exception | None = None
 
+    async def meant(self, exchange: Exchange) -> Exchange:
+        return exchange
+
     async def answer(self, exchange: Exchange) -> dict[str, Any]:
         self.exchanges.append(exchange)
         return await self.answers[exchange.method](exchange)

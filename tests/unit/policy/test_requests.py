@@ -30,6 +30,8 @@ def refused(model: Any, document: dict[str, Any]) -> set[str]:
         ({"rules": [{"effect": "deny", "annotations": {"readOnly": True}}]}, "/rules/0/annotations/readOnly"),
         ({"rules": [{"effect": "deny", "annotations": {"read_only": "true"}}]}, "/rules/0/annotations/read_only"),
         ({"rules": [{"effect": "deny"}] * 101}, "/rules"),
+        ({"rules": [{"effect": "deny", "tools": ["x"] * 100}] * 6}, "/rules"),
+        ({"requires_scope": [{"scopes": ["a"], "upstreams": ["x"] * 100}] * 6}, "/requires_scope"),
         ({"requires_scope": [{"scopes": []}]}, "/requires_scope/0/scopes"),
         ({"requires_scope": [{"scopes": ['a"b']}]}, "/requires_scope/0/scopes/0"),
         ({"renames": {"a": "c", "b": "c"}}, "/renames"),
