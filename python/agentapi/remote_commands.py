@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,15 @@ from agentapi.errors import AgentAPIError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pydantic import SecretStr
+
 __all__ = ["explain", "upstream_commands"]
 
 _TIMEOUT_S = 60.0
 _MAX_DETAIL = 500
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""What a header can carry as a bearer token (RFC 6750, section 2.1)."""
+
 _MARKS = {"passes": "+", "ignored": " ", "hides": "-", "refuses_call": "-"}
 
 
@@ -120,24 +126,31 @@ def _ask(
 
     settings = load_settings()
     base = (url or str(settings.public_url)).rstrip("/")
-    if token_file is not None:
-        token = token_file.read_text(encoding="utf-8").strip()
-    elif settings.token is not None:
-        token = settings.token.get_secret_value()
-    else:
-        raise CommandError(
-            "Set AGENTAPI_TOKEN or give --token-file; `agentapi token mint` makes a token for `agentapi dev`."
-        )
+    token = _token(token_file, settings.token)
     headers = {"Authorization": f"Bearer {token}"}
     if body is not None:
         headers["Content-Type"] = "application/json"
     try:
         answer = httpx2.request(method, base + path, params=params, headers=headers, content=body, timeout=_TIMEOUT_S)
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError, ValueError):
-        raise CommandError("--url is not an address like http://127.0.0.1:8000, or the token is not one.") from None
+        raise CommandError("--url is not an address like http://127.0.0.1:8000.") from None
     except httpx2.TransportError as error:
         raise CommandError(f"The gateway at {base} does not answer ({error}); is it running? --url names it.") from None
     return _document(base, answer.status_code, answer.content)
+
+
+def _token(file: Path | None, variable: SecretStr | None) -> str:
+    if file is not None:
+        token = file.read_bytes().decode("ascii", "replace").strip()
+    elif variable is not None:
+        token = variable.get_secret_value().strip()
+    else:
+        raise CommandError(
+            "Set AGENTAPI_TOKEN or give --token-file; `agentapi token mint` makes a token for `agentapi dev`."
+        )
+    if _TOKEN.fullmatch(token) is None:
+        raise CommandError("The access token is no token; `agentapi token mint` makes one for `agentapi dev`.")
+    return token
 
 
 def _document(base: str, status: int, content: bytes) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -247,6 +247,75 @@ async def test_where_all_are_busy_the_next_is_refused() -> None:
         assert await call(connections, opener, of=key(3)) == ["echo", "hang"]
 
 
+@pytest.mark.parametrize(
+    ("bounds", "keys", "words"),
+    [
+        ({"per_user": 2}, [key(1), key(2), key(3)], "connections of yours are in use"),
+        ({"per_upstream": 2}, [key(user=1), key(user=2), key(user=3)], "connections to it are in use"),
+        ({"per_user": 1}, [key(user=1, org=1), key(user=1, org=2)], None),
+        ({"per_user": 1, "per_upstream": 1}, [key(1, user=1), key(2, user=2)], None),
+    ],
+    ids=["user", "upstream", "another tenant", "others"],
+)
+async def test_no_user_and_no_upstream_takes_all(
+    bounds: dict[str, Any], keys: list[ConnectionKey], words: str | None
+) -> None:
+    opener = Opener()
+    async with pool(**bounds) as connections:
+        busy = [asyncio.ensure_future(call(connections, opener, hang, of=each)) for each in keys[:-1]]
+        await drain()
+        refused = contextlib.nullcontext() if words is None else pytest.raises(UpstreamError, match=words)
+        with refused:
+            assert await call(connections, opener, of=keys[-1]) == ["echo", "hang"]
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        # The longest idle of the same user or upstream gives way.
+        assert await call(connections, opener, of=keys[-1]) == ["echo", "hang"]
+
+
+async def test_one_at_a_time_means_one_connection_each() -> None:
+    opener = Opener()
+    alone = replace(key(), alone=True)
+    async with pool() as connections:
+        busy = [asyncio.ensure_future(call(connections, opener, hang, of=alone)) for _ in range(3)]
+        await drain()
+        assert (len(connections), opener.opened) == (3, 3)
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        # What was given up could still be asked about: it is nobody's again.
+        await drain()
+        assert (len(connections), opener.open) == (0, 0)
+        first = await call(connections, opener, link_of, of=alone)
+        assert await call(connections, opener, link_of, of=alone) is first
+
+
+async def test_what_ended_is_replaced_before_it_is_used() -> None:
+    opener = Opener()
+    async with pool() as connections:
+        first = await call(connections, opener, link_of)
+        first.closed.set()
+        second = await call(connections, opener, link_of)
+        assert second is not first
+        await drain()
+        assert opener.open == 1
+
+
+async def test_what_closes_as_soon_as_it_is_open_is_given_up() -> None:
+    opener = Opener()
+
+    def close(_: Any) -> None:
+        for link in connections.links(lambda _: True):
+            link.closed.set()
+
+    async with pool() as connections:
+        with pytest.raises(UpstreamError, match="closes every connection as soon as it is open"):
+            async with connections.lease(Wanted(key(), "up", opener, opened=close)):
+                raise AssertionError
+        assert opener.opened == 3
+
+
 async def test_a_caller_keeps_the_connection_that_was_just_opened_for_it() -> None:
     """Between the opening and the turn of the caller nobody may evict the connection."""
     opener = Opener(gate=asyncio.Event())
@@ -302,25 +371,3 @@ async def test_leaving_with_an_error_closes_everything_too() -> None:
             raise RuntimeError("defect")
     assert [str(error) for error in caught.value.exceptions] == ["defect"]
     assert opener.open == 0
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-async def test_a_thousand_connections_leave_nothing_behind() -> None:
-    opener, clock = Opener(), Clock()
-    async with pool(clock=clock) as connections:
-        await call(connections, opener)
-        clock.advance(300)
-        connections.close_idle()
-        await drain()
-        tasks, descriptors = len(asyncio.all_tasks()), open_descriptors()
-        for _ in range(1000):
-            await call(connections, opener, link_of)
-            clock.advance(300)
-            connections.close_idle()
-        await drain()
-        assert len(asyncio.all_tasks()) == tasks
-        assert open_descriptors() == descriptors
-        assert (opener.opened, opener.open, len(connections)) == (1001, 0, 0)
