@@ -300,19 +300,30 @@ def test_session_serves_only_the_principal_that_opened_it(gateway: Gateway) -> N
     alice, bob = (ISSUER.sign(ISSUER.claims(sub=name)) for name in ("alice", "bob"))
     opened = initialize(gateway.mcp_url, alice)
     assert opened.status_code == 200, opened.text
-    session = opened.headers.get("mcp-session-id")
-    if session is None:
-        # Nothing to bind: every request of the handshake era stands for itself, and a session id that a
-        # caller makes up is not looked at.
-        return
-    message = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
-    headers = {"mcp-session-id": session, "mcp-protocol-version": "2025-11-25"}
-    assert post(gateway.mcp_url, alice, message, headers=headers).status_code == 200
-    refused = post(gateway.mcp_url, bob, message, headers=headers)
-    assert refused.status_code == 404
+    session = opened.headers["mcp-session-id"]
     forged = session[:-4] + ("AAAA" if not session.endswith("AAAA") else "BBBB")
-    assert post(gateway.mcp_url, alice, message, headers={**headers, "mcp-session-id": forged}).status_code == 404
-    assert post(gateway.mcp_url, alice, message, headers=headers).status_code == 200
+    message = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+
+    def ask(verb: str, token: str, named: str) -> tuple[int, str]:
+        headers = {"mcp-session-id": named, "mcp-protocol-version": "2025-11-25"}
+        if verb == "POST":
+            answer = post(gateway.mcp_url, token, message, headers=headers)
+        else:
+            bearer = {"authorization": f"Bearer {token}", "accept": "text/event-stream"}
+            answer = httpx2.request(verb, gateway.mcp_url, headers={**bearer, **headers}, **PLAIN)
+        return answer.status_code, answer.text
+
+    assert ask("POST", alice, session)[0] == 200
+    for verb in ("POST", "GET", "DELETE"):
+        refused = ask(verb, bob, session)
+        assert refused[0] == 404
+        # Another's session reads like one that nobody was ever given.
+        assert refused == ask(verb, alice, forged) == ask(verb, bob, "0" * 64)
+    assert ask("POST", alice, session)[0] == 200
+    assert ask("DELETE", alice, session) == (204, "")
+    assert ask("POST", alice, session)[0] == 404
+    assert '"reason": "other_user"' in gateway.stderr
+    assert session not in gateway.stderr
 
 
 def test_member_may_use_tools_and_not_register_upstreams(gateway: Gateway) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ _ENVELOPE_MESSAGES = {
     INVALID_REQUEST: "The request body is not a single JSON-RPC 2.0 message.",
     INVALID_PARAMS: "The params of the request, or their _meta, are not an object.",
 }
+
+_UNWANTED = frozenset({"q=0", "q=0.0", "q=0.00", "q=0.000"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +115,19 @@ def check_accept(headers: Headers, *, json_too: bool = True) -> None:
     Raises:
         NotAcceptableError: It does not.
     """
-    ranges = {
-        kind.strip().lower()
-        for value in headers.getlist("accept")
-        for kind, _, weight in (item.partition(";") for item in value.split(","))
-        if weight.replace(" ", "").lower() not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
-    }
-    takes_events = bool(ranges & {"text/event-stream", "text/*", "*/*"})
-    takes_json = bool(ranges & {"application/json", "application/*", "*/*"})
+    takes_json, takes_events = _taken(", ".join(headers.getlist("accept")))
     if not takes_events or (json_too and not takes_json):
         needed = "application/json and text/event-stream" if json_too else "text/event-stream"
         raise NotAcceptableError(f"The client must accept {needed}.")
+
+
+@lru_cache(maxsize=64)
+def _taken(accept: str) -> tuple[bool, bool]:
+    """Return whether JSON and whether events are taken; there are about as many headers as kinds of clients."""
+    ranges = set()
+    for item in accept.split(","):
+        kind, _, weight = item.partition(";")
+        if weight.replace(" ", "").lower() not in _UNWANTED:
+            ranges.add(kind.strip().lower())
+    takes_json = bool(ranges & {"application/json", "application/*", "*/*"})
+    return takes_json, bool(ranges & {"text/event-stream", "text/*", "*/*"})

@@ -48,6 +48,7 @@ _CODES: tuple[tuple[type[AgentAPIError], int], ...] = (
 )
 """First match wins, so a subclass stands before its base."""
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _UNFORESEEN: Final = "Something went wrong here; the log has the details."
 _MAX_PLACES: Final = 8
 
@@ -145,7 +146,7 @@ def request_message(identifier: str, method: str, params: Mapping[str, Any]) -> 
 
 def _encode(value: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except (ValueError, TypeError, RecursionError):
         # NaN, a lone surrogate (a UnicodeEncodeError is a ValueError), or a tree without end.
         raise UpstreamError("What the upstream answered cannot be written as JSON.") from None
