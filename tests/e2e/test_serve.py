@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from agentapi._core import Keyring
 from agentapi.storage.embedded import EmbeddedPostgres, embedded_postgres
 from support.gateway import dev_environment
 from support.processes import end_group, free_port, wait_until
-from support.raw import modern_call
+from support.raw import good_headers, initialize, modern_call, modern_headers, modern_message, post
 from support.tokens import Issuer
 
 if TYPE_CHECKING:
@@ -105,6 +106,49 @@ async def test_serves_and_drains_on_sigterm(environment: dict[str, str], tmp_pat
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) in {0, -signal.SIGTERM}
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_open_streams_end_whole_and_do_not_hold_up_the_stop(
+    environment: dict[str, str], tmp_path: Path, workers: str
+) -> None:
+    with _serving(environment, tmp_path / "log", "--workers", workers) as (url, process):
+        endpoint = f"{url}/mcp/demo/main"
+        token = ISSUER.sign(ISSUER.claims(aud=endpoint))
+        session = initialize(endpoint, token).headers["mcp-session-id"]
+        listen = modern_message("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+        client = httpx2.Client(trust_env=False, timeout=20)
+        with (
+            client,
+            client.stream("GET", endpoint, headers={**good_headers(token), "mcp-session-id": session}) as legacy,
+            client.stream(
+                "POST", endpoint, json=listen, headers={**good_headers(token), **modern_headers(listen)}
+            ) as modern,
+        ):
+            assert legacy.status_code == modern.status_code == 200
+            events = modern.iter_lines()
+            assert any("notifications/subscriptions/acknowledged" in line for line in events)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            # The stream ends with its result, and neither is cut off, which would raise.
+            assert any('"resultType":"complete"' in line for line in events)
+            assert list(events) == [""]
+            assert b"error" not in legacy.read()
+        assert process.wait(15) in {0, -signal.SIGTERM}
+        assert time.monotonic() - begun < 10
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+async def test_every_worker_serves_a_session(environment: dict[str, str], tmp_path: Path) -> None:
+    with _serving(environment, tmp_path / "log", "--workers", "3") as (url, _):
+        endpoint = f"{url}/mcp/demo/main"
+        token = ISSUER.sign(ISSUER.claims(aud=endpoint))
+        session = initialize(endpoint, token).headers["mcp-session-id"]
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        # Each on a connection of its own, so that the kernel spreads them.
+        answers = [post(endpoint, token, message, headers={"mcp-session-id": session}) for _ in range(30)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.text for answer in answers} == {answers[0].text}
 
 
 async def test_production_refuses_what_dev_allows(environment: dict[str, str], tmp_path: Path) -> None:

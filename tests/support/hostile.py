@@ -461,7 +461,7 @@ ROWS: tuple[Row, ...] = (
         200,
     ),
     _row(
-        "legacy question to nobody is answered",
+        "legacy answer that nobody asked for",
         lambda t: post(
             t.url,
             t.token,
@@ -469,7 +469,6 @@ ROWS: tuple[Row, ...] = (
             headers={"mcp-protocol-version": "2025-11-25"},
         ),
         202,
-        sdk=True,
     ),
     _row("legacy batch", lambda t: post(t.url, t.token, [{"jsonrpc": "2.0", "method": "ping"}]), 400, INVALID_REQUEST),
     _row("legacy unknown method", lambda t: _legacy(t, "tools/nonsense", {}), 200),

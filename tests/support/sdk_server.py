@@ -99,11 +99,31 @@ def _add_tools(server: MCPServer) -> None:
         """Return the _meta of the request as JSON."""
         return json.dumps(dict(ctx.request_context.meta or {}), default=str)
 
+
+def _add_waiting(server: MCPServer) -> None:
+    abandoned_calls = 0
+
     @server.tool()
     async def wait_forever() -> str:
         """Never answer."""
-        await asyncio.Event().wait()
+        nonlocal abandoned_calls
+        try:
+            await asyncio.Event().wait()
+        finally:
+            abandoned_calls += 1
         raise AssertionError
+
+    @server.tool()
+    def abandoned() -> int:
+        """Return how many calls of ``wait_forever`` were given up."""
+        return abandoned_calls
+
+
+def _add_question(server: MCPServer) -> None:
+    @server.tool(structured_output=False)
+    async def roots(ctx: Context) -> str:
+        """Ask the client for its roots, as a server of the older revisions can, and return them."""
+        return str((await ctx.session.list_roots()).model_dump_json())
 
 
 def _build(flavour: str) -> MCPServer:
@@ -115,6 +135,9 @@ def _build(flavour: str) -> MCPServer:
         server.add_tool(lambda: "dotted", name="name.with-dots_and.dashes", description="An unusual name.")
     else:
         _add_tools(server)
+        _add_waiting(server)
+    if flavour == "sse":
+        _add_question(server)
     return server
 
 
