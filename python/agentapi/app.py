@@ -210,6 +210,7 @@ async def _routes(
     registry.on_change(client.close_upstream)
     gateway = Gateway.build(settings, client=client, keyring=keyring, policy=policy)
     await stack.enter_async_context(gateway.router.run())
+    policies.on_change(gateway.router.policy_changed)
     stack.enter_context(on_stop_signal(gateway.streams.drain))
     scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}
     if any(directory.asks_operation_scopes(issuer) for issuer in directory.issuers):

@@ -125,7 +125,7 @@ class ModernFront:
             answer = failure(call, Era.MODERN, incoming.id_json, error)
             await reply.run(_at_once(answer))
             return
-        if self._relay is not None and target is not None and self._relay.serves(target):
+        if self._relay is not None and target is not None and self._is_relayed(self._relay, exchange, target):
             await self._relay.forward(exchange, target, scope, receive, send)
             return
         await reply.run(self._guard(call, incoming, lambda: self._router.answer(exchange)))
@@ -149,6 +149,13 @@ class ModernFront:
             if rejection is not None:
                 _refuse(rejection)
         return target
+
+    def _is_relayed(self, relay: Relay, exchange: Exchange, target: Any) -> bool:  # noqa: ANN401 - the router's own type
+        """Return whether the relay may pass the request on with the headers that the client sent."""
+        if not relay.serves(target):
+            return False
+        # A call inside another came without headers that repeat its arguments; the router's way makes them.
+        return not (exchange.inner and target.definition is not None and self._mirrored.mirrors(target.definition))
 
     async def _listen(self, call: Call, exchange: Exchange, reply: Reply) -> dict[str, Any]:
         """Report changes until the client leaves, its token ends or the process stops."""
@@ -209,13 +216,14 @@ class _MirroredParams:
         self, definition: dict[str, Any], arguments: dict[str, Any], headers: Headers
     ) -> InboundLadderRejection | None:
         """Return why the headers do not fit, or None."""
-        if not self._mirrors(definition):
+        if not self.mirrors(definition):
             return None
         if not arguments and not any(name.startswith(_MIRROR_PREFIX) for name in headers):
             return None
         return validate_mcp_param_headers(definition.get("inputSchema"), arguments, headers)
 
-    def _mirrors(self, definition: dict[str, Any]) -> bool:
+    def mirrors(self, definition: dict[str, Any]) -> bool:
+        """Return whether a tool's schema asks for headers that repeat arguments."""
         known = self._known.get(id(definition))
         if known is not None:
             self._known.move_to_end(id(definition))

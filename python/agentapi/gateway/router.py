@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from agentapi.gateway.pages import Pages
     from agentapi.gateway.parked import ParkedCalls
     from agentapi.gateway.subscriptions import Subscriptions
-    from agentapi.principal import UserId
+    from agentapi.principal import UserId, WorkspaceId
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.link import Profile
     from agentapi.upstreams.models import Upstream
@@ -191,6 +191,7 @@ class Router:
         for upstream in upstreams:
             rewriter = Rewriter(upstream.name, bare)
             mine = {uri: rewriter.own_uri(uri) for uri in interest.uris if may_read and _belongs(uri, upstream, bare)}
+            mine = {uri: own for uri, own in mine.items() if await self._selects(visitor, (uri, own))}
             honoured |= mine.keys()
             sources.append(Source(upstream, rewriter, frozenset(mine.values())))
         reported = Interest(
@@ -206,6 +207,10 @@ class Router:
         """Close the connections of a conversation that its client has ended."""
         if visitor.client.conversation:
             self._client.end_conversation(visitor.principal.org_id, visitor.client.conversation)
+
+    def policy_changed(self, workspace_id: WorkspaceId) -> None:
+        """Tell the open streams of a workspace that they may be listed other tools now."""
+        self._subscriptions.announce(workspace_id, "notifications/tools/list_changed")
 
     def _changed(self, upstream: Upstream, user_id: UserId, method: str, params: dict[str, Any]) -> None:
         # A client that is told asks at once, so what is kept must go first.
@@ -306,11 +311,15 @@ class Router:
         for upstream in exchange.view.upstreams:
             if _belongs(uri, upstream, bare):
                 own = Rewriter(upstream.name, bare).own_uri(uri)
-                where = (exchange.view, exchange.toolset, exchange.principal)
-                if await self._policy.selects(*where, Kind.RESOURCES, (uri, own)):
+                if await self._selects(exchange, (uri, own)):
                     return Target(upstream, "uri", own, uri, repeatable=True)
         code = INVALID_PARAMS if exchange.client.era is Era.MODERN else _RESOURCE_NOT_FOUND
         raise MCPError(code, "Resource not found.", {"uri": uri[:_MAX_ECHO]})
+
+    async def _selects(self, visitor: Visitor, names: tuple[str, ...]) -> bool:
+        """Return whether the resource that goes by ``names`` is in the toolset by which the client came."""
+        where = (visitor.view, visitor.toolset, visitor.principal)
+        return await self._policy.selects(*where, Kind.RESOURCES, names)
 
     async def _check_subscription(self, exchange: Exchange) -> None:
         target = await self._resource(exchange, exchange.params.get("uri"))

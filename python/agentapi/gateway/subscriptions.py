@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from agentapi.gateway.rewrite import Rewriter
-    from agentapi.principal import Principal, UpstreamId, UserId
+    from agentapi.principal import Principal, UpstreamId, UserId, WorkspaceId
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.link import Profile
     from agentapi.upstreams.models import Upstream
@@ -165,6 +165,13 @@ class Subscriptions:
         feed = self._feeds.get((upstream.id, upstream.version, user_id))
         if feed is not None:
             feed.hear(method, _without_subscription_id(params))
+
+    def announce(self, workspace_id: WorkspaceId, method: str) -> None:
+        """Tell every stream of a workspace once of a change that is the gateway's own."""
+        feeds = [feed for feed in self._feeds.values() if feed.upstream.workspace_id == workspace_id]
+        told = {listener.on_event: listener for feed in feeds for listener in feed.listeners}
+        for listener in told.values():
+            listener.hear(method, {})
 
     def _feed(self, upstream: Upstream, principal: Principal) -> _Feed:
         if self._tasks is None:

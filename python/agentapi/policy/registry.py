@@ -106,6 +106,11 @@ class PolicyRegistry:
         self._views: TenantViews[WorkspacePolicy] = TenantViews(clock=clock, ttl_s=view_ttl_s)
         self._compiled: OrderedDict[WorkspaceId, tuple[int, ToolPolicy]] = OrderedDict()
         self._known: OrderedDict[tuple[WorkspaceId, UserId | None], tuple[int, _Known]] = OrderedDict()
+        self._on_change: list[Callable[[WorkspaceId], None]] = []
+
+    def on_change(self, callback: Callable[[WorkspaceId], None]) -> None:
+        """Call ``callback`` with every workspace whose tools may be others once somebody has changed what holds."""
+        self._on_change.append(callback)
 
     async def view(self, principal: Principal, workspace_id: WorkspaceId) -> WorkspacePolicy:
         """Return what holds in a workspace of the principal's organisation."""
@@ -178,7 +183,7 @@ class PolicyRegistry:
         require(principal, Permission.POLICY_WRITE)
         async with self._database.tenant_transaction(principal) as connection:
             stored = await store.put_policy(connection, principal, workspace.id, document, over=over)
-        self._views.forget(principal.org_id)
+        self._changed(principal, workspace.id)
         return stored
 
     async def toolset(self, principal: Principal, toolset_id: ToolsetId) -> Toolset:
@@ -224,7 +229,7 @@ class PolicyRegistry:
         require(principal, Permission.POLICY_WRITE)
         async with self._database.tenant_transaction(principal) as connection:
             updated = await store.update_toolset(connection, toolset)
-        self._views.forget(principal.org_id)
+        self._changed(principal, toolset.workspace_id)
         return updated
 
     async def delete_toolset(self, principal: Principal, toolset_id: ToolsetId) -> None:
@@ -272,8 +277,13 @@ class PolicyRegistry:
             require(principal, Permission.UPSTREAMS_WRITE_OWN if own else Permission.POLICY_WRITE)
             await store.decide_approval(connection, principal, approval, state)
             decided = await store.get_approval(connection, approval_id)
-        self._views.forget(principal.org_id)
+        self._changed(principal, approval.workspace_id)
         return decided
+
+    def _changed(self, principal: Principal, workspace_id: WorkspaceId) -> None:
+        self._views.forget(principal.org_id)
+        for callback in self._on_change:
+            callback(workspace_id)
 
     async def _definitions(
         self, connection: Connection, workspace_id: WorkspaceId, owner_id: UserId | None, revision: int

@@ -129,6 +129,21 @@ async def test_a_change_here_shows_at_once_and_one_elsewhere_soon(database: Data
     assert await default() is Effect.ALLOW
 
 
+async def test_whoever_shows_tools_is_told_that_they_may_be_others(database: Database) -> None:
+    policies, tenant = registry(database), await make_tenant(database)
+    told: list[object] = []
+    policies.on_change(told.append)
+    upstream = await registered(database, tenant)
+    await meet(policies, tenant, upstream, "first")
+    assert told == []
+    await put(policies, tenant)
+    (approval,) = await listed(policies, tenant)
+    await policies.decide(tenant.principal, approval.id, HELD)
+    await policies.create_toolset(tenant.principal, made := toolset(tenant))
+    await policies.update_toolset(tenant.principal, made)
+    assert told == [tenant.workspace_id] * 3
+
+
 async def test_of_two_who_change_one_version_the_second_is_told(database: Database) -> None:
     policies, tenant = registry(database), await make_tenant(database)
     await put(policies, tenant, over=0)
@@ -222,6 +237,7 @@ async def test_an_admin_approves_what_changed_and_holds_what_was_approved(databa
     assert await stands(policies, tenant, upstream, "second") is HELD
     assert await stands(policies, tenant, upstream, "first") is APPROVED
     # By changing another word an upstream does not talk its way out of what an admin held.
+    assert await stands(policies, tenant, upstream, "third") is HELD
     assert await meet(policies, tenant, upstream, "third") is HELD
 
 

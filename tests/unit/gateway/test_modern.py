@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -391,6 +392,25 @@ async def test_what_the_relay_serves_does_not_reach_the_router() -> None:
     refused = await world.ask_modern(CALL, headers={"mcp-param-region": "eu"}).answered()
     assert refused.json()["error"]["code"] == -32020
     assert relay.forwarded == ["tools/call"]
+
+
+async def test_a_call_inside_another_is_not_relayed_where_headers_repeat_its_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(_: Exchange) -> dict[str, Any]:
+        return {"resultType": "complete"}
+
+    async def inner(_: StubRouter, exchange: Exchange) -> Exchange:
+        return replace(exchange, inner=True)
+
+    monkeypatch.setattr(StubRouter, "meant", inner)
+    relay = Bytes()
+    world = World(StubRouter({"tools/call": answer}), relay=relay)
+    world.router.targets["t"] = MIRRORED
+    # Nor are they asked of the client, which has named another tool.
+    client = await world.ask_modern(CALL, headers={}).answered()
+    assert client.json()["result"]["resultType"] == "complete"
+    assert relay.forwarded == []
 
 
 LISTEN = {"toolsListChanged": True, "resourceSubscriptions": ["a:1", "a:2"]}

@@ -31,6 +31,8 @@ from agentapi.policy.patterns import Patterns, matches
         ("a?c", "abc", False),
         ("[a]", "a", False),
         ("*ab*ab", "ab", False),
+        ("*ab*ab*", "xabx", False),
+        ("*b*a*", "ab", False),
         ("x*\n", "x\n", True),
     ],
 )

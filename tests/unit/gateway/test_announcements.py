@@ -1,0 +1,65 @@
+"""Changes of the gateway's own, told to the streams that are open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+from uuid import UUID
+
+from agentapi.errors import UpstreamError
+from agentapi.gateway.exchange import Interest
+from agentapi.gateway.rewrite import Rewriter
+from agentapi.gateway.subscriptions import Source, Subscriptions
+from agentapi.principal import OrgId, Principal, Role, UpstreamId, UserId, WorkspaceId
+from agentapi.upstreams.models import Transport, Upstream
+from tenants import NOW
+
+if TYPE_CHECKING:
+    from agentapi.upstreams.client import UpstreamClient
+
+MAIN, OTHER = WorkspaceId(UUID(int=1)), WorkspaceId(UUID(int=2))
+ALICE = Principal(UserId(UUID(int=3)), OrgId(UUID(int=4)), "acme", Role.MEMBER, "https://issuer.example", "alice")
+CHANGED = "notifications/tools/list_changed"
+UPSTREAM = Upstream(
+    id=UpstreamId(UUID(int=5)),
+    org_id=ALICE.org_id,
+    workspace_id=MAIN,
+    name="one",
+    transport=Transport.HTTP,
+    endpoint="https://upstream.example/mcp",
+    created_by=ALICE.user_id,
+    created_at=NOW,
+    updated_at=NOW,
+)
+
+
+class SilentClient:
+    """Reaches no upstream."""
+
+    async def profile(self, *_: Any) -> NoReturn:
+        raise UpstreamError("down")
+
+
+async def heard(workspace: WorkspaceId, interest: Interest) -> list[str]:
+    """What a stream of a workspace with two upstreams hears of a change in ``workspace``."""
+    sources = [
+        Source(replace(UPSTREAM, id=UpstreamId(UUID(int=number)), name=name), Rewriter(name, bare=False))
+        for number, name in ((6, "one"), (7, "two"))
+    ]
+    methods: list[str] = []
+    subscriptions = Subscriptions(cast("UpstreamClient", SilentClient()), ready_s=5.0)
+    async with (
+        subscriptions.run(),
+        subscriptions.listen(ALICE, sources, interest, lambda method, _: methods.append(method)),
+    ):
+        subscriptions.announce(workspace, CHANGED)
+    return methods
+
+
+async def test_a_change_is_told_once_to_the_streams_of_its_workspace() -> None:
+    assert await heard(MAIN, Interest(tools=True)) == [CHANGED]
+    assert await heard(OTHER, Interest(tools=True)) == []
+
+
+async def test_who_asked_for_other_things_is_not_told() -> None:
+    assert await heard(MAIN, Interest(prompts=True)) == []
