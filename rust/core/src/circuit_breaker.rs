@@ -47,13 +47,13 @@ mod tally;
 mod window;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 pub use self::circuit::{Circuit, Ticket};
 use self::circuit::{Common, mix};
 pub use self::rules::{MAX_PROBES, MAX_SPAN_NS, Rules, RulesError};
 pub use self::state::{Outcome, Recorded, Refusal, Snapshot, State};
 use crate::keyed_table::KeyedTable;
+use crate::sync::AtomicU64;
 
 /// How many circuits are in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -9,8 +9,9 @@ use std::hash::Hasher as _;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use parking_lot::{Mutex, MutexGuard};
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
+
+use crate::sync::{Mutex, MutexGuard};
 
 const MAX_SHARDS: usize = 64;
 /// Smaller shards would evict while others have room.

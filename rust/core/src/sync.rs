@@ -4,12 +4,14 @@
 //! (`tests/interleavings.rs`). They then work within a test of it only.
 
 #[cfg(not(feature = "shuttle"))]
-pub(crate) use parking_lot::{Mutex, RwLock};
+pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};
 #[cfg(not(feature = "shuttle"))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 #[cfg(feature = "shuttle")]
 pub(crate) use model::{Mutex, RwLock};
+#[cfg(feature = "shuttle")]
+pub(crate) use shuttle::sync::MutexGuard;
 #[cfg(feature = "shuttle")]
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

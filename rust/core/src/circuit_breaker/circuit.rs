@@ -2,15 +2,13 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use super::rules::{MAX_SPAN_NS, Rules};
 use super::state::{Outcome, Recorded, Refusal, Snapshot, State};
 use super::tally::Tally;
 use super::window::{SLICES, Window};
 use crate::keyed_table::Evictable;
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// The right to make one call and to say how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +36,8 @@ pub(super) struct Common {
 
 impl Common {
     fn next_generation(&self) -> u64 {
+        // Relaxed: no two threads draw the same number, which is all it says; what a generation begins with is
+        // handed on by the lock of its circuit.
         self.generations.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -389,7 +389,8 @@ impl Held<'_> {
 
 impl Evictable for Circuit {
     fn is_held(&self) -> bool {
-        // Only the table makes the second owner, under the lock of the shard that asks.
+        // Only the table makes the second owner, under the lock of the shard that asks. So no owner is overlooked;
+        // one that has just gone may still be counted.
         Arc::strong_count(&self.0) > 1
     }
 

@@ -4,8 +4,15 @@
 //! takes the lock takes the count too and leaves the word full, so that nothing is counted beside it; giving the
 //! lock back begins the next era. So a success is counted in one step, and only while the generation and the tenth
 //! of the window are those of its era: had either changed in between, the word would have too.
+//!
+//! Why that holds on processors that reorder (`tests/interleavings.rs` tries orders of steps, but none of those):
+//! - Who reads the word of an era reads the generation and the end that were stored before it, or later ones: the
+//!   word is stored with `Release` and read with `Acquire`, and each count in between carries that on.
+//! - Who reads a later one cannot count in the era any more. It was stored with `Release` after the word had been
+//!   filled and is read with `Acquire`, so that the exchange comes after the filling and finds another word.
+//! - Who takes the count has all of it: an exchange comes before the filling or fails.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 const COUNT_BITS: u32 = 20;
 /// No room: the lock is held, or has to be taken to make room.
@@ -43,8 +50,8 @@ impl Tally {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
             if word & FULL >= FULL - 1
-                || self.closed_generation.load(Ordering::Relaxed) != generation
-                || now >= self.ends_ns.load(Ordering::Relaxed)
+                || self.closed_generation.load(Ordering::Acquire) != generation
+                || now >= self.ends_ns.load(Ordering::Acquire)
             {
                 return false;
             }
@@ -71,7 +78,8 @@ impl Tally {
     pub(super) fn begin(&self, closed_generation: Option<u64>, ends_ns: u64) {
         self.closed_generation
             .store(closed_generation.unwrap_or(0), Ordering::Release);
-        self.ends_ns.store(ends_ns, Ordering::Relaxed);
+        self.ends_ns.store(ends_ns, Ordering::Release);
+        // Relaxed: the word is full, and nobody but who holds the lock changes a full one.
         let era = self.word.load(Ordering::Relaxed) >> COUNT_BITS;
         self.word
             .store(era.wrapping_add(1) << COUNT_BITS, Ordering::Release);
