@@ -68,7 +68,9 @@ fn main() {
         let verify = || {
             black_box(verifier.verify(black_box(&token), AUDIENCE, NOW).unwrap());
         };
-        let check = || key.verify_sig(black_box(message.as_bytes()), &signature).unwrap();
+        let check = || {
+            key.verify_sig(black_box(message.as_bytes()), &signature).unwrap();
+        };
 
         let (verifications, bare): (Vec<f64>, Vec<f64>) = (0..WARM_UP + ROUNDS)
             .map(|round| {
