@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust/core/src rust/python -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 # One profile for the extension, the Rust tests and clippy, so that the C of the crypto library is compiled once.
 CARGO_FLAGS := --workspace --locked --release
+# The locks and atomics of the model checker work in this test alone, so that it is built by itself.
+CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --test interleavings
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
@@ -28,6 +30,7 @@ format: $(VENV)/.packages ## Mend what can be mended
 rust-check: $(VENV)/.packages
 	cargo fmt --check
 	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	cargo clippy $(CARGO_MODEL_FLAGS) -- -D warnings
 
 python-check: $(VENV)/.extension
 	$(BIN)/ruff format --check
@@ -38,6 +41,7 @@ python-check: $(VENV)/.extension
 
 test-rust: $(VENV)/.packages
 	cargo test $(CARGO_FLAGS)
+	cargo test $(CARGO_MODEL_FLAGS)
 
 test-python: $(VENV)/.extension
 	rm -f .coverage .coverage.*
