@@ -41,9 +41,11 @@ _HEADING = """\
 
 What `agentapi dev` takes to start, to hold and to answer. `make bench-dev` measures it anew into this page. The gateway
 speaks to the upstream through the SDK here, both ways; the byte relay that the targets are set for comes with issue C.
-What the Rust core takes is in [benchmarks.md](benchmarks.md).
+What the Rust core takes is in [benchmarks.md](benchmarks.md); what made it so is below.
 
 """
+# From here on the page is written by hand and stays.
+_BY_HAND = "\n## The Rust core\n"
 
 CONCURRENCIES = (1, 16)
 WARM_UP = 200
@@ -335,7 +337,8 @@ def main() -> None:
     )
     text = _markdown(figures, command, options.repetitions)
     if options.out:
-        options.out.write_text(_HEADING + text)
+        old = options.out.read_text() if options.out.exists() else ""
+        options.out.write_text(_HEADING + text + "".join(old.partition(_BY_HAND)[1:]))
     else:
         sys.stdout.write(text)
 
