@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from agentapi.principal import Role
 from integration.api.harness import PUBLIC_URL, Api, lifespan_of, served, settings_for
+from integration.api.servers import Seen, mcp_app
 from integration.api.test_policy import APPROVALS, POLICY, TOOLSETS
 from tenants import make_tenant
 
@@ -393,3 +394,25 @@ async def test_an_admin_learns_nothing_of_a_private_upstream(world: World) -> No
     missing = (await world.explained("none__get_item", who="bob")).json()
     assert not hidden["visible"]
     assert str(hidden["reasons"]).replace("mine", "none") == str(missing["reasons"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_toolset_selects_prompts_and_resources_too(world: World, mode: str) -> None:
+    async with served(mcp_app(Seen()), lifespan=True) as url:
+        await world.api.caller().created(name="sdk", endpoint=f"{url}/mcp")
+        await world.toolset(name="words", prompts=["sdk__*"], resources=["test://static"])
+        await world.toolset(name="none")
+        async with world.client(mode, path="main/words") as client:
+            assert (await client.list_tools()).tools == []
+            assert [prompt.name for prompt in (await client.list_prompts()).prompts] == ["sdk__greet"]
+            (resource,) = (await client.list_resources()).resources
+            assert (await client.list_resource_templates()).resource_templates == []
+            assert (await client.get_prompt("sdk__greet", {"name": "you"})).messages
+            assert (await client.read_resource(str(resource.uri))).contents
+        async with world.client(mode, path="main/none") as client:
+            assert (await client.list_prompts()).prompts == []
+            assert (await client.list_resources()).resources == []
+            with pytest.raises(MCPError, match="Unknown prompt"):
+                await client.get_prompt("sdk__greet", {"name": "you"})
+            with pytest.raises(MCPError, match="not found"):
+                await client.read_resource(str(resource.uri))
