@@ -98,7 +98,7 @@ def _questions(result: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]
     questions = {}
     for key, asked in given.items():
         method = asked.get("method") if isinstance(asked, dict) else None
-        params = asked.get("params") or {} if isinstance(asked, dict) else None
+        params = asked.get("params", {}) if isinstance(asked, dict) else None
         if not isinstance(method, str) or method not in QUESTIONS or not isinstance(params, dict):
             raise _not_allowed()
         if params.get("mode") == "url" and "elicitationId" not in params:
