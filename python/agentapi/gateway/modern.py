@@ -41,6 +41,7 @@ from agentapi.gateway.call import check_accept, failure
 from agentapi.gateway.exchange import ClientTraits, Exchange
 from agentapi.gateway.listening import MAX_URIS, Changes, filter_of, interest_of
 from agentapi.gateway.logging_levels import passes
+from agentapi.gateway.pages import RawResult
 from agentapi.gateway.reply import Answer, Reply
 from agentapi.gateway.rpc import RpcRefusalError, check_params, result_message
 from agentapi.upstreams.link import Era
@@ -268,6 +269,8 @@ def _refuse(rejection: InboundLadderRejection, id_json: bytes | None = None) -> 
 
 def _introduced(result: dict[str, Any]) -> dict[str, Any]:
     """Return ``result`` with the name of who answers, which is the gateway whoever did the work."""
+    if isinstance(result, RawResult) and "_meta" not in result:
+        return result.extended({"_meta": {SERVER_INFO_META_KEY: _SERVER_INFO}})
     return _marked(result, {SERVER_INFO_META_KEY: _SERVER_INFO})
 
 

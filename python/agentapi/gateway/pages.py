@@ -35,6 +35,11 @@ class RawResult(dict[str, Any]):
         super().__init__(members)
         self.raw = raw
 
+    def extended(self, members: Mapping[str, Any]) -> RawResult:
+        """Return the result with more members, none of which it has."""
+        text = json.dumps(members, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return RawResult({**self, **members}, b"%b,%b" % (self.raw[:-1], text[1:]))
+
 
 class Pages:
     """Cuts lists into pages.

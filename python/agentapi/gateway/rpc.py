@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from agentapi.errors import AgentAPIError, ForbiddenError, InvalidRequestError, NotFoundError, UpstreamError
+from agentapi.gateway.pages import RawResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +108,8 @@ def result_message(id_json: bytes, result: Mapping[str, Any]) -> bytes:
     Raises:
         UpstreamError: The result is not one that JSON can carry.
     """
-    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id_json, _encode(result))
+    text = result.raw if isinstance(result, RawResult) else _encode(result)
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (id_json, text)
 
 
 def error_message(id_json: bytes | None, error: Mapping[str, Any]) -> bytes:

@@ -58,7 +58,7 @@ class Person:
 
     async def roots(self, _: Any) -> ListRootsResult:
         self.asked.append("roots")
-        return ListRootsResult(roots=[Root(uri="file:///home")])  # type: ignore[arg-type] # pydantic converts
+        return ListRootsResult(roots=[Root(uri="file:///home")])
 
     async def log(self, params: Any) -> None:
         self.logged.append(params.data)

@@ -16,6 +16,7 @@ from agentapi.errors import (
     UpstreamError,
     UpstreamTimeoutError,
 )
+from agentapi.gateway.pages import RawResult
 from agentapi.gateway.reply import StreamLimits
 from agentapi.gateway.rpc import RpcRefusalError
 from unit.gateway.fronts import MODERN, SOON_S, StubRouter, World, call, modern_request, scope_refusal, tool
@@ -512,3 +513,10 @@ async def test_a_thousand_listeners_leave_nothing_behind() -> None:
     assert len(world.streams) == 0
     assert world.router.listeners == {}
     assert len(asyncio.all_tasks()) == before
+
+
+async def test_a_result_that_is_written_already_is_not_written_again() -> None:
+    written = RawResult({"tools": []}, b'{"tools": [ ]}')
+    client = await answering(written).ask_modern(CALL).answered()
+    assert b'"result":{"tools": [ ],"_meta":{"io.modelcontextprotocol/serverInfo":' in client.body
+    assert client.json()["result"]["tools"] == []

@@ -143,7 +143,7 @@ async def test_parked_calls_are_bounded(bounds: dict[str, int]) -> None:
             taken_back.set()
             raise
 
-    async with parked(**bounds) as calls:  # type: ignore[arg-type] # numbers of calls
+    async with parked(**bounds) as calls:
         first = await begin(calls)
         with pytest.raises(TooManyParkedError):
             await begin(calls, send)

@@ -218,7 +218,7 @@ async def test_an_older_upstreams_demand_for_a_visit_becomes_a_round() -> None:
         result = await router.answer(call(capabilities={"elicitation": {"url": {}}}))
         assert result["resultType"] == "input_required"
         assert [asked["params"] for asked in result["inputRequests"].values()] == visits
-        required = {"requiredCapabilities": {"elicitation": {"url": {}}}}
+        required: dict[str, Any] = {"requiredCapabilities": {"elicitation": {"url": {}}}}
         assert await error_of(router, call()) == (MISSING_REQUIRED_CLIENT_CAPABILITY, required)
         assert await error_of(router, call(era=LEGACY)) == (URL_ELICITATION_REQUIRED, {"elicitations": visits})
 
