@@ -202,6 +202,20 @@ async def test_a_list_that_changes_while_it_is_fetched_is_not_kept() -> None:
         early = asyncio.ensure_future(names(tools, ONE))
         await drain()
         tools.changed(ONE, TOOLS_CHANGED)
+        assert server.gate is not None
+        server.gate.set()
+        assert await early == ["one__a"]
+        server.lists = lists("b").lists
+        assert await names(tools, ONE) == ["one__b"]
+
+
+async def test_who_asks_after_a_change_does_not_get_what_was_asked_for_before() -> None:
+    client = Client({"one": lists("a", gate=asyncio.Event())})
+    server = client.servers["one"]
+    async with catalogue(client) as tools:
+        early = asyncio.ensure_future(names(tools, ONE))
+        await drain()
+        tools.changed(ONE, TOOLS_CHANGED)
         late = asyncio.ensure_future(names(tools, ONE))
         await drain()
         assert server.gate is not None

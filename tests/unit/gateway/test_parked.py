@@ -12,6 +12,7 @@ from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_
 
 from agentapi._core import Keyring
 from agentapi.errors import UpstreamError
+from agentapi.gateway.capabilities import required_capability
 from agentapi.gateway.parked import Binding, ParkedCalls, TooManyParkedError
 from agentapi.gateway.request_state import InvalidRequestStateError, RequestStates
 from agentapi.gateway.rewrite import Rewriter
@@ -235,6 +236,25 @@ async def test_a_missing_capability_is_named_when_the_upstream_fails_for_want_of
             await begin(calls, send, capabilities={"sampling": {}})
     assert caught.value.code == MISSING_REQUIRED_CLIENT_CAPABILITY
     assert caught.value.data == {"requiredCapabilities": {"elicitation": {"form": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("declared", "params", "required"),
+    [
+        ({}, {"messages": []}, {"sampling": {}}),
+        ({"sampling": {}}, {"messages": []}, None),
+        ({"sampling": {}}, {"messages": [], "tools": []}, {"sampling": {"tools": {}}}),
+        ({"sampling": {"tools": {}}}, {"messages": [], "toolChoice": {}}, None),
+        ({}, {"mode": "url"}, {"elicitation": {"url": {}}}),
+        ({"elicitation": {}}, {"mode": "url"}, {"elicitation": {"url": {}}}),
+        ({"elicitation": {}}, {}, None),
+        ({"elicitation": {"url": {}}}, {}, {"elicitation": {"form": {}}}),
+        ({"elicitation": {"url": {}, "form": {}}}, {}, None),
+    ],
+)
+def test_what_a_question_needs_of_a_client(declared: Any, params: Any, required: Any) -> None:
+    method = "sampling/createMessage" if "messages" in params else "elicitation/create"
+    assert required_capability(declared, method, params) == required
 
 
 async def test_an_upstream_that_does_without_the_answer_is_let() -> None:

@@ -175,7 +175,8 @@ async def test_an_upstream_that_asks_wrongly_is_not_followed(round_: dict[str, A
     async with routed(client) as router:
         with pytest.raises(UpstreamError, match=r"asked for input"):
             await router.answer(call(era=LEGACY, peer=peer))
-    assert client.servers["one"].methods.count("tools/call") <= 11
+    endless = round_.get("inputRequests") == {"k": ELICIT}
+    assert client.servers["one"].methods.count("tools/call") == (11 if endless else 1)
 
 
 async def test_a_url_question_has_an_id_for_an_older_client() -> None:
@@ -359,7 +360,8 @@ async def test_pages_follow_each_other_and_are_written_as_they_read(era: Era) ->
 
 
 async def test_a_cursor_is_good_for_its_list_and_its_user_alone() -> None:
-    client = world(lists={"tools": [tool(f"t{at}") for at in range(3)]})
+    names = [f"t{at}" for at in range(3)]
+    client = world(lists={"tools": [tool(name) for name in names], "prompts": [{"name": name} for name in names]})
     async with routed(client, list_page_size=1) as router:
         cursor = (await router.answer(exchange("tools/list", {}, ONE)))["nextCursor"]
         other = replace(PRINCIPAL, user_id=PRINCIPAL.org_id)  # type: ignore[arg-type] # another id
