@@ -128,4 +128,9 @@ class Relay(Protocol):
         receive: Receive,
         send: Send,
     ) -> None:
-        """Pass the request on and stream the answer back."""
+        """Pass the request on and stream the answer back.
+
+        Raises:
+            MCPError: The request has an error for its answer, and nothing has been sent.
+            AgentAPIError: Likewise; once something is sent, a failure ends the stream.
+        """

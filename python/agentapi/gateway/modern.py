@@ -37,6 +37,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 import agentapi
+from agentapi.errors import AgentAPIError
 from agentapi.gateway.call import check_accept, failure
 from agentapi.gateway.exchange import ClientTraits, Exchange
 from agentapi.gateway.listening import MAX_URIS, Changes, filter_of, interest_of
@@ -127,7 +128,12 @@ class ModernFront:
             await reply.run(_at_once(answer))
             return
         if self._relay is not None and target is not None and self._is_relayed(self._relay, exchange, target):
-            await self._relay.forward(exchange, target, scope, receive, send)
+            try:
+                await self._relay.forward(exchange, target, scope, receive, send)
+            except (AgentAPIError, MCPError) as error:
+                # The relay raises only what it found out before it sent anything.
+                answer = failure(call, Era.MODERN, incoming.id_json, error)
+                await reply.run(_at_once(answer))
             return
         await reply.run(self._guard(call, incoming, lambda: self._router.answer(exchange)))
 

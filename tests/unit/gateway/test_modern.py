@@ -367,9 +367,10 @@ async def test_a_reader_that_never_reads_is_given_up() -> None:
 
 
 class Bytes:
-    """A relay that serves one tool."""
+    """A relay that serves one tool, or finds out that it cannot."""
 
-    def __init__(self) -> None:
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
         self.forwarded: list[str] = []
 
     def serves(self, target: Any) -> bool:
@@ -377,6 +378,8 @@ class Bytes:
 
     async def forward(self, exchange: Exchange, target: Any, scope: Any, receive: Any, send: Any) -> None:
         del target, scope, receive
+        if self.failure is not None:
+            raise self.failure
         self.forwarded.append(exchange.method)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": exchange.body})
@@ -412,6 +415,12 @@ async def test_a_call_inside_another_is_not_relayed_where_headers_repeat_its_arg
     client = await world.ask_modern(CALL, headers={}).answered()
     assert client.json()["result"]["resultType"] == "complete"
     assert relay.forwarded == []
+
+
+async def test_what_the_relay_finds_out_before_it_sends_is_an_error() -> None:
+    world = World(relay=Bytes(UpstreamError("down")))
+    world.router.targets["t"] = MIRRORED
+    assert (await world.ask_modern(CALL).answered()).json()["error"]["message"] == "down"
 
 
 LISTEN = {"toolsListChanged": True, "resourceSubscriptions": ["a:1", "a:2"]}
