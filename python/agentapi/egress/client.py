@@ -14,6 +14,7 @@ import httpcore2
 import httpx2
 
 from agentapi.egress.addresses import AddressPolicy
+from agentapi.egress.dialer import Dialer
 from agentapi.egress.resolver import Resolver
 from agentapi.egress.transport import GuardedBackend, GuardedTransport, PooledTransport
 from agentapi.errors import EgressRefusedError, UpstreamError, UpstreamTimeoutError
@@ -76,9 +77,11 @@ class Egress:
         self._timeout_s = timeout_s
         self._resolver = resolver or Resolver(timeout_s=min(timeout_s, 5.0))
         self._backend = GuardedBackend(policy, self._resolver, inner=network)
-        self._pool = PooledTransport(
-            self._backend, ssl_context=ssl_context or default_tls_context(), max_connections=max_connections
-        )
+        context = ssl_context or default_tls_context()
+        context.set_alpn_protocols(["http/1.1"])
+        self._pool = PooledTransport(self._backend, ssl_context=context, max_connections=max_connections)
+        self.dialer = Dialer(policy, self._backend, ssl_context=context)
+        self.max_response_bytes = max_response_bytes
         self.transport = GuardedTransport(self._pool, policy, max_response_bytes=max_response_bytes)
 
     @classmethod

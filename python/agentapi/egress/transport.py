@@ -14,27 +14,26 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
 import httpcore2
 import httpx2
 
-from agentapi.egress.addresses import AddressPolicy, IPAddress
-
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from types import TracebackType
 
+    from agentapi.egress.addresses import AddressPolicy, IPAddress
     from agentapi.egress.resolver import Resolver
 
-__all__ = ["GuardedBackend", "GuardedTransport", "PooledTransport", "ResponseTooLargeError"]
+__all__ = ["GuardedBackend", "GuardedTransport", "PooledTransport", "ResponseTooLargeError", "first_connected"]
 
 _MAX_ATTEMPTS: Final = 6
 _EVENT_STREAM: Final = "text/event-stream"
-_Connect = Callable[[IPAddress], Awaitable[httpcore2.AsyncNetworkStream]]
+_Connected = TypeVar("_Connected")
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
@@ -90,10 +89,13 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
 
         try:
             with anyio.fail_after(timeout):
-                addresses = _interleaved(await self.checked(host))[:_MAX_ATTEMPTS]
-                if len(addresses) == 1:
-                    return await connect(addresses[0])
-                return await _first(addresses, connect, self._stagger_s)
+                return await first_connected(
+                    await self.checked(host),
+                    connect,
+                    close=lambda stream: stream.aclose(),
+                    errors=(httpcore2.ConnectError, httpcore2.ConnectTimeout),
+                    stagger_s=self._stagger_s,
+                )
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error
 
@@ -108,27 +110,45 @@ def _interleaved(addresses: tuple[IPAddress, ...]) -> tuple[IPAddress, ...]:
     return tuple(address for _, _, address in sorted(ranked, key=lambda item: item[:2]))
 
 
-async def _first(addresses: tuple[IPAddress, ...], connect: _Connect, stagger_s: float) -> httpcore2.AsyncNetworkStream:
-    """Return the first connection that stands; start the next attempt when one fails or dawdles."""
-    won: list[httpcore2.AsyncNetworkStream] = []
+async def first_connected(
+    addresses: tuple[IPAddress, ...],
+    connect: Callable[[IPAddress], Awaitable[_Connected]],
+    *,
+    close: Callable[[_Connected], Awaitable[None]],
+    errors: tuple[type[Exception], ...],
+    stagger_s: float,
+) -> _Connected:
+    """Return the first connection that stands; start the next attempt when one fails or dawdles (RFC 8305).
+
+    Args:
+        addresses: Checked ones; the first few are tried, the families in turn.
+        connect: Opens a connection, or raises one of ``errors``.
+        close: Ends one that came too late.
+        errors: What a failed attempt raises.
+        stagger_s: How long an attempt may take until the next begins.
+    """
+    candidates = _interleaved(addresses)[:_MAX_ATTEMPTS]
+    if len(candidates) == 1:
+        return await connect(candidates[0])
+    won: list[_Connected] = []
     failures: list[Exception] = []
 
     async def attempt(address: IPAddress, ended: anyio.Event, scope: anyio.CancelScope) -> None:
         try:
             stream = await connect(address)
-        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+        except errors as error:
             failures.append(error)
             ended.set()
             return
         if won:
-            await stream.aclose()
+            await close(stream)
             return
         won.append(stream)
         scope.cancel()
 
     try:
         async with anyio.create_task_group() as group:
-            for address in addresses:
+            for address in candidates:
                 ended = anyio.Event()
                 group.start_soon(attempt, address, ended, group.cancel_scope)
                 with anyio.move_on_after(stagger_s):
@@ -136,7 +156,7 @@ async def _first(addresses: tuple[IPAddress, ...], connect: _Connect, stagger_s:
     except BaseException:
         with anyio.CancelScope(shield=True):
             for stream in won:
-                await stream.aclose()
+                await close(stream)
         raise
     if won:
         return won[0]

@@ -1,0 +1,199 @@
+"""Keep-alive connections to the upstreams that are spoken to by the request: one pool for the process.
+
+Invariants:
+
+* A connection is used by one organisation for one version of one upstream, so that what one tenant does to a
+  connection is never seen by another, and a changed configuration never meets an old connection.
+* It carries one request at a time, and lies in the pool only while its last answer ended well.
+* Open connections are bounded, in all and for each upstream; beyond that a request is refused at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agentapi.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from agentapi.egress.dialer import Destination, Dialer
+    from agentapi.egress.http1 import Http1Connection
+    from agentapi.principal import OrgId, UpstreamId
+
+__all__ = ["HttpPool", "PoolExhaustedError", "PoolKey", "Pooled"]
+
+_IDLE_S: Final = 4.0
+"""Servers that say nothing close an idle connection after 5 seconds as a rule (uvicorn, Node.js). A request that meets
+the closing cannot be told from one that was processed, so an older connection is not used."""
+_IDLE_MOST_S: Final = 60.0
+_MARGIN_S: Final = 1.0
+
+
+class PoolExhaustedError(UpstreamError):
+    """No connection may be opened now."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKey:
+    """What a connection is bound to."""
+
+    org_id: OrgId
+    upstream_id: UpstreamId
+    version: int
+
+
+@dataclass(slots=True, eq=False)
+class Pooled:
+    """A connection that is lent out, or lies in the pool until ``expires``."""
+
+    key: PoolKey
+    connection: Http1Connection
+    expires: float = 0.0
+    reused: bool = False
+    """Whether it carried a request before, so that the server may have closed it meanwhile."""
+
+
+class HttpPool:
+    """Lends connections.
+
+    Args:
+        dialer: Makes them, to checked addresses.
+        connect_timeout_s: Bound on making one.
+        max_connections: Bound on open ones.
+        max_per_upstream: Bound on those of one key.
+        clock: Monotonic seconds; by default the event loop's.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        *,
+        connect_timeout_s: float,
+        max_connections: int,
+        max_per_upstream: int,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._dialer = dialer
+        self._connect_timeout_s = connect_timeout_s
+        self._max_connections = max_connections
+        self._max_per_upstream = max_per_upstream
+        self._clock = clock or asyncio.get_running_loop().time
+        self._idle: dict[PoolKey, list[Pooled]] = {}
+        self._open: Counter[PoolKey] = Counter()
+        self._total = 0
+        self._closing = False
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Close what idles for the length of the context, and at its end what is left."""
+        reaper = asyncio.create_task(self._reap())
+        try:
+            yield
+        finally:
+            self._closing = True
+            reaper.cancel()
+            for lying in list(self._idle.values()):
+                for pooled in list(lying):
+                    self.discard(pooled)
+            self._idle.clear()
+
+    def __len__(self) -> int:
+        return self._total
+
+    @property
+    def idle(self) -> int:
+        """How many connections lie in the pool."""
+        return sum(len(lying) for lying in self._idle.values())
+
+    async def take(self, key: PoolKey, destination: Destination, *, fresh: bool = False) -> Pooled:
+        """Return a connection to ``destination``, which ``key`` stands for.
+
+        Args:
+            key: What it is bound to.
+            destination: Where it goes.
+            fresh: Do not use one that lies in the pool.
+
+        Raises:
+            EgressRefusedError: The guard does not let it through.
+            PoolExhaustedError: There are too many.
+            UpstreamError: None can be made.
+        """
+        lying = self._idle.get(key)
+        now = self._clock()
+        while lying and not fresh:
+            pooled = lying.pop()
+            if pooled.expires > now and pooled.connection.reusable:
+                return pooled
+            self.discard(pooled)
+        self._make_room(key)
+        self._open[key] += 1
+        self._total += 1
+        try:
+            connection = await self._dialer.connect(destination, timeout_s=self._connect_timeout_s)
+        except BaseException:
+            self._forget(key)
+            raise
+        return Pooled(key, connection)
+
+    def give_back(self, pooled: Pooled) -> None:
+        """Keep the connection for another request, or close it if it cannot carry one."""
+        if self._closing or not pooled.connection.reusable:
+            self.discard(pooled)
+            return
+        promised = pooled.connection.keep_alive_s
+        lasts = _IDLE_S if promised is None else min(promised - _MARGIN_S, _IDLE_MOST_S)
+        pooled.expires = self._clock() + lasts
+        pooled.reused = True
+        self._idle.setdefault(pooled.key, []).append(pooled)
+
+    def discard(self, pooled: Pooled) -> None:
+        """Close a connection that was lent out or taken off the pool."""
+        pooled.connection.abort()
+        self._forget(pooled.key)
+
+    def close_idle(self) -> None:
+        """Close what has lain for too long, and what its server has closed."""
+        now = self._clock()
+        for key, lying in list(self._idle.items()):
+            for pooled in lying:
+                if pooled.expires <= now or not pooled.connection.reusable:
+                    self.discard(pooled)
+            kept = [pooled for pooled in lying if pooled.expires > now and pooled.connection.reusable]
+            if kept:
+                self._idle[key] = kept
+            else:
+                del self._idle[key]
+
+    def _forget(self, key: PoolKey) -> None:
+        self._total -= 1
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
+
+    def _make_room(self, key: PoolKey) -> None:
+        if self._closing:
+            raise PoolExhaustedError("The gateway is shutting down.")
+        if self._open[key] < self._max_per_upstream and self._total < self._max_connections:
+            return
+        self.close_idle()
+        if self._total >= self._max_connections:
+            self._evict()
+        if self._open[key] >= self._max_per_upstream or self._total >= self._max_connections:
+            raise PoolExhaustedError("All upstream connections are in use; try again shortly.")
+
+    def _evict(self) -> None:
+        """Close the connection that would have expired first."""
+        oldest = min((lying[0] for lying in self._idle.values() if lying), key=lambda p: p.expires, default=None)
+        if oldest is not None:
+            self._idle[oldest.key].remove(oldest)
+            self.discard(oldest)
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(_IDLE_S / 2)
+            self.close_idle()
