@@ -22,6 +22,7 @@ __all__ = [
     "NotFoundError",
     "PayloadTooLargeError",
     "PreconditionFailedError",
+    "RateLimitedError",
     "RequestTimeoutError",
     "StartupError",
     "StorageUnavailableError",
@@ -137,6 +138,16 @@ class RequestTimeoutError(AgentAPIError):
     """The request body did not arrive in time."""
 
     code = "request_timeout"
+
+
+class RateLimitedError(AgentAPIError):
+    """The caller, or its organisation, asks too often; ``retry_after_s`` is how long to wait."""
+
+    code = "rate_limited"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"Too many requests; try again in {retry_after_s} s.")
+        self.retry_after_s = retry_after_s
 
 
 class TooManyStreamsError(AgentAPIError):

@@ -34,6 +34,7 @@ _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
     (errors.UnsupportedMediaTypeError, 415, "Unsupported media type"),
     (errors.InvalidRequestError, 422, "Invalid request"),
     (errors.EgressRefusedError, 422, "Address refused"),
+    (errors.RateLimitedError, 429, "Too many requests"),
     (errors.TooManyStreamsError, 429, "Too many streams"),
     (errors.StorageUnavailableError, 503, "Storage unavailable"),
     (errors.UpstreamTimeoutError, 504, "Upstream timed out"),
@@ -67,12 +68,14 @@ def problem_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] 
     )
 
 
-def rpc_error_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] | None = None) -> Response:
-    """Render ``error`` as a JSON-RPC error without an id, for a request that never reached the protocol engine."""
+def rpc_error_response(
+    error: errors.AgentAPIError, *, id_json: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Render ``error`` as a JSON-RPC error for a request that never reached a front; its id is known if it was read."""
     status, _ = _lookup(error)
     code = INTERNAL_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else INVALID_REQUEST
     data = ErrorData(code=code, message=error.message, data={"code": error.code})
-    return rpc_response(data, status, headers=headers)
+    return rpc_response(data, status, id_json=id_json, headers=headers)
 
 
 def rpc_response(

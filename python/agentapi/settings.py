@@ -154,6 +154,9 @@ class Settings(BaseSettings):
     """Rest after which a connection of the older revisions is asked whether it is alive before it is used."""
     upstream_message_mb: Annotated[int, Field(ge=1, le=1024)] = 32
     """Largest message of a stdio server or an event stream; a longer one ends the connection."""
+    relay_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 4096
+    """Open connections of the relay in all; one carries one request or one event stream."""
+    relay_max_connections_per_upstream: Annotated[int, Field(ge=1, le=100_000)] = 2048
     catalogue_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     """How long a list of an upstream is fresh; its own ``ttlMs`` may shorten that. 0 keeps no list."""
     catalogue_min_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 5.0
@@ -187,6 +190,14 @@ class Settings(BaseSettings):
     max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Event streams without an end that one process holds open."""
     max_streams_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+
+    rate_limit_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Requests a minute of one user to ``/mcp``, counted by each process for itself. Unset: no limit."""
+    rate_limit_burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """How many of them may come at once. Unset: all."""
+    rate_limit_org_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Requests a minute of all users of an organisation together. Unset: no limit."""
+    rate_limit_org_burst: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

@@ -17,6 +17,7 @@ MADE: dict[type[errors.AgentAPIError], tuple[errors.AgentAPIError, int, str]] = 
     errors.NotFoundError: (errors.NotFoundError("x"), 404, "not_found"),
     errors.NotAcceptableError: (errors.NotAcceptableError("x"), 406, "not_acceptable"),
     errors.RequestTimeoutError: (errors.RequestTimeoutError("x"), 408, "request_timeout"),
+    errors.RateLimitedError: (errors.RateLimitedError(3), 429, "rate_limited"),
     errors.TooManyStreamsError: (errors.TooManyStreamsError("x"), 429, "too_many_streams"),
     errors.ConflictError: (errors.ConflictError("x"), 409, "conflict"),
     errors.InvalidRequestError: (errors.InvalidRequestError("x"), 422, "invalid_request"),

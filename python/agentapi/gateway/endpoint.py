@@ -1,8 +1,8 @@
 """``/mcp/{org}/{workspace}``: one way through, step by step, to the front of the client's era.
 
-authentication -> tenancy -> message -> scopes -> admission -> front. Whatever a caller may not know of reads like
-what does not exist: another organisation's workspace and none at all give the same answer, found without asking the
-database.
+authentication -> tenancy -> message -> scopes -> admission -> rate limit -> front. Whatever a caller may not know of
+reads like what does not exist: another organisation's workspace and none at all give the same answer, found without
+asking the database.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from agentapi.errors import (
     InsufficientScopeError,
     MethodNotAllowedError,
     NotFoundError,
+    RateLimitedError,
     UnauthenticatedError,
     UnsupportedMediaTypeError,
 )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from agentapi.gateway.call import Incoming
     from agentapi.gateway.resource import ProtectedResource
     from agentapi.identity.issuers import IssuerDirectory
+    from agentapi.limits.local import LocalRateLimit
     from agentapi.principal import Principal
     from agentapi.tenancy.admission import Admission
     from agentapi.upstreams.registry import UpstreamRegistry, WorkspaceView
@@ -77,6 +79,7 @@ class McpEndpoint:
         guard: Refuses what pages of others send.
         modern: Serves modern clients.
         legacy: Serves older clients.
+        rate_limit: Counts requests.
         has_toolset: Tells whether a workspace has a toolset that the principal may know of; without it, none has any.
         max_body_bytes: Bound on a message.
         max_json_depth: Bound on how deep it nests.
@@ -97,6 +100,7 @@ class McpEndpoint:
         max_json_depth: int,
         body_timeout_s: float,
         has_toolset: Callable[[Principal, WorkspaceView, str], Awaitable[bool]] | None = None,
+        rate_limit: LocalRateLimit | None = None,
     ) -> None:
         self._resource = resource
         self._issuers = issuers
@@ -106,6 +110,7 @@ class McpEndpoint:
         self._modern = modern
         self._legacy = legacy
         self._has_toolset = has_toolset
+        self._rate_limit = rate_limit
         self._max_body_bytes = max_body_bytes
         self._max_json_depth = max_json_depth
         self._body_timeout_s = body_timeout_s
@@ -113,12 +118,15 @@ class McpEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; see the module's description for the order of steps."""
         place: Place | None = None
+        incoming: Incoming | None = None
         try:
             place = Place.of(scope)
             token = await self._authenticate(scope, place)
             incoming = await self._read(scope, receive) if scope["method"] == "POST" else None
             self._check_scopes(token, incoming)
             call = await self._admit(scope, token, place)
+            if self._rate_limit is not None:
+                self._rate_limit.take(call.principal)
             if _is_modern(scope, incoming):
                 if incoming is None:
                     raise MethodNotAllowedError("The endpoint answers POST only.")
@@ -130,7 +138,7 @@ class McpEndpoint:
         except AgentAPIError as error:
             if error.log_context:
                 _log.info("request_refused", code=error.code, **error.log_context)
-            await self._refusal(error, place)(scope, receive, send)
+            await self._refusal(error, place, incoming)(scope, receive, send)
         except RpcRefusalError as refusal:
             await refusal_response(refusal)(scope, receive, send)
         except ClientGoneError:
@@ -185,13 +193,18 @@ class McpEndpoint:
             challenge=challenge,
         )
 
-    def _refusal(self, error: AgentAPIError, place: Place | None) -> Response:
+    def _refusal(self, error: AgentAPIError, place: Place | None, incoming: Incoming | None) -> Response:
         headers: dict[str, str] = {}
         if isinstance(error, UnauthenticatedError | InsufficientScopeError) and place is not None:
             headers["WWW-Authenticate"] = self._resource.challenge(error, place)
         if isinstance(error, MethodNotAllowedError):
             headers["Allow"] = "POST"
-        return rpc_error_response(error, headers=headers)
+        id_json = None
+        if isinstance(error, RateLimitedError):
+            headers["Retry-After"] = str(error.retry_after_s)
+            # The caller is known; other refusals must not tell a workspace from none by what they repeat.
+            id_json = None if incoming is None else incoming.envelope.id_json
+        return rpc_error_response(error, id_json=id_json, headers=headers)
 
 
 def _is_modern(scope: Scope, incoming: Incoming | None) -> bool:
