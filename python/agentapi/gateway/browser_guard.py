@@ -34,6 +34,7 @@ class BrowserGuard:
         self._origins = frozenset({f"{self._own.scheme}://{self._own.netloc}", *origins})
         self._hosts = frozenset({self._own.hostname or "", *(host.lower() for host in hosts)})
         self._allow_loopback = allow_loopback
+        self._last_host: str | None = None
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Refuse a request by its ASGI ``headers``.
@@ -54,10 +55,16 @@ class BrowserGuard:
             raise ForbiddenError("This origin may not call the gateway.", origin=", ".join(origins)[:200])
 
     def _is_own_host(self, host: str) -> bool:
+        # Nearly all requests name the gateway as the last one did; reading that again costs more than the token check.
+        if host == self._last_host:
+            return True
         parts = _split(f"//{host}")
         if parts is None or parts.hostname is None or parts.path or parts.username is not None:
             return False
-        return parts.hostname in self._hosts or (self._allow_loopback and _is_loopback(parts.hostname))
+        if parts.hostname in self._hosts or (self._allow_loopback and _is_loopback(parts.hostname)):
+            self._last_host = host
+            return True
+        return False
 
     def _is_own_origin(self, origin: str) -> bool:
         if origin in self._origins:
