@@ -38,6 +38,7 @@ from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
+from agentapi.limits.local import LocalRateLimit
 from agentapi.observability.health import HealthBoard, Probe
 from agentapi.observability.logs import configure_from_settings
 from agentapi.observability.middleware import RequestContextMiddleware
@@ -52,6 +53,7 @@ from agentapi.tenancy.admission import Admission
 from agentapi.tenancy.directory import MemberDirectory
 from agentapi.upstreams.client import UpstreamClient
 from agentapi.upstreams.connections import ConnectionPool, Limits
+from agentapi.upstreams.http_pool import HttpPool
 from agentapi.upstreams.imports import ImportRoutes
 from agentapi.upstreams.registration import Registration
 from agentapi.upstreams.registry import UpstreamRegistry
@@ -208,7 +210,9 @@ async def _routes(
     await stack.enter_async_context(pool.run())
     client = UpstreamClient(pool, transports, clock=clock, stdio_sharing=settings.stdio_sharing)
     registry.on_change(client.close_upstream)
-    gateway = Gateway.build(settings, client=client, keyring=keyring, policy=policy)
+    http_pool = HttpPool.from_settings(settings, egress.dialer)
+    await stack.enter_async_context(http_pool.run())
+    gateway = Gateway.build(settings, client=client, keyring=keyring, egress=egress, http_pool=http_pool, policy=policy)
     await stack.enter_async_context(gateway.router.run())
     policies.on_change(gateway.router.policy_changed)
     stack.enter_context(on_stop_signal(gateway.streams.drain))
@@ -234,6 +238,7 @@ async def _routes(
         max_json_depth=settings.max_json_depth,
         body_timeout_s=settings.body_timeout_s,
         has_toolset=policy.has_toolset,
+        rate_limit=LocalRateLimit.from_settings(settings),
     )
 
     async def authorize(request: Request) -> Principal:

@@ -15,6 +15,8 @@ from agentapi.gateway.listening import OpenStreams
 from agentapi.gateway.modern import ModernFront
 from agentapi.gateway.pages import Pages
 from agentapi.gateway.parked import ParkedCalls
+from agentapi.gateway.relay import ByteRelay
+from agentapi.gateway.relay_passage import RelayLimits
 from agentapi.gateway.reply import StreamLimits
 from agentapi.gateway.request_state import RequestStates
 from agentapi.gateway.router import Router
@@ -23,9 +25,11 @@ from agentapi.gateway.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from agentapi._core import Keyring
+    from agentapi.egress.client import Egress
     from agentapi.gateway.access import AccessPolicy
     from agentapi.settings import Settings
     from agentapi.upstreams.client import UpstreamClient
+    from agentapi.upstreams.http_pool import HttpPool
 
 __all__ = ["Gateway", "build_router"]
 
@@ -44,9 +48,19 @@ class Gateway:
 
     @classmethod
     def build(
-        cls, settings: Settings, *, client: UpstreamClient, keyring: Keyring, policy: AccessPolicy | None = None
+        cls,
+        settings: Settings,
+        *,
+        client: UpstreamClient,
+        keyring: Keyring,
+        egress: Egress,
+        http_pool: HttpPool,
+        policy: AccessPolicy | None = None,
     ) -> Gateway:
-        """Return a gateway that speaks to its upstreams through ``client``; without a policy all see everything."""
+        """Return a gateway that speaks to its upstreams through ``client``, or past it over ``http_pool``.
+
+        Without a policy all see everything.
+        """
         router = build_router(settings, client=client, keyring=keyring, policy=policy)
         streams = OpenStreams(most=settings.max_streams, most_per_user=settings.max_streams_per_user)
         limits = StreamLimits(write_timeout_s=settings.client_write_timeout_s)
@@ -58,7 +72,17 @@ class Gateway:
             limits=limits,
             answer_timeout_s=settings.client_answer_timeout_s,
         )
-        return cls(router, ModernFront(router=router, streams=streams, limits=limits), legacy, streams)
+        relay = ByteRelay(
+            dialer=egress.dialer,
+            pool=http_pool,
+            keyring=keyring,
+            states=RequestStates(keyring, settings.request_state_ttl_s),
+            finish=router.finished,
+            era=client.era,
+            limits=RelayLimits(settings.upstream_call_timeout_s, egress.max_response_bytes),
+            stream_limits=limits,
+        )
+        return cls(router, ModernFront(router=router, streams=streams, limits=limits, relay=relay), legacy, streams)
 
 
 def build_router(

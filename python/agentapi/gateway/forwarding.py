@@ -82,9 +82,14 @@ class Forwarder:
             peer = RewritingPeer(exchange.peer, rewriter)
             return rewriter.result(method, _as_legacy(await with_rounds(lambda extra: send(extra, peer), peer)))
         if era is Era.MODERN:
-            result = rewriter.result(method, await send({}, exchange.peer))
-            return _as_modern(method, self._sealed(exchange, target, result))
+            return self.finished(exchange, target, rewriter, await send({}, exchange.peer))
         return _as_modern(method, await self._legacy_answer(exchange, target, rewriter, lambda peer: send({}, peer)))
+
+    def finished(
+        self, exchange: Exchange, target: Target, rewriter: Rewriter, result: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a modern client is to see of the result of a modern upstream."""
+        return _as_modern(exchange.method, self._sealed(exchange, target, rewriter.result(exchange.method, result)))
 
     async def _legacy_answer(
         self, exchange: Exchange, target: Target, rewriter: Rewriter, send: Callable[[Peer], Awaitable[dict[str, Any]]]

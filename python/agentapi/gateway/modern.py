@@ -62,7 +62,7 @@ __all__ = ["ModernFront"]
 _SERVER_INFO: Final = {"name": "agentapi", "title": "AgentAPI", "version": agentapi.__version__}
 _LISTEN: Final = "subscriptions/listen"
 _LOG_MESSAGE: Final = "notifications/message"
-_RELAYED: Final = frozenset({*NAME_BEARING_METHODS, "completion/complete"})
+_RELAYED: Final = frozenset(NAME_BEARING_METHODS)
 _MIRROR_PREFIX: Final = MCP_PARAM_HEADER_PREFIX.lower()
 _MAX_SCHEMAS: Final = 2048
 

@@ -119,8 +119,7 @@ class Router:
             target = await self.target(exchange)
             if target is None:
                 return await self._find(exchange)
-            rewriter = Rewriter(target.upstream.name, self.catalogue.is_bare(exchange.view.upstreams))
-            return await self._forwarder.forward(exchange, target, rewriter)
+            return await self._forwarder.forward(exchange, target, self._rewriter(exchange, target))
         if method in _LISTS:
             return await self._list(exchange)
         if modern and method == "server/discover":
@@ -139,6 +138,10 @@ class Router:
             InvalidRequestError: It asks for none.
         """
         return inner_call(exchange) if await self._searches(exchange, CALL_TOOL) else exchange
+
+    def finished(self, exchange: Exchange, target: Target, result: dict[str, Any]) -> dict[str, Any]:
+        """Return what a modern client is to see of a result that came by the relay."""
+        return self._forwarder.finished(exchange, target, self._rewriter(exchange, target), result)
 
     async def target(self, exchange: Exchange) -> Target | None:
         """Return the upstream that alone answers the request that is ``meant``, or None if none does.
@@ -211,6 +214,9 @@ class Router:
     def policy_changed(self, workspace_id: WorkspaceId) -> None:
         """Tell the open streams of a workspace that they may be listed other tools now."""
         self._subscriptions.announce(workspace_id, "notifications/tools/list_changed")
+
+    def _rewriter(self, exchange: Exchange, target: Target) -> Rewriter:
+        return Rewriter(target.upstream.name, self.catalogue.is_bare(exchange.view.upstreams))
 
     def _changed(self, upstream: Upstream, user_id: UserId, method: str, params: dict[str, Any]) -> None:
         # A client that is told asks at once, so what is kept must go first.

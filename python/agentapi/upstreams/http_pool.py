@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from agentapi.errors import UpstreamError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agentapi.egress.dialer import Destination, Dialer
     from agentapi.egress.http1 import Http1Connection
     from agentapi.principal import OrgId, UpstreamId
+    from agentapi.settings import Settings
 
 __all__ = ["HttpPool", "PoolExhaustedError", "PoolKey", "Pooled"]
 
@@ -87,6 +88,16 @@ class HttpPool:
         self._open: Counter[PoolKey] = Counter()
         self._total = 0
         self._closing = False
+
+    @classmethod
+    def from_settings(cls, settings: Settings, dialer: Dialer) -> Self:
+        """Build from the ``relay_*`` settings and ``upstream_connect_timeout_s``."""
+        return cls(
+            dialer,
+            connect_timeout_s=settings.upstream_connect_timeout_s,
+            max_connections=settings.relay_max_connections,
+            max_per_upstream=settings.relay_max_connections_per_upstream,
+        )
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentapi.egress import AddressPolicy, Egress, Resolver
-from agentapi.egress.http1 import Http1Connection
 from agentapi.errors import EgressRefusedError, UpstreamError, UpstreamTimeoutError
 from support.upstreams import hanging_port
 from unit.egress.doubles import FakeNames, TlsPair, serve
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentapi.egress.dialer import Destination
+    from agentapi.egress.http1 import Http1Connection
 
 LOOPBACK = AddressPolicy(allow_networks=(ip_network("127.0.0.0/8"),), allow_http=True)
 CLOSED = AddressPolicy(allow_http=True)

@@ -1,0 +1,155 @@
+"""The relay: a modern request to a modern HTTP upstream passes as bytes, and so does the answer.
+
+Invariants:
+
+* The body goes out as it came but for the upstream's own name of the thing and the opened ``requestState``, both
+  spliced in where the scan found them; nothing is written anew.
+* Of the client's headers only those of the protocol and of tracing pass. What authenticates the client, or says where
+  it is, does not; the credential is the upstream's own.
+* A request is sent once. Only one that may be repeated is, and only when the server had closed a connection that lay
+  idle; never when a byte of the answer has come.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from mcp import MCPError
+
+from agentapi._core import SealError
+from agentapi.egress.http1 import ConnectionEndedError
+from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
+from agentapi.gateway.relay_answer import ClientStream
+from agentapi.gateway.relay_passage import Passage
+from agentapi.gateway.relay_request import Wires, request_pieces
+from agentapi.request_body import ClientGoneError
+from agentapi.upstreams.http_pool import PoolExhaustedError
+from agentapi.upstreams.link import Era
+from agentapi.upstreams.models import Transport
+from agentapi.upstreams.reasons import reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import Receive, Scope, Send
+
+    from agentapi._core import Keyring
+    from agentapi.egress.dialer import Dialer
+    from agentapi.gateway.exchange import Exchange
+    from agentapi.gateway.items import Target
+    from agentapi.gateway.relay_passage import Finish, RelayLimits
+    from agentapi.gateway.relay_request import Wire
+    from agentapi.gateway.reply import Answer, StreamLimits
+    from agentapi.gateway.request_state import RequestStates
+    from agentapi.upstreams.http_pool import HttpPool, Pooled
+    from agentapi.upstreams.models import Upstream
+
+__all__ = ["ByteRelay"]
+
+_log = structlog.get_logger(__name__)
+
+
+class ByteRelay:
+    """Passes requests on.
+
+    Args:
+        dialer: Checks URLs.
+        pool: Lends connections.
+        keyring: Opens the secrets of upstreams.
+        states: Opens what upstreams gave clients to carry.
+        finish: Rewrites results.
+        era: What is known of an upstream.
+        limits: On time and size.
+        stream_limits: On the stream to the client.
+    """
+
+    def __init__(
+        self,
+        *,
+        dialer: Dialer,
+        pool: HttpPool,
+        keyring: Keyring,
+        states: RequestStates,
+        finish: Finish,
+        era: Callable[[Upstream], Era | None],
+        limits: RelayLimits,
+        stream_limits: StreamLimits,
+    ) -> None:
+        self._pool = pool
+        self._wires = Wires(dialer, keyring)
+        self._states = states
+        self._finish = finish
+        self._era = era
+        self._limits = limits
+        self._stream_limits = stream_limits
+
+    def serves(self, target: Target) -> bool:
+        """Return whether requests for ``target`` can be passed on so: its upstream is known to be of the modern era."""
+        return target.upstream.transport is Transport.HTTP and self._era(target.upstream) is Era.MODERN
+
+    async def forward(self, exchange: Exchange, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and stream the answer back; every failure becomes a JSON-RPC error."""
+        stream = ClientStream(send, self._stream_limits)
+        passage = Passage(exchange, target, stream=stream, receive=receive, limits=self._limits, finish=self._finish)
+        try:
+            try:
+                answer = await self._pass(passage, scope)
+            except (MCPError, AgentAPIError) as error:
+                answer = passage.failure(error)
+            await stream.finish(answer)
+        except ClientGoneError:
+            _log.debug("client_gone", upstream=target.upstream.name)
+        finally:
+            await self._settle(passage)
+
+    async def _pass(self, passage: Passage, scope: Scope) -> Answer:
+        exchange, target = passage.exchange, passage.target
+        upstream = target.upstream
+        try:
+            wire = self._wires.of(upstream)
+        except SealError as error:
+            raise UpstreamError(f"Upstream '{upstream.name}' is unavailable: {reason_of(error)}.") from error
+        state = exchange.params.get("requestState")
+        if state is not None:
+            state = self._states.open(exchange.principal, upstream.id, exchange.method, target.name, state)
+        pieces = request_pieces(
+            wire,
+            exchange.body,
+            exchange.envelope,
+            member=target.member,
+            own_name=target.name,
+            request_state=state,
+            headers=scope["headers"],
+        )
+        passage.pooled = await self._taken(wire, upstream)
+        try:
+            return await passage.answer(pieces)
+        except ConnectionEndedError as error:
+            # The server may have closed a connection that lay idle just when the request was on its way.
+            if not (error.untouched and passage.pooled.reused and target.repeatable):
+                raise
+        self._pool.discard(passage.pooled)
+        passage.pooled = None
+        passage.pooled = await self._taken(wire, upstream, fresh=True)
+        return await passage.answer(pieces)
+
+    async def _taken(self, wire: Wire, upstream: Upstream, *, fresh: bool = False) -> Pooled:
+        try:
+            return await self._pool.take(wire.key, wire.destination, fresh=fresh)
+        except PoolExhaustedError:
+            raise
+        except AgentAPIError as error:
+            kind = type(error) if isinstance(error, UpstreamTimeoutError) else UpstreamError
+            message = f"Upstream '{upstream.name}' is unavailable: {reason_of(error)}."
+            raise kind(message, **error.log_context) from error
+
+    async def _settle(self, passage: Passage) -> None:
+        """Give the connection back if it ends as it should, which the client no longer waits for."""
+        pooled, passage.pooled = passage.pooled, None
+        if pooled is None:
+            return
+        try:
+            await passage.drain(pooled.connection)
+        finally:
+            self._pool.give_back(pooled)

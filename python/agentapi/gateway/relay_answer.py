@@ -1,0 +1,104 @@
+"""What a client gets from the relay: JSON where nothing precedes the answer, an event stream as soon as something does.
+
+Whoever writes waits until the client has room. The relay reads nothing more meanwhile, so that a slow client slows its
+upstream and nobody buffers for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from agentapi.request_body import ClientGoneError
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Send
+
+    from agentapi.gateway.reply import Answer, StreamLimits
+
+__all__ = ["ClientStream"]
+
+_log = structlog.get_logger(__name__)
+
+_ON_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
+_PING: Final = b": ping\n\n"
+_JSON: Final = (b"content-type", b"application/json")
+_STREAM: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    # nginx and its like hold events back otherwise.
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class ClientStream:
+    """Writes the response of one request.
+
+    Args:
+        send: Where it goes.
+        limits: Of the stream.
+    """
+
+    def __init__(self, send: Send, limits: StreamLimits) -> None:
+        self._send = send
+        self.ping_s = limits.ping_s
+        self._write_timeout_s = limits.write_timeout_s
+        self._streaming = False
+
+    async def event(self, message: bytes) -> None:
+        """Write a message that precedes the answer.
+
+        Raises:
+            ClientGoneError: Nobody reads it.
+        """
+        await self._write(_event(message))
+
+    async def ping(self) -> None:
+        """Write a comment, so that nobody between takes the connection for dead.
+
+        Raises:
+            ClientGoneError: Nobody reads it.
+        """
+        await self._write(_PING)
+
+    async def finish(self, answer: Answer) -> None:
+        """Write the answer and end the response.
+
+        Raises:
+            ClientGoneError: Nobody reads it.
+        """
+        if self._streaming:
+            await self._pass_on(_body(_event(answer.body), more=False))
+            return
+        headers = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._send(_body(answer.body, more=False))
+
+    async def _write(self, event: bytes) -> None:
+        if not self._streaming:
+            self._streaming = True
+            await self._pass_on({"type": "http.response.start", "status": HTTPStatus.OK, "headers": [*_STREAM]})
+        await self._pass_on(_body(event, more=True))
+
+    async def _pass_on(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await self._send(message)
+        except TimeoutError:
+            _log.info("client_does_not_read", waited_s=self._write_timeout_s)
+            raise ClientGoneError from None
+        except OSError:
+            # ASGI 2.4: a server may say so that the client has gone.
+            raise ClientGoneError from None
+
+
+def _event(message: bytes) -> bytes:
+    """Return ``message`` on one line; strict JSON has line breaks between its tokens only."""
+    return b"event: message\ndata: %b\n\n" % message.translate(_ON_ONE_LINE)
+
+
+def _body(body: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}

@@ -1,0 +1,303 @@
+"""One request on its way through the relay: what its upstream answers, and what of that the client is told.
+
+Invariants:
+
+* Of the upstream's headers nothing passes. Its answer is read as one JSON-RPC message, or a stream of them, of which
+  one answers this very request; anything else is an error in the gateway's own words.
+* An address or a state of an upstream reaches the client only rewritten. An answer that may hold one is read and
+  written anew; all others pass as they are.
+* What a client does not read, the gateway does not read either. A client that leaves ends the upstream's request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from mcp.shared.subscriptions import LISTEN_STREAM_METHODS
+from mcp_types import LOG_LEVEL_META_KEY
+from mcp_types.methods import CACHEABLE_METHODS
+
+from agentapi._core import EnvelopeError, scan_envelope
+from agentapi.egress.http1 import ConnectionEndedError, GarbledAnswerError
+from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
+from agentapi.gateway.logging_levels import passes
+from agentapi.gateway.reply import Answer
+from agentapi.gateway.rpc import error_message, error_object, error_status, result_message
+from agentapi.gateway.sse import Events, EventTooLargeError
+from agentapi.request_body import ClientGoneError
+from agentapi.upstreams.reasons import reason_of
+
+if TYPE_CHECKING:
+    from mcp import MCPError
+    from starlette.types import Receive
+
+    from agentapi._core import Envelope
+    from agentapi.egress.http1 import Http1Connection
+    from agentapi.gateway.exchange import Exchange
+    from agentapi.gateway.items import Target
+    from agentapi.gateway.relay_answer import ClientStream
+    from agentapi.upstreams.http_pool import Pooled
+
+__all__ = ["Finish", "Passage", "RelayLimits"]
+
+_SOON_S: Final = 0.05
+"""Most answers are there by then; only a request that takes longer pays for watching its client."""
+_DRAIN_S: Final = 1.0
+"""How long the end of a stream may take after its last event, for the connection to be used again."""
+_MAX_DEPTH: Final = 255
+_LOG: Final = "notifications/message"
+_MARKS: Final = (b'"uri"', b'"requestState"', b'"input_required"', b'"error"', b"\\u00")
+"""What makes an answer worth reading: it may hold something that is to be rewritten, or hide it behind an escape."""
+_WHOLE: Final = b'"resultType"'
+_NONSENSE: Final = "Upstream '{}' answered with a result that the protocol does not allow."
+
+Finish = Callable[["Exchange", "Target", dict[str, Any]], dict[str, Any]]
+"""Makes of an upstream's result what the client is to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """Bounds on one passage."""
+
+    call_timeout_s: float
+    """On a whole answer of JSON; of a stream, on its first byte and on each silence."""
+    max_answer_bytes: int
+    """On an answer of JSON, and on one event."""
+
+
+class Passage:
+    """One request under way.
+
+    Args:
+        exchange: The client's request.
+        target: What it is about.
+        stream: Where the response goes.
+        receive: Tells when the client leaves.
+        limits: On time and size.
+        finish: Rewrites results.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        target: Target,
+        *,
+        stream: ClientStream,
+        receive: Receive,
+        limits: RelayLimits,
+        finish: Finish,
+    ) -> None:
+        self.exchange = exchange
+        self.target = target
+        self.pooled: Pooled | None = None
+        self._stream = stream
+        self._receive = receive
+        self._limits = limits
+        self._finish = finish
+        self._loop = asyncio.get_running_loop()
+        self._watcher: asyncio.Task[None] | None = None
+        self._gone = False
+        # What may be kept for a while is always marked as for this user alone.
+        self._as_it_is = exchange.method not in CACHEABLE_METHODS
+        self._answered = False
+
+    @property
+    def _id_json(self) -> bytes:
+        return self.exchange.envelope.id_json or b"null"
+
+    @property
+    def _connection(self) -> Http1Connection:
+        if self.pooled is None:
+            raise AssertionError
+        return self.pooled.connection
+
+    def failure(self, error: MCPError | AgentAPIError) -> Answer:
+        """Return ``error`` as the answer."""
+        told = error_object(self._told(error))
+        return Answer(error_message(self._id_json, told), error_status(told))
+
+    def _told(self, error: MCPError | AgentAPIError) -> MCPError | AgentAPIError:
+        name = self.target.upstream.name
+        if isinstance(error, ConnectionEndedError):
+            return UpstreamError(f"Upstream '{name}' closed the connection.")
+        if isinstance(error, GarbledAnswerError | EventTooLargeError):
+            return UpstreamError(f"Upstream '{name}' failed: {reason_of(error)}.")
+        return error
+
+    async def answer(self, pieces: list[bytes]) -> Answer:
+        """Send the request and return what it comes to, having written what precedes that."""
+        connection = self._connection
+        connection.send(pieces)
+        deadline = self._loop.time() + self._limits.call_timeout_s
+        while connection.head is None:
+            await self._more(deadline)
+        head = connection.head
+        kind = head.get(b"content-type").partition(b";")[0].strip().lower()
+        if head.get(b"content-encoding").strip().lower() not in {b"", b"identity"}:
+            raise GarbledAnswerError("its answer is compressed, which was not asked for")
+        if head.status != HTTPStatus.OK:
+            body = await self._body(deadline) if kind == b"application/json" else b""
+            return self._refusal(head.status, body)
+        if kind == b"application/json":
+            body = await self._body(deadline)
+            return self._message(body, self._scanned(body))
+        if kind == b"text/event-stream":
+            return await self._events()
+        raise self._nonsense()
+
+    async def drain(self, connection: Http1Connection) -> None:
+        """Read the end of a stream whose last event is here."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if not self._answered:
+            return
+        deadline = self._loop.time() + _DRAIN_S
+        try:
+            while not connection.complete and await connection.wait(deadline):
+                while connection.take():
+                    pass
+        except UpstreamError:
+            return
+
+    async def _more(self, deadline: float) -> None:
+        """Wait for more of the answer. Meanwhile the client is watched, and told now and then that there is life."""
+        if self._watcher is None:
+            if await self._came(min(deadline, self._loop.time() + _SOON_S)):
+                return
+            self._watcher = asyncio.create_task(self._watch())
+        while not self._gone:
+            until = min(deadline, self._loop.time() + self._stream.ping_s)
+            if await self._came(until):
+                return
+            if until >= deadline:
+                name, within_s = self.target.upstream.name, self._limits.call_timeout_s
+                raise UpstreamTimeoutError(f"Upstream '{name}' did not answer within {within_s:g} s.")
+            await self._stream.ping()
+        raise ClientGoneError
+
+    async def _came(self, until: float) -> bool:
+        try:
+            return await self._connection.wait(until)
+        except ConnectionEndedError:
+            if self._gone:
+                raise ClientGoneError from None
+            raise
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        # Once the answer is written, the server says the same of a client that stays.
+        if not self._answered and self.pooled is not None:
+            self._gone = True
+            self.pooled.connection.abort()
+
+    async def _body(self, deadline: float) -> bytes:
+        connection, limit = self._connection, self._limits.max_answer_bytes
+        announced = connection.head.get(b"content-length") if connection.head is not None else b""
+        too_large = announced.isdigit() and int(announced[:20]) > limit
+        pieces: list[bytes] = []
+        size = 0
+        while not too_large:
+            if piece := connection.take():
+                pieces.append(piece)
+                size += len(piece)
+                too_large = size > limit
+            elif connection.complete:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            else:
+                await self._more(deadline)
+        raise GarbledAnswerError(f"its answer is larger than {limit} bytes")
+
+    async def _events(self) -> Answer:
+        """Pass events on until one of them is the answer."""
+        connection, events = self._connection, Events(self._limits.max_answer_bytes)
+        while True:
+            if piece := connection.take():
+                for data in events.feed(piece):
+                    message = self._scanned(data)
+                    if message.kind == "response":
+                        return self._message(data, message)
+                    await self._notification(data, message)
+            elif connection.complete:
+                raise ConnectionEndedError
+            else:
+                await self._more(self._loop.time() + self._limits.call_timeout_s)
+
+    async def _notification(self, data: bytes, message: Envelope) -> None:
+        # A server of this era asks by its result, so that a question on the stream is for nobody to answer; and of
+        # changes it tells on another stream, whose client may be told of them.
+        if message.kind != "notification" or message.method in LISTEN_STREAM_METHODS:
+            return
+        if message.method == _LOG and not self._wants(data):
+            return
+        await self._stream.event(data)
+
+    def _wants(self, data: bytes) -> bool:
+        """Return whether the client asked for this log message, with the request; without a level it did not."""
+        meta = self.exchange.params.get("_meta")
+        level = meta.get(LOG_LEVEL_META_KEY) if isinstance(meta, dict) else None
+        if not isinstance(level, str):
+            return False
+        params = self._loaded(data).get("params")
+        return isinstance(params, dict) and passes(params, level)
+
+    def _scanned(self, data: bytes) -> Envelope:
+        try:
+            return scan_envelope(data, max_bytes=self._limits.max_answer_bytes, max_depth=_MAX_DEPTH)
+        except EnvelopeError:
+            raise self._nonsense() from None
+
+    def _loaded(self, data: bytes) -> dict[str, Any]:
+        """Return the message in ``data``, which has been scanned."""
+        try:
+            message: dict[str, Any] = json.loads(data)
+        except ValueError:
+            # Python reads no integer of more than some thousand digits; the scan has no objection to one.
+            raise self._nonsense() from None
+        return message
+
+    def _refusal(self, status: int, body: bytes) -> Answer:
+        """Return what an HTTP error says: the upstream's own error where it is one of the protocol."""
+        try:
+            message = self._loaded(body) if body and self._scanned(body).kind == "response" else {}
+            return self._error(message.get("error"))
+        except UpstreamError:
+            if status < HTTPStatus.MULTIPLE_CHOICES:
+                raise self._nonsense() from None
+            name = self.target.upstream.name
+            raise UpstreamError(f"Upstream '{name}' failed: {reason_of(UpstreamError(''), status)}.") from None
+
+    def _message(self, data: bytes, message: Envelope) -> Answer:
+        """Return the response in ``data``, as it is where nothing in it can need rewriting."""
+        answers = message.kind == "response" and message.id == self.exchange.envelope.id
+        if answers and self._as_it_is and _WHOLE in data and not any(mark in data for mark in _MARKS):
+            self._answered = True
+            return Answer(data)
+        read = self._loaded(data)
+        error, result = read.get("error"), read.get("result")
+        # A server that could not read the request's id answers without one, and can only mean this request.
+        if message.kind == "response" and error is not None and (answers or message.id is None):
+            return self._error(error)
+        if not answers or not isinstance(result, dict):
+            raise self._nonsense()
+        finished = self._finish(self.exchange, self.target, result)
+        self._answered = True
+        return Answer(result_message(self._id_json, finished))
+
+    def _error(self, error: object) -> Answer:
+        """Return an error of the upstream, unchanged."""
+        if not isinstance(error, dict):
+            raise self._nonsense()
+        if type(error.get("code")) is not int or not isinstance(error.get("message"), str):
+            raise self._nonsense()
+        self._answered = True
+        told = {key: error[key] for key in ("code", "message", "data") if error.get(key) is not None}
+        return Answer(error_message(self._id_json, told), error_status(told))
+
+    def _nonsense(self) -> UpstreamError:
+        return UpstreamError(_NONSENSE.format(self.target.upstream.name))

@@ -1,0 +1,165 @@
+"""What the relay sends to an upstream: a head of its own making, and the client's body with what must differ spliced.
+
+A head is made of values that were checked to be printable ASCII, so that none of them can end its line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from mcp.shared.inbound import encode_header_value
+
+from agentapi.egress.http1 import is_field_value
+from agentapi.errors import InvalidRequestError, UpstreamError, UpstreamNeedsConnectionError
+from agentapi.upstreams.http_pool import PoolKey
+from agentapi.upstreams.models import Auth
+from agentapi.upstreams.secrets import credential_headers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agentapi._core import Envelope, Keyring
+    from agentapi.egress.dialer import Destination, Dialer
+    from agentapi.upstreams.models import Upstream
+
+__all__ = ["Wire", "Wires", "request_pieces"]
+
+_PASSED: Final = frozenset({b"traceparent", b"tracestate", b"baggage"})
+"""Headers of a client that pass as they are (W3C Trace Context and Baggage)."""
+_PARAM_PREFIX: Final = b"mcp-param-"
+_TOGETHER: Final = 16 * 1024
+"""Below this a request is written in one piece, which is one copy more and one packet less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How one version of an upstream is reached."""
+
+    key: PoolKey
+    destination: Destination
+    start: bytes = field(repr=False)
+    """The request line and the headers that every request has, the credential among them."""
+
+
+class Wires:
+    """The wires of the upstreams in use.
+
+    Opening a secret and writing these lines takes longer than all the rest of a head, so the last ones are kept, for
+    the version of the upstream that they were made for.
+
+    Args:
+        dialer: Checks URLs.
+        keyring: Opens the sealed secrets.
+        max_entries: Bound on what is kept; the least recently used goes first.
+    """
+
+    def __init__(self, dialer: Dialer, keyring: Keyring, *, max_entries: int = 1024) -> None:
+        self._dialer = dialer
+        self._keyring = keyring
+        self._max_entries = max_entries
+        self._wires: OrderedDict[PoolKey, Wire] = OrderedDict()
+
+    def of(self, upstream: Upstream) -> Wire:
+        """Return the wire of ``upstream``.
+
+        Raises:
+            EgressRefusedError: Its URL may not be requested.
+            UpstreamNeedsConnectionError: The caller has not connected an account that it needs.
+            UpstreamError: Its credential cannot be sent.
+            SealError: Its secret does not open.
+        """
+        key = PoolKey(upstream.org_id, upstream.id, upstream.version)
+        wire = self._wires.get(key)
+        if wire is None:
+            wire = self._wires[key] = self._made(key, upstream)
+            if len(self._wires) > self._max_entries:
+                self._wires.popitem(last=False)
+        else:
+            self._wires.move_to_end(key)
+        return wire
+
+    def _made(self, key: PoolKey, upstream: Upstream) -> Wire:
+        if upstream.endpoint is None:
+            raise AssertionError(upstream.id)
+        if upstream.auth is Auth.OAUTH:
+            raise UpstreamNeedsConnectionError(
+                f"Upstream '{upstream.name}' needs an OAuth connection of yours, and you have none."
+            )
+        destination = self._dialer.destination(upstream.endpoint)
+        fields = {
+            "Host": destination.authority.decode("ascii"),
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "Accept-Encoding": "identity",
+            **credential_headers(self._keyring, upstream),
+        }
+        lines = [f"{name}: {value}".encode() for name, value in fields.items()]
+        if not all(map(is_field_value, [destination.target, *lines])):
+            raise UpstreamError(f"The credential of upstream '{upstream.name}' cannot be sent in a header.")
+        start = b"".join(line + b"\r\n" for line in (b"POST %b HTTP/1.1" % destination.target, *lines))
+        return Wire(key, destination, start)
+
+
+def request_pieces(
+    wire: Wire,
+    body: bytes,
+    envelope: Envelope,
+    *,
+    member: Literal["name", "uri"],
+    own_name: str,
+    request_state: str | None,
+    headers: Iterable[tuple[bytes, bytes]],
+) -> list[bytes]:
+    """Return the request to send.
+
+    Args:
+        wire: Where to.
+        body: The client's message.
+        envelope: What the scan found in it.
+        member: What of the params names the tool, prompt or resource.
+        own_name: The upstream's own name of it.
+        request_state: The upstream's own state, if the message carries one.
+        headers: The client's.
+
+    Raises:
+        InvalidRequestError: A header of the client cannot be passed on.
+    """
+    pieces = _spliced(body, envelope, member, own_name, request_state)
+    size = sum(map(len, pieces))
+    fields = [
+        (b"MCP-Protocol-Version", (envelope.protocol_version or "").encode()),
+        (b"Mcp-Method", (envelope.method or "").encode()),
+        (b"Mcp-Name", encode_header_value(own_name).encode()),
+        (b"Content-Length", b"%d" % size),
+        *(pair for pair in headers if pair[0] in _PASSED or pair[0].startswith(_PARAM_PREFIX)),
+    ]
+    lines = [b"%b: %b" % pair for pair in fields]
+    if not is_field_value(b"".join(lines)):
+        raise InvalidRequestError("A header that would be passed on holds more than printable ASCII.")
+    whole = [wire.start, b"\r\n".join(lines), b"\r\n\r\n", *pieces]
+    return [b"".join(whole)] if size <= _TOGETHER else whole
+
+
+def _spliced(
+    body: bytes, envelope: Envelope, member: Literal["name", "uri"], own_name: str, request_state: str | None
+) -> list[bytes]:
+    by_uri = member == "uri"
+    place, written = (envelope.uri_range, envelope.uri) if by_uri else (envelope.name_range, envelope.name)
+    edits: list[tuple[tuple[int, int], str]] = []
+    if place is None or written is None:
+        raise InvalidRequestError(f"The params of the request have no {member}.")
+    if written != own_name:
+        edits.append((place, own_name))
+    if envelope.request_state_range is not None and request_state is not None:
+        edits.append((envelope.request_state_range, request_state))
+    if not edits:
+        return [body]
+    pieces: list[bytes] = []
+    done = 0
+    for (start, end), text in sorted(edits):
+        pieces += (body[done:start], json.dumps(text).encode())
+        done = end
+    return [*pieces, body[done:]]

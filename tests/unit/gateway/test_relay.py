@@ -1,0 +1,477 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
+
+from agentapi.egress.dialer import Destination
+from agentapi.gateway.relay_request import Wire
+from agentapi.gateway.reply import StreamLimits
+from agentapi.principal import UserId
+from agentapi.upstreams.http_pool import PoolKey
+from agentapi.upstreams.link import Era
+from agentapi.upstreams.models import Auth, Transport
+from support.raw import modern_message
+from support.raw_upstream import Request, chunk, events, json_answer, serve_raw, sse
+from unit.gateway.relaying import (
+    SECRET,
+    AsgiClient,
+    progress,
+    relaying,
+    result,
+    secured,
+    target,
+)
+from unit.upstreams.doubles import PRINCIPAL, Clock, upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
+
+
+def answering(raw: bytes) -> Handler:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(raw)
+
+    return handler
+
+
+async def ask(raw: bytes, **more: Any) -> AsgiClient:
+    """Return what a client gets where the upstream answers ``raw``."""
+    async with serve_raw(answering(raw)) as server, relaying() as relay:
+        return await relay.call(target(server.url), **more)
+
+
+async def test_an_answer_passes_byte_for_byte() -> None:
+    raw = b'{ "id":1,"jsonrpc":"2.0", "result": {"resultType":"complete","content":[],"x":1e2, "y":[ 1.0 ]} }'
+    client = await ask(json_answer(raw))
+    assert client.status == 200
+    assert client.body == raw
+    assert dict(client.headers)[b"content-length"] == str(len(raw)).encode()
+
+
+async def test_of_the_body_only_the_name_changes() -> None:
+    body = (
+        b'{"params" : {"arguments":{"name":"one__echo","n":1e2,"u":"\\u00e4"},"name" : "one__ec\\u0068o","_meta":{}},'
+    )
+    body += b'"method":"tools/call","id":1,  "jsonrpc":"2.0"}'
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        await relay.call(target(server.url), body=body)
+    assert server.requests[0].body == body.replace(b'"one__ec\\u0068o"', b'"echo"')
+
+
+async def test_a_name_that_is_the_upstreams_own_passes_untouched() -> None:
+    body = b'{"id":1,"jsonrpc":"2.0","method":"tools/call","params":{"name":"ech\\u006f","_meta":{}}}'
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        await relay.call(target(server.url), body=body)
+    assert server.requests[0].body == body
+
+
+async def test_a_resource_is_named_by_its_uri_whatever_else_the_params_hold() -> None:
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        wanted = target(server.url, name="test://a b\n\u00e4", member="uri")
+        await relay.call(wanted, method="resources/read", params={"name": "x", "uri": wanted.public_name})
+    request = server.requests[0]
+    assert request.message["params"]["uri"] == "test://a b\n\u00e4"
+    assert request.message["params"]["name"] == "x"
+    assert request.header("mcp-name") == "=?base64?dGVzdDovL2EgYgrDpA==?="
+
+
+async def test_the_head_is_of_the_gateways_own_making() -> None:
+    trace = [(b"traceparent", b"00-1-2-01"), (b"tracestate", b"a=1"), (b"tracestate", b"b=2"), (b"baggage", b"k=v")]
+    own = [(b"mcp-param-region", b"eu"), (b"mcp-name", b"one__echo"), (b"mcp-session-id", b"x")]
+    hidden = [
+        (name, b"private")
+        for name in (
+            *(b"authorization", b"cookie", b"forwarded", b"x-forwarded-for", b"x-real-ip", b"x-api-key", b"host"),
+            *(b"proxy-authorization", b"te", b"connection", b"transfer-encoding", b"origin", b"via"),
+        )
+    ]
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        await relay.call(target(secured(server.url)), headers=[*trace, *own, *hidden])
+    request = server.requests[0]
+    assert request.line == "POST /mcp HTTP/1.1"
+    assert sorted((name.lower(), value) for name, value in request.headers) == sorted(
+        [
+            ("host", f"127.0.0.1:{server.port}"),
+            ("content-type", "application/json"),
+            ("accept", "application/json, text/event-stream"),
+            ("accept-encoding", "identity"),
+            ("authorization", f"Bearer {SECRET}"),
+            ("mcp-protocol-version", "2026-07-28"),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", "echo"),
+            ("mcp-param-region", "eu"),
+            ("traceparent", "00-1-2-01"),
+            ("tracestate", "a=1"),
+            ("tracestate", "b=2"),
+            ("baggage", "k=v"),
+            ("content-length", str(len(request.body))),
+        ]
+    )
+
+
+@pytest.mark.parametrize("value", [b"a\r\nx-evil: 1", b"a\nb", b"a\0", b"\xff", b"\x7f"])
+async def test_a_header_that_could_end_its_line_is_refused(value: bytes) -> None:
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        client = await relay.call(target(server.url), headers=[(b"mcp-param-x", value)])
+    assert client.error["code"] == INVALID_PARAMS
+    assert not server.requests
+
+
+async def test_a_request_without_a_name_is_refused() -> None:
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        client = await relay.call(target(server.url), params={"name": 7})
+    assert (client.status, client.error["code"]) == (400, INVALID_PARAMS)
+    assert not server.requests
+
+
+async def test_a_state_is_opened_for_the_upstream_it_was_sealed_for() -> None:
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        wanted = target(server.url)
+        sealed = relay.states.seal(PRINCIPAL, wanted.upstream.id, "tools/call", "echo", 'st"ate')
+        client = await relay.call(wanted, params={"requestState": sealed, "name": "one__echo"})
+        assert client.status == 200
+        other = relay.states.seal(
+            replace(PRINCIPAL, user_id=UserId(UUID(int=9))), wanted.upstream.id, "tools/call", "echo", "x"
+        )
+        for foreign in (other, "made up", ""):
+            client = await relay.call(wanted, params={"requestState": foreign, "name": "one__echo"})
+            assert (client.status, client.error["code"]) == (400, INVALID_PARAMS)
+    assert [request.message["params"]["requestState"] for request in server.requests] == ['st"ate']
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"content": [{"type": "resource_link", "uri": "test://x", "name": "x"}]},
+        {"resultType": "input_required", "requestState": "s"},
+        {"resultType": "input_required", "inputRequests": {}},
+    ],
+    ids=["uri", "state", "question"],
+)
+async def test_what_may_need_rewriting_is_rewritten(more: dict[str, Any]) -> None:
+    for raw in (json_answer(result(**more)), events(result(**more))):
+        client = await ask(raw)
+        assert client.answer["result"]["finished"]
+
+
+async def test_an_escape_hides_nothing_from_the_rewriting() -> None:
+    raw = json.dumps(result(content=[{"type": "resource_link", "uri": "test://x"}])).replace('"uri"', '"u\\u0072i"')
+    assert (await ask(json_answer(raw.encode()))).answer["result"]["finished"]
+
+
+async def test_a_result_without_its_type_is_finished() -> None:
+    raw = json_answer({"jsonrpc": "2.0", "id": 1, "result": {"content": []}})
+    assert (await ask(raw)).answer["result"] == {"content": [], "finished": True}
+
+
+async def test_a_stream_of_one_answer_is_an_answer() -> None:
+    client = await ask(events(result()))
+    assert client.answer == result()
+
+
+async def test_events_are_passed_on_as_they_come() -> None:
+    go = asyncio.Event()
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(progress(1), end=False))
+        await go.wait()
+        writer.write(chunk(b": comment\r\n\r\nid: 7\r\nretry: 10\r\n\r\n" + sse(progress(2))) + chunk(sse(result())))
+        writer.write(chunk(b""))
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        client = AsgiClient()
+        call = asyncio.ensure_future(relay.call(target(server.url), client=client))
+        await client.messages.get()
+        first = await client.messages.get()
+        assert json.loads(first["body"].split(b"data: ")[1]) == progress(1)
+        assert not call.done()
+        go.set()
+        await call
+        # The end of the stream was read, and the connection is good for another request.
+        assert relay.pool.idle == 1
+    assert client.streamed == [progress(1), progress(2), result()]
+    assert b"id: 7" not in client.body
+
+
+async def test_a_message_on_several_lines_becomes_one_line() -> None:
+    raw = b"event: message\ndata: " + json.dumps(progress(1), indent=1).replace("\n", "\ndata: ").encode() + b"\n\n"
+    raw += b"data:" + json.dumps(result(), indent=1).replace("\n", "\r\ndata:").encode() + b"\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+    client = await ask(head + b"Content-Length: %d\r\n\r\n" % len(raw) + raw)
+    assert client.streamed == [progress(1), result()]
+
+
+async def test_log_messages_come_only_where_they_were_asked_for() -> None:
+    notes = [
+        {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": level, "data": "x"}}
+        for level in ("debug", "error")
+    ]
+    assert (await ask(events(*notes, result()))).answer == result()
+    asked = modern_message("tools/call", {"name": "one__echo"})
+    asked["params"]["_meta"]["io.modelcontextprotocol/logLevel"] = "info"
+    client = await ask(events(*notes, result()), body=json.dumps(asked).encode())
+    assert client.streamed == [notes[1], result()]
+
+
+async def test_changes_are_not_told_on_the_stream_of_a_request() -> None:
+    change = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+    updated = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "test://x"}}
+    assert (await ask(events(change, updated, result()))).answer == result()
+
+
+async def test_what_may_be_kept_is_finished_always() -> None:
+    raw = json_answer({"jsonrpc": "2.0", "id": 1, "result": {"resultType": "complete", "contents": []}})
+    async with serve_raw(answering(raw)) as server, relaying() as relay:
+        wanted = target(server.url, name="test://a", member="uri")
+        client = await relay.call(wanted, method="resources/read")
+    assert client.answer["result"]["finished"]
+
+
+async def test_a_question_of_the_upstream_is_not_passed_on() -> None:
+    question = {"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {}}
+    assert (await ask(events(question, result()))).answer == result()
+
+
+async def test_a_client_is_told_that_there_is_life() -> None:
+    go = asyncio.Event()
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(json_answer(json.dumps(result(), indent=1).encode()))
+
+    client = AsgiClient()
+    async with serve_raw(handler) as server, relaying(stream_limits=StreamLimits(ping_s=0.01)) as relay:
+        call = asyncio.ensure_future(relay.call(target(server.url), client=client))
+        for _ in range(3):
+            await client.messages.get()
+        go.set()
+        await call
+    assert client.body.startswith(b": ping\n\n")
+    assert client.streamed == [result()]
+
+
+async def test_a_client_that_does_not_read_stops_its_upstream() -> None:
+    written = 0
+    stalled = asyncio.Event()
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        writer.write(events(end=False))
+        event = chunk(sse({**progress(1), "pad": "x" * 100_000}))
+        for _number in range(400):
+            writer.write(event)
+            written += len(event)
+            try:
+                async with asyncio.timeout(0.5):
+                    await writer.drain()
+            except TimeoutError:
+                stalled.set()
+                await writer.drain()
+        writer.write(chunk(sse(result())) + chunk(b""))
+
+    client = AsgiClient()
+    client.reads.clear()
+    async with serve_raw(handler) as server, relaying() as relay:
+        call = asyncio.ensure_future(relay.call(target(server.url), client=client))
+        await stalled.wait()
+        # What fits into the sockets' own buffers, and no more.
+        assert written < 20_000_000
+        client.reads.set()
+        await call
+    assert len(client.streamed) == 401
+
+
+async def test_a_client_that_reads_nothing_is_given_up() -> None:
+    client = AsgiClient()
+    client.reads.clear()
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(progress(1), end=False))
+        await asyncio.Event().wait()
+
+    async with serve_raw(handler) as server, relaying(stream_limits=StreamLimits(write_timeout_s=0.05)) as relay:
+        await relay.call(target(server.url), client=client)
+        await server.ended.get()
+        assert len(relay.pool) == 0
+
+
+@pytest.mark.parametrize("begun", [b"", events(progress(1), end=False), b"HTTP/1.1 200 OK\r\nContent-Type: appl"])
+async def test_a_client_that_leaves_ends_the_request_of_the_upstream(begun: bytes) -> None:
+    client = AsgiClient()
+    asked = asyncio.Event()
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(begun)
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        call = asyncio.ensure_future(relay.call(target(server.url), client=client))
+        await asked.wait()
+        client.left.set()
+        await call
+        await server.ended.get()
+        assert len(relay.pool) == 0
+    assert b"result" not in client.body
+    assert b"error" not in client.body
+
+
+async def test_a_relay_that_is_cancelled_ends_the_request_of_the_upstream() -> None:
+    asked = asyncio.Event()
+
+    async def handler(_: Request, __: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        call = asyncio.ensure_future(relay.call(target(server.url)))
+        await asked.wait()
+        call.cancel()
+        await server.ended.get()
+        assert len(relay.pool) == 0
+
+
+async def test_only_modern_upstreams_by_http_are_served() -> None:
+    async with relaying() as relay:
+        assert relay.relay.serves(target("http://127.0.0.1:1/mcp"))
+        assert not relay.relay.serves(target(upstream(transport=Transport.SSE)))
+        relay.relay._era = lambda _: None
+        assert not relay.relay.serves(target("http://127.0.0.1:1/mcp"))
+        relay.relay._era = lambda _: Era.LEGACY
+        assert not relay.relay.serves(target("http://127.0.0.1:1/mcp"))
+
+
+async def test_a_missing_connection_of_the_caller_is_said() -> None:
+    async with relaying() as relay:
+        client = await relay.call(target(upstream(auth=Auth.OAUTH)))
+    assert client.error["data"] == {"code": "connection_required"}
+
+
+async def test_a_secret_that_does_not_open_is_said_and_not_shown() -> None:
+    async with relaying() as relay:
+        client = await relay.call(target(replace(secured("http://127.0.0.1:8080/mcp"), secret=b"x" * 60)))
+    assert "does not open" in client.error["message"]
+    assert client.error["code"] == INTERNAL_ERROR
+
+
+async def test_connections_are_used_again_and_never_by_another_version_or_tenant() -> None:
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        wanted = target(server.url)
+        for _ in range(3):
+            await relay.call(wanted)
+        assert server.connections == 1
+        await relay.call(replace(wanted, upstream=replace(wanted.upstream, version=2)))
+        assert server.connections == 2
+        assert relay.pool.idle == 2
+
+
+async def test_an_idle_connection_is_not_kept_for_long() -> None:
+    clock = Clock()
+    async with serve_raw(answering(json_answer(result()))) as server, relaying(clock=clock) as relay:
+        await relay.call(target(server.url))
+        clock.advance(3.9)
+        await relay.call(target(server.url))
+        assert server.connections == 1
+        clock.advance(4.1)
+        await relay.call(target(server.url))
+        assert server.connections == 2
+
+
+async def test_a_server_may_say_how_long_it_waits() -> None:
+    clock = Clock()
+    raw = json_answer(result(), more=b"Keep-Alive: timeout=20, max=5\r\n")
+    async with serve_raw(answering(raw)) as server, relaying(clock=clock) as relay:
+        await relay.call(target(server.url))
+        clock.advance(18.9)
+        await relay.call(target(server.url))
+        assert server.connections == 1
+        clock.advance(19.1)
+        relay.pool.close_idle()
+        assert len(relay.pool) == 0
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+async def test_only_what_may_be_repeated_is_when_an_idle_connection_breaks(repeatable: bool) -> None:
+    calls = 0
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            # As a server does whose time for idle connections is up just now.
+            writer.close()
+            return
+        writer.write(json_answer(result()))
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        wanted = target(server.url, repeatable=repeatable)
+        await relay.call(wanted)
+        client = await relay.call(wanted)
+        if repeatable:
+            assert client.answer == result()
+            assert calls == 3
+        else:
+            assert client.error["message"] == "Upstream 'one' closed the connection."
+            assert calls == 2
+
+
+async def test_nothing_is_repeated_once_the_answer_has_begun() -> None:
+    calls = 0
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        writer.write(json_answer(result()) if calls == 1 else b"HTTP/1.1 2")
+        if calls > 1:
+            await writer.drain()
+            writer.close()
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        wanted = target(server.url, repeatable=True)
+        await relay.call(wanted)
+        assert (await relay.call(wanted)).error["code"] == INTERNAL_ERROR
+    assert calls == 2
+
+
+async def test_open_connections_are_bounded() -> None:
+    asked = asyncio.Semaphore(0)
+
+    async def handler(_: Request, __: asyncio.StreamWriter) -> None:
+        asked.release()
+        await asyncio.Event().wait()
+
+    async with serve_raw(handler) as server, relaying(max_connections=2) as relay:
+        held = [asyncio.ensure_future(relay.call(target(server.url))) for _ in range(2)]
+        for _number in range(2):
+            await asked.acquire()
+        refused = await relay.call(target(server.url))
+        assert refused.error["message"] == "All upstream connections are in use; try again shortly."
+        for each in held:
+            each.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        assert len(relay.pool) == 0
+
+
+async def test_an_idle_connection_makes_room_for_another_upstream() -> None:
+    async with (
+        serve_raw(answering(json_answer(result()))) as one,
+        serve_raw(answering(json_answer(result()))) as two,
+        relaying(max_connections=1) as relay,
+    ):
+        await relay.call(target(one.url))
+        client = await relay.call(target(upstream("two", 2, endpoint=two.url)))
+        assert client.answer == result()
+        assert len(relay.pool) == 1
+
+
+def test_what_carries_a_credential_does_not_print_it() -> None:
+    key = PoolKey(PRINCIPAL.org_id, upstream().id, 1)
+    assert SECRET not in repr(Wire(key, Destination("h", 1, True, b"h", b"/"), SECRET.encode()))
