@@ -103,11 +103,13 @@ async def _own(url: str) -> AsyncIterator[Call]:
         async def call(body: bytes) -> bytes:
             pooled = await pool.take(key, destination)
             deadline = loop.time() + 60
-            answer = await pooled.connection.send(
-                [head + b"content-length: %d\r\n\r\n" % len(body) + body], deadline=deadline
-            )
-            assert answer.status == 200
-            content = await pooled.connection.read_all(max_bytes=1 << 20, deadline=deadline)
+            connection = pooled.connection
+            connection.send([head + b"content-length: %d\r\n\r\n" % len(body) + body])
+            while not connection.complete:
+                assert await connection.wait(deadline)
+            assert connection.head is not None
+            assert connection.head.status == 200
+            content = connection.take()
             pool.give_back(pooled)
             return content
 
