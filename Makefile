@@ -10,7 +10,7 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
-.PHONY: bench-dev fuzz deny constraints clean
+.PHONY: bench-dev bench-gateway fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -53,7 +53,17 @@ wheel: $(VENV)/.packages ## Build the wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
 
 bench-dev: $(VENV)/.extension ## Measure start-up, memory and calls into docs/performance.md
-	PYTHONPATH=tests $(BIN)/python bench/dev_figures.py --out docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/dev_figures.py --out docs/performance.md
+
+# A peer to be measured beside, in an environment of its own: it is no dependency.
+FASTMCP := target/bench/fastmcp
+
+bench-gateway: $(VENV)/.extension $(FASTMCP)/bin/python ## Measure calls beside FastMCP's proxy into docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/gateway.py --fastmcp $(FASTMCP)/bin/python --out docs/performance.md
+
+$(FASTMCP)/bin/python:
+	@$(PYTHON) -m venv $(FASTMCP)
+	@$(FASTMCP)/bin/pip install --quiet --disable-pip-version-check fastmcp==4.1.2 uvloop==0.23.0 httptools==0.9.0
 
 BENCHES := --bench envelope --bench sealed --bench token_bucket --bench circuit_breaker --bench token_cache
 CARGO_BENCH := cargo bench --profile release --locked -p agentapi-core

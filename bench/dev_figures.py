@@ -1,6 +1,6 @@
 """Figures of ``agentapi dev`` for docs/performance.md: start-up, memory, tools/call through it and direct.
 
-    PYTHONPATH=python:tests python bench/dev_figures.py [--repetitions 5] [--seconds 4] [--out FILE]
+    PYTHONPATH=python:tests:bench python bench/dev_figures.py [--repetitions 5] [--seconds 4] [--out FILE]
 
 Everything runs on loopback in temporary directories and is ended again.
 The upstream is the official SDK's own
@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from page import write_section
 from support.clients import list_tools
 from support.directories import open_directory
 from support.gateway import Gateway
@@ -35,17 +36,6 @@ from support.upstreams import sdk_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-_HEADING = """\
-# Performance
-
-What `agentapi dev` takes to start, to hold and to answer. `make bench-dev` measures it anew into this page. The gateway
-speaks to the upstream through the SDK here, both ways; the byte relay that the targets are set for comes with issue C.
-What the Rust core takes is in [benchmarks.md](benchmarks.md); what made it so is below.
-
-"""
-# From here on the page is written by hand and stays.
-_BY_HAND = "\n## The Rust core\n"
 
 CONCURRENCIES = (1, 16)
 WARM_UP = 200
@@ -327,18 +317,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="longest one load runs")
-    parser.add_argument("--out", type=Path, help="Markdown file to write; standard output without it")
+    parser.add_argument("--out", type=Path, help="Markdown file whose section is replaced; standard output without it")
     options = parser.parse_args()
     with open_directory() as scratch:
         figures = _measure(scratch, options.repetitions, options.seconds)
     command = (
-        "PYTHONPATH=python:tests python bench/dev_figures.py "
+        "PYTHONPATH=python:tests:bench python bench/dev_figures.py "
         f"--repetitions {options.repetitions} --seconds {options.seconds:g}"
     )
     text = _markdown(figures, command, options.repetitions)
     if options.out:
-        old = options.out.read_text() if options.out.exists() else ""
-        options.out.write_text(_HEADING + text + "".join(old.partition(_BY_HAND)[1:]))
+        write_section(options.out, "bench-dev", text)
     else:
         sys.stdout.write(text)
 
