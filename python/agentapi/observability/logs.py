@@ -65,10 +65,12 @@ def configure_logging(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     final: list[Processor] = [_render_exception, redact, _renderer(output)]
+    writer = structlog.WriteLogger(target)
     structlog.configure(
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(target),
+        # One writer for all: each would only look for the same lock again.
+        logger_factory=lambda *_: writer,
         # A cached logger would keep the configuration it first saw.
         cache_logger_on_first_use=False,
     )
