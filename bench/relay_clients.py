@@ -3,9 +3,9 @@
     PYTHONPATH=python:tests:bench python bench/relay_clients.py [--seconds 2]
 
 Each candidate runs in a process of its own on uvloop, with keep-alive connections and a closed loop of ``tools/call``
-at each concurrency. CPU is that of the candidate's process, from its own accounting. ``aiohttp`` has to be installed for
-this and is no dependency. A client in Rust (hyper on tokio, awaited from asyncio) was a prototype outside the tree;
-docs/performance.md has its figures.
+at each concurrency. CPU is that of the candidate's process, from its own accounting. ``aiohttp`` has to be installed
+for this and is no dependency. A client in Rust (hyper on tokio, awaited from asyncio) was a prototype outside the
+tree; docs/performance.md has its figures.
 """
 
 from __future__ import annotations
