@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RECORDED = ROOT / "bench" / "instructions.json"
 COUNTED = ROOT / "target" / "bench" / "instructions.json"
-CASES = ("warm_verify", "acquire", "circuit_by_key", "circuit_at_hand", "seal", "open")
+CASES = ("warm_verify", "acquire", "refuse", "circuit_by_key", "circuit_at_hand", "seal", "open")
 FEW, MANY = 1000, 6000
 TOLERANCE_PERCENT = 10
 

@@ -31,6 +31,7 @@ fn main() {
     match arguments[1].as_str() {
         "warm_verify" => warm_verify(calls),
         "acquire" => acquire(calls),
+        "refuse" => refuse(calls),
         "circuit_by_key" => circuit_by_key(calls),
         "circuit_at_hand" => circuit_at_hand(calls),
         "seal" => seal(calls),
@@ -58,6 +59,15 @@ fn acquire(calls: u64) {
     let buckets = TokenBuckets::new(1000);
     for now in 0..calls {
         let _ = black_box(buckets.acquire(black_box(LIMIT_KEY), limit, 1, now * 1000));
+    }
+}
+
+fn refuse(calls: u64) {
+    let limit = Limit::new(60, 60_000_000_000, 10).unwrap();
+    let buckets = TokenBuckets::new(1000);
+    let _ = buckets.acquire(LIMIT_KEY, limit, 10, 0);
+    for now in 0..calls {
+        let _ = black_box(buckets.acquire(black_box(LIMIT_KEY), limit, 1, now));
     }
 }
 
