@@ -1,0 +1,52 @@
+"""What goes wrong between a user, an authorization server and the gateway."""
+
+from __future__ import annotations
+
+from agentapi.errors import (
+    ConflictError,
+    ForbiddenError,
+    UpstreamError,
+    UpstreamNeedsConnectionError,
+)
+
+__all__ = [
+    "AuthorizationServerError",
+    "ClientMissingError",
+    "FlowRefusedError",
+    "GrantRefusedError",
+    "ReconnectNeededError",
+]
+
+
+class AuthorizationServerError(UpstreamError):
+    """An authorization server could not be found, reached or understood, or must not be trusted."""
+
+    code = "authorization_server_failed"
+
+
+class GrantRefusedError(AuthorizationServerError):
+    """The authorization server answered with an error (RFC 6749, section 5.2); ``error`` is its code."""
+
+    code = "authorization_refused"
+
+    def __init__(self, error: str) -> None:
+        super().__init__(f"The authorization server answered with the error '{error}'.", oauth_error=error)
+        self.error = error
+
+
+class ClientMissingError(ConflictError):
+    """The authorization server wants a client that an administrator has to register."""
+
+    code = "oauth_client_missing"
+
+
+class FlowRefusedError(ForbiddenError):
+    """A callback does not belong to a flow that this browser has under way."""
+
+    code = "oauth_flow_refused"
+
+
+class ReconnectNeededError(UpstreamNeedsConnectionError):
+    """The connection was there and is of no more use: only its owner can renew it."""
+
+    code = "reconnect_needed"
