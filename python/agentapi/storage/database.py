@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from asyncpg.pool import PoolConnectionProxy
 
-    from agentapi.principal import OrgId, Principal
+    from agentapi.principal import OrgId, Principal, UserId
 
     Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
     """A connection inside a transaction that knows whose rows it may see."""
@@ -137,6 +137,12 @@ class Database:
             StorageUnavailableError: the database is away, or no connection was free in time.
         """
         async with self._transaction(org_id=str(principal.org_id), user_id=str(principal.user_id)) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def user_transaction(self, org_id: OrgId, user_id: UserId) -> AsyncIterator[Connection]:
+        """Open a transaction that sees what ``tenant_transaction`` would, for work that goes on without a request."""
+        async with self._transaction(org_id=str(org_id), user_id=str(user_id)) as connection:
             yield connection
 
     @asynccontextmanager

@@ -31,9 +31,14 @@ TENANT_TABLES = (
     "toolsets",
     "tool_approval_revisions",
     "tool_approvals",
+    "oauth_clients",
+    "oauth_upstreams",
+    "oauth_flows",
+    "oauth_connections",
 )
-_WRITABLE = ("name", "name", "email", "name", "document", "description", "revision", "state")
-"""A column of each that the application may update."""
+_WRITABLE: tuple[str | None, ...] = ("name", "name", "email", "name", "document", "description", "revision", "state")
+_WRITABLE += ("client_id", "provider", None, "status")
+"""A column of each that the application may update; of flows it may update none."""
 
 WITHOUT_TENANT = {"schema_migrations"}
 
@@ -198,6 +203,33 @@ async def test_without_context_there_are_no_rows_and_writes_are_refused(
             org_id,
             tenant.workspace_id,
         ),
+        (
+            """INSERT INTO oauth_clients (org_id, issuer, client_id, auth_method, registration, updated_by)
+            VALUES ($1, 'x', 'x', 'none', 'manual', $2)""",
+            org_id,
+            user_id,
+        ),
+        (
+            "INSERT INTO oauth_upstreams (org_id, upstream_id, provider, updated_by) VALUES ($1, $2, 'mcp', $3)",
+            org_id,
+            uuid4(),
+            user_id,
+        ),
+        (
+            """INSERT INTO oauth_flows
+            (id, org_id, user_id, upstream_id, state_hash, browser_hash, sealed, expires_at)
+            VALUES ($1, $2, $3, $1, decode(repeat('00', 32), 'hex'), decode(repeat('00', 32), 'hex'), '', now())""",
+            uuid4(),
+            org_id,
+            user_id,
+        ),
+        (
+            """INSERT INTO oauth_connections (id, org_id, user_id, upstream_id, provider, sealed, scopes)
+            VALUES ($1, $2, $3, $1, 'mcp', '', '{}')""",
+            uuid4(),
+            org_id,
+            user_id,
+        ),
     )
     for context in (None, ""):
         if context is not None:
@@ -207,7 +239,8 @@ async def test_without_context_there_are_no_rows_and_writes_are_refused(
                 await app_connection.execute(sql, *arguments)
         for table, column in zip(TENANT_TABLES, _WRITABLE, strict=True):
             assert await count(app_connection, table) == 0
-            assert await app_connection.execute(f"UPDATE {table} SET {column} = DEFAULT") == "UPDATE 0"  # noqa: S608
+            if column is not None:
+                assert await app_connection.execute(f"UPDATE {table} SET {column} = DEFAULT") == "UPDATE 0"  # noqa: S608
             if table != "organizations":
                 assert await app_connection.execute(f"DELETE FROM {table}") == "DELETE 0"  # noqa: S608
 
@@ -263,6 +296,10 @@ async def test_a_tenant_cannot_write_into_another(database: Database) -> None:
         "UPDATE tool_approvals SET owner_id = NULL",
         "UPDATE tool_approvals SET fingerprint = ''",
         "UPDATE members SET user_id = gen_random_uuid()",
+        "UPDATE oauth_connections SET user_id = gen_random_uuid()",
+        "UPDATE oauth_connections SET upstream_id = gen_random_uuid()",
+        "UPDATE oauth_clients SET issuer = 'x'",
+        "UPDATE oauth_flows SET expires_at = now() + interval '1 day'",
         "INSERT INTO schema_migrations (name, checksum) VALUES ('x', 'x')",
         "DELETE FROM schema_migrations",
         "CREATE TRIGGER t BEFORE UPDATE ON upstreams EXECUTE FUNCTION suppress_redundant_updates_trigger()",
