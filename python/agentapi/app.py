@@ -39,6 +39,7 @@ from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.limits.local import LocalRateLimit
+from agentapi.oauth.room import OAuthRoom
 from agentapi.observability.health import HealthBoard, Probe
 from agentapi.observability.logs import configure_from_settings
 from agentapi.observability.middleware import RequestContextMiddleware
@@ -256,6 +257,8 @@ async def _routes(
         test_timeout_s=settings.upstream_connect_timeout_s * 2,
     )
     imports = ImportRoutes(authorize=authorize, registry=registry, registration=registration)
+    oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring)
+    stack.push_async_callback(oauth.refresher.aclose)
     policy_routes = PolicyRoutes(authorize=authorize, policies=policies, upstreams=registry)
     explainer = Explainer(
         authorize=authorize,
@@ -279,6 +282,7 @@ async def _routes(
         *imports.routes(),
         *policy_routes.routes(),
         *explainer.routes(),
+        *oauth.routes(authorize=authorize, upstreams=registry),
     ]
 
 

@@ -18,7 +18,7 @@ from agentapi import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["bearer_challenge", "problem_response", "rpc_error_response", "rpc_response"]
+__all__ = ["bearer_challenge", "problem_response", "rpc_error_response", "rpc_response", "status_of"]
 
 _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
     (errors.UnauthenticatedError, 401, "Authentication required"),
@@ -37,6 +37,7 @@ _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
     (errors.RateLimitedError, 429, "Too many requests"),
     (errors.TooManyStreamsError, 429, "Too many streams"),
     (errors.StorageUnavailableError, 503, "Storage unavailable"),
+    (errors.UpstreamNeedsConnectionError, 409, "Connection required"),
     (errors.UpstreamTimeoutError, 504, "Upstream timed out"),
     (errors.UpstreamError, 502, "Upstream unavailable"),
     (errors.AgentAPIError, 500, "Internal error"),
@@ -46,6 +47,11 @@ _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
 
 def _lookup(error: errors.AgentAPIError) -> tuple[int, str]:
     return next((status, title) for kind, status, title in _STATUS if isinstance(error, kind))
+
+
+def status_of(error: errors.AgentAPIError) -> int:
+    """Return the status of ``error``, for an answer of another form."""
+    return _lookup(error)[0]
 
 
 def problem_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] | None = None) -> Response:

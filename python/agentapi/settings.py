@@ -16,6 +16,7 @@ from agentapi.errors import StartupError
 __all__ = [
     "ClaimRules",
     "IssuerSettings",
+    "OAuthClientSettings",
     "Settings",
     "StdioCommand",
     "describe_settings",
@@ -71,6 +72,17 @@ class IssuerSettings(_Strict):
     operation_scopes: bool = False
     """Ask for ``mcp:tools``, ``mcp:resources`` or ``mcp:prompts`` as well, by what a request is about."""
     claims: ClaimRules = ClaimRules()
+
+
+class OAuthClientSettings(_Strict):
+    """The gateway as a client of one authorization server, for every organisation that has no client of its own."""
+
+    issuer: str
+    """``https://github.com/login/oauth``, ``https://accounts.google.com``, or as the server's metadata names it."""
+    client_id: str
+    client_secret: SecretStr | None = None
+    auth_method: Literal["client_secret_basic", "client_secret_post"] = "client_secret_post"
+    """How the secret is sent; a client without one sends its id alone."""
 
 
 class StdioCommand(_Strict):
@@ -172,6 +184,13 @@ class Settings(BaseSettings):
     parked_calls_per_user: Annotated[int, Field(ge=0, le=1_000_000)] = 16
     bare_tool_names: bool = False
     """Leave out the upstream prefix in workspaces with exactly one upstream."""
+
+    oauth_clients: tuple[OAuthClientSettings, ...] = ()
+    """The deployment's own clients at authorization servers."""
+    oauth_return_urls: tuple[str, ...] = ()
+    """Addresses that a browser may be sent to after it has connected; compared exactly."""
+    oauth_refresh_ahead_s: Annotated[float, Field(ge=0, le=3600)] = 300.0
+    """How long before its end an access token is refreshed in the background."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024
     max_json_depth: Annotated[int, Field(ge=8, le=255)] = 64

@@ -28,7 +28,7 @@ MADE: dict[type[errors.AgentAPIError], tuple[errors.AgentAPIError, int, str]] = 
     errors.StorageUnavailableError: (errors.StorageUnavailableError("x"), 503, "storage_unavailable"),
     errors.UpstreamError: (errors.UpstreamError("x"), 502, "upstream_unavailable"),
     errors.UpstreamTimeoutError: (errors.UpstreamTimeoutError("x"), 504, "upstream_timeout"),
-    errors.UpstreamNeedsConnectionError: (errors.UpstreamNeedsConnectionError("x"), 502, "connection_required"),
+    errors.UpstreamNeedsConnectionError: (errors.UpstreamNeedsConnectionError("x"), 409, "connection_required"),
     errors.StartupError: (errors.StartupError("x"), 500, "startup_failed"),
 }
 CASES = list(MADE.values())

@@ -1,0 +1,232 @@
+"""The endpoints under ``/api/v1/mcp/oauth``: connections of users, and what administrators set up for them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from agentapi.api_input import decode_cursor, encode_cursor, known_id, page_limit, parse, read_json
+from agentapi.errors import AgentAPIError, NotFoundError
+from agentapi.oauth import pages
+from agentapi.oauth.clients.registry import CALLBACK_PATH, METADATA_PATH
+from agentapi.oauth.flow import TTL_S, Answer
+from agentapi.oauth.models import Client, ClientAuth, Registration
+from agentapi.oauth.requests import ClientInput, InitInput, ProviderInput, UpstreamInput
+from agentapi.principal import UpstreamId
+from agentapi.problems import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from agentapi.oauth.book import ConnectionBook
+    from agentapi.oauth.clients.registry import ClientRegistry
+    from agentapi.oauth.flow import Flows
+    from agentapi.oauth.models import Connection
+    from agentapi.oauth.revoke import Revoker
+    from agentapi.principal import Principal
+    from agentapi.upstreams.registry import UpstreamRegistry
+
+__all__ = ["COOKIE", "OAuthRoutes"]
+
+COOKIE: Final = "__Host-agentapi-oauth"
+_BASE: Final = "/api/v1/mcp/oauth"
+_CURSOR: Final = "connection"
+_NO_UPSTREAM: Final = "There is no such upstream."
+
+
+class OAuthRoutes:
+    """Connect, refresh, revoke and list; register clients and choose providers.
+
+    Args:
+        authorize: Gives the principal of a request.
+        upstreams: The stored upstreams.
+        flows: Begins and ends authorizations.
+        book: The users' connections.
+        revoker: Takes them back.
+        clients: The organisation's clients and providers.
+    """
+
+    def __init__(
+        self,
+        *,
+        authorize: Callable[[Request], Awaitable[Principal]],
+        upstreams: UpstreamRegistry,
+        flows: Flows,
+        book: ConnectionBook,
+        revoker: Revoker,
+        clients: ClientRegistry,
+    ) -> None:
+        self._authorize = authorize
+        self._upstreams = upstreams
+        self._flows = flows
+        self._book = book
+        self._revoker = revoker
+        self._clients = clients
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application to mount."""
+        return [
+            Route(f"{_BASE}/init", self.init, methods=["POST"]),
+            Route(CALLBACK_PATH, self.callback, methods=["GET"]),
+            Route(f"{_BASE}/refresh", self.refresh, methods=["POST"]),
+            Route(f"{_BASE}/revoke", self.revoke, methods=["POST"]),
+            Route(f"{_BASE}/connections", self.connections, methods=["GET"]),
+            Route(f"{_BASE}/clients", self.put_client, methods=["PUT"]),
+            Route(f"{_BASE}/clients", self.list_clients, methods=["GET"]),
+            Route(f"{_BASE}/clients", self.delete_client, methods=["DELETE"]),
+            Route(f"{_BASE}/providers/{{id}}", self.put_provider, methods=["PUT"]),
+            Route(f"{_BASE}/providers/{{id}}", self.read_provider, methods=["GET"]),
+            Route(f"{_BASE}/providers/{{id}}", self.delete_provider, methods=["DELETE"]),
+            Route(METADATA_PATH, self.metadata, methods=["GET"]),
+        ]
+
+    async def init(self, request: Request) -> Response:
+        """``POST /api/v1/mcp/oauth/init``: where to send the browser, and the cookie that it has to bring back."""
+        principal = await self._authorize(request)
+        given = parse(InitInput, await read_json(request))
+        upstream = await self._upstreams.get(principal, _id(given.upstream))
+        begun = await self._flows.init(
+            principal,
+            upstream,
+            browser=request.cookies.get(COOKIE),
+            return_to=given.return_to,
+            more_scopes=given.scopes,
+        )
+        document = {"authorization_url": begun.url, "expires_at": begun.expires_at.isoformat()}
+        response = JSONResponse(document, headers={"Cache-Control": "no-store"})
+        response.set_cookie(COOKIE, begun.browser, max_age=TTL_S, path="/", secure=True, httponly=True, samesite="lax")
+        return response
+
+    async def callback(self, request: Request) -> Response:
+        """``GET /api/v1/mcp/oauth/callback``: where the provider sends the browser back to."""
+        query = request.query_params
+        # A parameter that comes twice could be read differently by two parties (RFC 6749, section 3.1).
+        once = {name: values[0] for name in query if len(values := query.getlist(name)) == 1}
+        answer = Answer(state=once.get("state"), code=once.get("code"), error=once.get("error"), issuer=once.get("iss"))
+        try:
+            if len(once) != len(query):
+                answer = Answer(state=None)
+            finished = await self._flows.finish(answer, browser=request.cookies.get(COOKIE))
+        except AgentAPIError as error:
+            return pages.not_connected(status_of(error), error.message)
+        if finished.return_to is not None:
+            return RedirectResponse(finished.return_to, 303, {"Referrer-Policy": "no-referrer"})
+        return pages.connected(finished.upstream_name)
+
+    async def refresh(self, request: Request) -> Response:
+        """``POST /api/v1/mcp/oauth/refresh``: renew the caller's token now."""
+        principal = await self._authorize(request)
+        given = parse(UpstreamInput, await read_json(request))
+        return JSONResponse(_document(await self._book.refresh(principal, _id(given.upstream))))
+
+    async def revoke(self, request: Request) -> Response:
+        """``POST /api/v1/mcp/oauth/revoke``: end the caller's connection, and say what the provider said to it."""
+        principal = await self._authorize(request)
+        given = parse(UpstreamInput, await read_json(request))
+        return JSONResponse({"at_provider": await self._revoker.revoke(principal, _id(given.upstream))})
+
+    async def connections(self, request: Request) -> Response:
+        """``GET /api/v1/mcp/oauth/connections?limit=&cursor=``: the caller's own."""
+        principal = await self._authorize(request)
+        limit = page_limit(request)
+        cursor = decode_cursor(request, re.compile(_CURSOR))
+        after = None if cursor is None else UpstreamId(cursor[1])
+        found = await self._book.page(principal, limit=limit + 1, after=after)
+        shown = found[:limit]
+        more = len(found) > limit
+        return JSONResponse(
+            {
+                "items": [_document(connection) for connection in shown],
+                "next_cursor": encode_cursor(_CURSOR, shown[-1].upstream_id) if more else None,
+            }
+        )
+
+    async def put_client(self, request: Request) -> Response:
+        """``PUT /api/v1/mcp/oauth/clients``: the organisation's client of one issuer."""
+        principal = await self._authorize(request)
+        given = parse(ClientInput, await read_json(request))
+        client = Client(
+            issuer=given.issuer,
+            client_id=given.client_id,
+            secret=given.client_secret,
+            auth_method=ClientAuth.NONE if given.client_secret is None else given.auth_method,
+            registration=Registration.MANUAL,
+        )
+        await self._book.put_client(principal, client)
+        return Response(status_code=204)
+
+    async def list_clients(self, request: Request) -> Response:
+        """``GET /api/v1/mcp/oauth/clients``: all of the organisation's, without their secrets."""
+        principal = await self._authorize(request)
+        items = [
+            {
+                "issuer": client.issuer,
+                "client_id": client.client_id,
+                "has_secret": client.secret is not None,
+                "auth_method": client.auth_method,
+                "registration": client.registration,
+            }
+            for client in await self._book.clients(principal)
+        ]
+        return JSONResponse({"items": items, "redirect_uri": self._clients.redirect_uri})
+
+    async def delete_client(self, request: Request) -> Response:
+        """``DELETE /api/v1/mcp/oauth/clients?issuer=``."""
+        principal = await self._authorize(request)
+        await self._book.delete_client(principal, request.query_params.get("issuer", ""))
+        return Response(status_code=204)
+
+    async def put_provider(self, request: Request) -> Response:
+        """``PUT /api/v1/mcp/oauth/providers/{id}``: which provider the upstream of that id uses."""
+        principal = await self._authorize(request)
+        upstream = await self._upstreams.get(principal, _id(request.path_params["id"]))
+        self._upstreams.require_write(principal, upstream.scope)
+        given = parse(ProviderInput, await read_json(request))
+        await self._book.choose(principal, upstream.id, given)
+        return Response(status_code=204)
+
+    async def read_provider(self, request: Request) -> Response:
+        """``GET /api/v1/mcp/oauth/providers/{id}``."""
+        principal = await self._authorize(request)
+        upstream = await self._upstreams.get(principal, _id(request.path_params["id"]))
+        binding = await self._book.chosen(principal, upstream.id)
+        if binding is None:
+            raise NotFoundError("The upstream has no provider of its own.")
+        document = {"provider": binding.provider, "parameters": binding.parameters, "scopes": binding.scopes}
+        return JSONResponse(document)
+
+    async def delete_provider(self, request: Request) -> Response:
+        """``DELETE /api/v1/mcp/oauth/providers/{id}``: the upstream's own metadata decides again."""
+        principal = await self._authorize(request)
+        upstream = await self._upstreams.get(principal, _id(request.path_params["id"]))
+        self._upstreams.require_write(principal, upstream.scope)
+        await self._book.leave_to_metadata(principal, upstream.id)
+        return Response(status_code=204)
+
+    async def metadata(self, _: Request) -> Response:
+        """``GET /.well-known/oauth-client.json``: the gateway as a client, for servers that read its id as a URL."""
+        return JSONResponse(self._clients.document(), headers={"Cache-Control": "public, max-age=3600"})
+
+
+def _document(connection: Connection) -> dict[str, Any]:
+    """Return what its owner may see of a connection: everything but the tokens."""
+    expires_at = connection.expires_at
+    return {
+        "upstream": str(connection.upstream_id),
+        "provider": connection.provider,
+        "status": connection.status,
+        "status_reason": connection.status_reason,
+        "scopes": connection.scopes,
+        "expires_at": None if expires_at is None else expires_at.isoformat(),
+        "created_at": connection.created_at.isoformat(),
+        "updated_at": connection.updated_at.isoformat(),
+    }
+
+
+def _id(text: str) -> UpstreamId:
+    return UpstreamId(known_id(text, _NO_UPSTREAM))

@@ -1,0 +1,212 @@
+"""Fresh tokens for any number of callers, in two processes' worth of rooms, through every kind of failure."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.responses import JSONResponse, Response
+
+from agentapi.egress import Egress
+from agentapi.errors import StorageUnavailableError, UpstreamNeedsConnectionError
+from agentapi.oauth import store
+from agentapi.oauth.errors import AuthorizationServerError, ReconnectNeededError
+from agentapi.storage.database import Database
+from agentapi.upstreams.link import Caller
+from integration.oauth.conftest import room_of
+from integration.oauth.provider import both
+from unit.oauth.sites import LOOPBACK, server_metadata
+
+if TYPE_CHECKING:
+    from agentapi._core import Keyring
+    from agentapi.oauth.models import Connection
+    from agentapi.storage.embedded import EmbeddedPostgres
+    from integration.oauth.conftest import Bench
+
+
+async def held(bench: Bench) -> Connection:
+    async with bench.database.tenant_transaction(bench.principal) as connection:
+        found = await store.find_connection(connection, bench.principal.user_id, bench.upstream.id)
+    assert found is not None
+    return found
+
+
+async def expired(bench: Bench) -> str:
+    """Connect, let the token end, and return it."""
+    await bench.connect()
+    old = await bench.credential()
+    bench.clock.moved += timedelta(seconds=3600)
+    return old
+
+
+async def test_a_token_that_lasts_is_not_refreshed(bench: Bench) -> None:
+    await bench.connect()
+    bench.clock.moved += timedelta(seconds=3600 - 301)
+    await bench.credential()
+    assert bench.provider.refreshes == 0
+
+
+async def test_a_token_without_an_end_is_used_until_it_is_refused(bench: Bench) -> None:
+    bench.provider.lifetime_s = None
+    await bench.connect()
+    bench.clock.moved += timedelta(days=365)
+    await bench.credential()
+    assert bench.provider.refreshes == 0
+
+
+async def test_a_token_near_its_end_is_used_while_it_is_refreshed(bench: Bench) -> None:
+    await bench.connect()
+    old = await bench.credential()
+    bench.clock.moved += timedelta(seconds=3600 - 100)
+    assert await bench.credential() == old
+    await bench.room.refresher.aclose()
+    assert await bench.credential() != old
+    assert bench.provider.refreshes == 1
+
+
+async def test_a_hundred_calls_in_two_processes_make_one_refresh(
+    bench: Bench, postgres: EmbeddedPostgres, oauth_keyring: Keyring
+) -> None:
+    old = await expired(bench)
+    other = await Database.connect(postgres.app_dsn, pool_min=1, pool_max=6, timeout_s=5.0)
+    caller = Caller(bench.principal.org_id, bench.principal.user_id)
+    async with Egress(LOOPBACK, timeout_s=5.0) as egress:
+        second = room_of(other, egress, oauth_keyring, bench.clock)
+        rooms = [bench.room, second] * 50
+        given = await asyncio.gather(*(room.credentials.credential(bench.upstream, caller) for room in rooms))
+        await second.refresher.aclose()
+    await other.close()
+    assert bench.provider.refreshes == 1
+    assert {credential["Authorization"] for credential in given} == {await bench.credential()} != {old}
+
+
+async def test_the_rotated_token_is_the_one_used_next(bench: Bench) -> None:
+    await expired(bench)
+    await bench.credential()
+    bench.clock.moved += timedelta(seconds=3600)
+    await bench.credential()
+    assert bench.provider.refreshes == 2
+    assert (await held(bench)).generation == 3
+
+
+async def test_a_grant_that_is_over_needs_its_owner_and_asks_no_second_time(bench: Bench) -> None:
+    await expired(bench)
+    bench.provider.refresh_tokens.clear()
+    for _ in range(3):
+        with pytest.raises(ReconnectNeededError):
+            await bench.credential()
+    assert bench.provider.refreshes == 1
+    assert (await held(bench)).status_reason == "refresh_refused"
+    await bench.connect()
+    assert (await bench.credential()).startswith("Bearer access-")
+
+
+@pytest.mark.parametrize("answer", [Response(status_code=503), JSONResponse({"error": "temporarily_unavailable"}, 400)])
+async def test_a_provider_that_fails_is_asked_again_later_and_not_at_every_call(bench: Bench, answer: Any) -> None:
+    await expired(bench)
+    asked = len(bench.provider.asked)
+    bench.provider.token_answer = answer
+    for _ in range(3):
+        with pytest.raises(AuthorizationServerError):
+            await bench.credential()
+    assert len(bench.provider.asked) == asked + 1
+    bench.provider.token_answer = None
+    bench.clock.moved += timedelta(seconds=2)
+    await bench.credential()
+    assert (await held(bench)).refresh_failures == 0
+
+
+async def test_a_crash_between_answer_and_commit_is_seen_and_ends_with_the_owner(bench: Bench) -> None:
+    """The provider has rotated, and nobody knows the new token: what a crash leaves, down to the note."""
+    await expired(bench)
+    before = await held(bench)
+    async with bench.database.tenant_transaction(bench.principal) as connection:
+        assert await store.begin_refresh(connection, before.id, before.generation, now=bench.clock())
+    bench.provider.refresh_tokens.clear()
+    with pytest.raises(ReconnectNeededError):
+        await bench.credential()
+    assert (await held(bench)).status_reason == "refresh_interrupted"
+    assert bench.provider.refreshes == 1
+
+
+async def test_after_a_crash_before_the_request_the_old_token_still_works(bench: Bench) -> None:
+    await expired(bench)
+    before = await held(bench)
+    async with bench.database.tenant_transaction(bench.principal) as connection:
+        assert await store.begin_refresh(connection, before.id, before.generation, now=bench.clock())
+    await bench.credential()
+    assert (await held(bench)).refresh_begun_at is None
+
+
+async def test_an_answer_whose_commit_fails_is_kept_and_stored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await expired(bench)
+    real = store.store_refreshed
+    failures = [2]
+
+    async def failing(*given: Any) -> Any:
+        if failures[0]:
+            failures[0] -= 1
+            raise StorageUnavailableError("The database is not available.")
+        return await real(*given)
+
+    monkeypatch.setattr(store, "store_refreshed", failing)
+    monkeypatch.setattr("agentapi.oauth.refresh._STORE_AGAIN_S", 0.0)
+    new = await bench.credential()
+    assert (await held(bench)).generation == 2
+    assert await bench.credential() == new
+    assert bench.provider.refreshes == 1
+
+
+async def test_a_caller_who_goes_away_does_not_lose_the_answer(bench: Bench) -> None:
+    old = await expired(bench)
+    asking = asyncio.ensure_future(bench.credential())
+    await bench.provider.refreshing.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    await bench.room.refresher.aclose()
+    assert await bench.credential() != old
+    assert bench.provider.refreshes == 1
+
+
+async def test_a_connection_without_a_refresh_token_ends_with_its_token(bench: Bench) -> None:
+    bench.provider.token_answer = JSONResponse({"access_token": "a", "token_type": "bearer", "expires_in": 60})
+    await bench.connect()
+    bench.clock.moved += timedelta(seconds=60)
+    with pytest.raises(ReconnectNeededError):
+        await bench.credential()
+    assert (await held(bench)).status_reason == "no_refresh_token"
+
+
+async def test_a_revocation_takes_the_tokens_at_the_provider_and_here(bench: Bench) -> None:
+    await bench.connect()
+    refresh_token = next(iter(bench.provider.refresh_tokens))
+    assert await bench.room.revoker.revoke(bench.principal, bench.upstream.id) == "revoked"
+    assert bench.provider.revoked == [refresh_token]
+    with pytest.raises(UpstreamNeedsConnectionError, match="you have none"):
+        await bench.credential()
+
+
+@pytest.mark.parametrize("kind", ["down", "html"])
+async def test_a_provider_that_is_down_keeps_nothing_alive_here(bench: Bench, kind: str) -> None:
+    await bench.connect()
+    bench.provider.answers["/revoke"] = Response("<html>", 500 if kind == "down" else 404)
+    assert await bench.room.revoker.revoke(bench.principal, bench.upstream.id) == "failed"
+    assert await bench.rows("oauth_connections") == 0
+
+
+async def test_a_provider_without_revocation_says_so(bench: Bench) -> None:
+    bench.provider.announces_issuer = False
+    bench.provider.answers["/.well-known/oauth-authorization-server"] = server_metadata(bench.provider.url)
+    await bench.connect()
+    assert await bench.room.revoker.revoke(bench.principal, bench.upstream.id) == "not_supported"
+
+
+async def test_a_revocation_meanwhile_gives_back_the_newest_tokens(bench: Bench) -> None:
+    await expired(bench)
+    outcomes = await both(bench.credential(), bench.room.revoker.revoke(bench.principal, bench.upstream.id))
+    assert outcomes[1] == "revoked"
+    await bench.room.refresher.aclose()
+    assert await bench.rows("oauth_connections") == 0
+    assert bench.provider.refresh_tokens == set()
