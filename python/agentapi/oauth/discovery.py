@@ -194,6 +194,7 @@ class Discovery:
             # The browser opens the first of them: it must be no script, and no address of this machine.
             if endpoint is not None and self._egress.policy.check_url(endpoint).fragment:
                 raise AuthorizationServerError("An endpoint of the authorization server has a fragment.")
+        offline = _OFFLINE in (metadata.scopes_supported or ())
         methods = metadata.token_endpoint_auth_methods_supported or (ClientAuth.BASIC.value,)
         return AuthorizationServer(
             issuer=metadata.issuer,
@@ -206,7 +207,9 @@ class Discovery:
             takes_metadata_document=metadata.client_id_metadata_document_supported,
             takes_resource=not chosen,
             auth_methods=tuple(method for method in methods if method in _SUPPORTED_AUTH),
-            offline_scope=_OFFLINE if _OFFLINE in (metadata.scopes_supported or ()) else None,
+            offline_scope=_OFFLINE if offline else None,
+            # Offline access is given only with consent (OpenID Connect Core 1.0, section 11).
+            authorize_parameters=(("prompt", "consent"),) if offline else (),
         )
 
     async def _fetch(self, url: str) -> bytes | None:

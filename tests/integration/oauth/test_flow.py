@@ -121,9 +121,7 @@ async def test_a_flow_ends_after_ten_minutes(bench: Bench) -> None:
 
 
 async def test_flows_that_nobody_ends_do_not_pile_up(bench: Bench) -> None:
-    first = await bench.init()
-    for _ in range(20):
-        last = await bench.init()
+    first, *_, last = [await bench.init() for _ in range(21)]
     assert await bench.rows("oauth_flows") == 20
     with pytest.raises(FlowRefusedError):
         await bench.finish(first)

@@ -107,7 +107,7 @@ class ClientRegistry:
             server = await self._discovery.server(chosen.parameters["issuer"], chosen=True)
             audience = chosen.parameters.get("audience")
             if audience is not None:
-                server = replace(server, authorize_parameters=(("audience", audience),))
+                server = replace(server, authorize_parameters=(*server.authorize_parameters, ("audience", audience)))
             return await self._target(principal, chosen, server, None, chosen.scopes or ("openid",), by_hand=True)
         found = await self._discovery.resource(upstream.endpoint)
         server = await self._discovery.server(found.issuers[0], chosen=False)
