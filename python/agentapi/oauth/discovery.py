@@ -172,7 +172,7 @@ class Discovery:
                 raise AuthorizationServerError(
                     "The authorization server's metadata is malformed.", reason=_complaint(error)
                 ) from None
-            if not _same_issuer(metadata.issuer, issuer):
+            if metadata.issuer != issuer:
                 raise AuthorizationServerError(
                     "The authorization server's metadata names another issuer.", claimed=metadata.issuer, asked=issuer
                 )
@@ -289,14 +289,6 @@ def _server_metadata_urls(issuer: str) -> list[str]:
         f"{origin}/.well-known/openid-configuration{path}",
     ]
     return list(dict.fromkeys([*urls, f"{origin}{path}/.well-known/openid-configuration"]))
-
-
-def _same_issuer(one: str, other: str) -> bool:
-    """Compare as strings; the root of an origin alone may be written with its slash or without it."""
-    if one == other:
-        return True
-    shorter, longer = sorted((one, other), key=len)
-    return longer == f"{shorter}/" and shorter == _origin(shorter)
 
 
 def _contains(resource: str, endpoint: str) -> bool:

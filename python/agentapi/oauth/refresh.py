@@ -23,7 +23,7 @@ import structlog
 
 from agentapi.errors import StorageUnavailableError, UpstreamNeedsConnectionError
 from agentapi.oauth import store
-from agentapi.oauth.errors import AuthorizationServerError, GrantRefusedError, ReconnectNeededError
+from agentapi.oauth.errors import AuthorizationServerError, ClientMissingError, GrantRefusedError, ReconnectNeededError
 from agentapi.oauth.models import Status
 
 if TYPE_CHECKING:
@@ -142,7 +142,13 @@ class Refresher:
             if grant.refresh_token is None:
                 await self._require_reconnect(connection, "no_refresh_token")
                 raise _reconnect("no_refresh_token")
-            client = await self._clients.of_grant(connection.org_id, connection.user_id, grant.server, grant.client_id)
+            try:
+                client = await self._clients.of_grant(
+                    connection.org_id, connection.user_id, grant.server, grant.client_id
+                )
+            except ClientMissingError:
+                await self._require_reconnect(connection, "client_gone")
+                raise _reconnect("client_gone") from None
             async with self._database.user_transaction(connection.org_id, connection.user_id) as transaction:
                 await store.begin_refresh(transaction, connection.id, connection.generation, now=self._clock())
             return await self._ask(connection, grant, client)

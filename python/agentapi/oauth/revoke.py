@@ -91,7 +91,8 @@ class Revoker:
         if server.revocation is Revocation.GITHUB:
             await self._protocol.revoke_at_github(server.revocation_endpoint, client, token=grant.access_token)
         elif grant.refresh_token is not None:
-            # Whatever takes a refresh token ends the access tokens of its grant with it (RFC 7009, section 2.1).
+            # The server should end the access tokens of the grant with it (RFC 7009, section 2.1); one that does not
+            # leaves them until they end by themselves.
             await self._protocol.revoke(
                 server.revocation_endpoint, client, token=grant.refresh_token, hint="refresh_token"
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -51,6 +53,31 @@ async def test_a_client_is_registered_once_for_each_issuer(bench: Bench) -> None
     await bench.connect()
     await bench.connect()
     assert bench.provider.registrations == 1
+
+
+async def test_of_two_registrations_at_once_the_first_stands_and_both_flows_end(bench: Bench) -> None:
+    bob = bench.tenant.colleague("bob")
+    begun = await asyncio.gather(bench.init(), bench.init(principal=bob.principal))
+    for one in begun:
+        await bench.finish(one)
+    assert bench.provider.registrations == 2
+    assert len({parse_qs(urlsplit(one.url).query)["client_id"][0] for one in begun}) == 1
+
+
+async def test_a_registration_that_has_expired_is_made_again(bench: Bench) -> None:
+    register = bench.provider.answers["/register"]
+    ends = int(bench.clock().timestamp()) + 60
+    bench.provider.answers["/register"] = JSONResponse(
+        {"client_id": "short", "client_secret": "shh", "client_secret_expires_at": ends}, 201
+    )
+    await bench.connect()
+    bench.provider.answers["/register"] = register
+    bench.clock.moved += timedelta(seconds=60)
+    begun = await bench.init()
+    assert parse_qs(urlsplit(begun.url).query)["client_id"] == ["dynamic-1"]
+    bench.clock.moved += timedelta(seconds=3600)
+    with pytest.raises(ReconnectNeededError):
+        await bench.credential()
 
 
 async def test_the_connection_of_one_user_is_nobody_elses(bench: Bench) -> None:

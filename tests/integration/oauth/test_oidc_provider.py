@@ -29,7 +29,7 @@ from agentapi.oauth.models import Binding, Client, ClientAuth, ProviderName, Reg
 from integration.oauth.provider import both
 from support.node import install, node
 from tenants import NOW
-from unit.oauth.sites import Site, site
+from unit.oauth.sites import site
 
 if TYPE_CHECKING:
     from integration.oauth.conftest import Bench
@@ -68,11 +68,11 @@ async def real(bench: Bench, issuer: str) -> AsyncIterator[Bench]:
         return {"/.well-known/oauth-protected-resource/mcp": metadata}
 
     async with site(build) as upstream:
-        yield await moved(bench, upstream)
+        yield await moved(bench, upstream.url)
 
 
-async def moved(bench: Bench, to: Site) -> Bench:
-    bench.upstream = replace(bench.upstream, endpoint=f"{to.url}/mcp")
+async def moved(bench: Bench, url: str) -> Bench:
+    bench.upstream = replace(bench.upstream, endpoint=f"{url}/mcp")
     async with bench.database.tenant_transaction(bench.principal) as connection:
         await connection.execute(
             "UPDATE upstreams SET endpoint = $2 WHERE id = $1", bench.upstream.id, bench.upstream.endpoint

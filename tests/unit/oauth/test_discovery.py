@@ -142,9 +142,11 @@ async def test_metadata_of_another_issuer_is_discarded(claimed: str) -> None:
             await server(f"{upstream.url}/t/1")
 
 
-async def test_a_root_issuer_may_be_written_with_a_slash_or_without_it() -> None:
+async def test_not_even_a_slash_may_differ_between_two_issuers() -> None:
     async with site(lambda url: {SERVER: server_metadata(f"{url}/")}) as upstream:
-        assert (await server(upstream.url)).issuer == f"{upstream.url}/"
+        with pytest.raises(AuthorizationServerError, match="another issuer"):
+            await server(upstream.url)
+        assert (await server(f"{upstream.url}/")).issuer == f"{upstream.url}/"
 
 
 @pytest.mark.parametrize("methods", [..., [], ["plain"]])

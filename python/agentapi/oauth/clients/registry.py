@@ -140,7 +140,7 @@ class ClientRegistry:
         if server.takes_metadata_document and document is not None:
             return document
         if server.registration_endpoint is not None and (stored is None or stored.registration is Registration.DYNAMIC):
-            return await self._register(principal, server)
+            return await self._register(principal, server, None if stored is None else stored.client_id)
         raise ClientMissingError(
             f"The authorization server {server.issuer} knows no client of this organisation;"
             " an administrator has to register one and choose the provider for this upstream."
@@ -181,7 +181,7 @@ class ClientRegistry:
             registration=Registration.METADATA_DOCUMENT,
         )
 
-    async def _register(self, principal: Principal, server: AuthorizationServer) -> Client:
+    async def _register(self, principal: Principal, server: AuthorizationServer, replacing: str | None) -> Client:
         preferred = (ClientAuth.BASIC, ClientAuth.POST, ClientAuth.NONE)
         method = next((method for method in preferred if method.value in server.auth_methods), None)
         if method is None:
@@ -190,14 +190,14 @@ class ClientRegistry:
             )
         metadata = client_metadata(self._public_url, self.redirect_uri, method)
         made = await self._protocol.register(server, metadata, self.redirect_uri)
-        await self.put(principal, made)
+        await self.put(principal, made, replacing=replacing)
         async with self._database.tenant_transaction(principal) as connection:
             stored = await store.find_client(connection, server.issuer)
-        # Of two registrations at once the later one stands; a code must be redeemed by the client that is kept.
+        # Of two registrations at once the first stands, and both flows use it.
         return made if stored is None else self._opened(stored)
 
-    async def put(self, principal: Principal, client: Client) -> None:
-        """Store the organisation's client of an issuer."""
+    async def put(self, principal: Principal, client: Client, *, replacing: str | None = None) -> None:
+        """Store the organisation's client of an issuer; see ``store.put_client``."""
         secret = client.secret
         stored = store.StoredClient(
             org_id=principal.org_id,
@@ -212,7 +212,7 @@ class ClientRegistry:
             updated_at=self._clock(),
         )
         async with self._database.tenant_transaction(principal) as connection:
-            await store.put_client(connection, stored)
+            await store.put_client(connection, stored, replacing=replacing)
 
     def _is_good(self, stored: StoredClient) -> bool:
         if stored.redirect_uri is not None and stored.redirect_uri != self.redirect_uri:

