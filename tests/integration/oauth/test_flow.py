@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -20,9 +21,10 @@ from agentapi.errors import (
     NotFoundError,
     UpstreamNeedsConnectionError,
 )
+from agentapi.oauth import store
 from agentapi.oauth.clients import store as client_store
 from agentapi.oauth.errors import AuthorizationServerError, ClientMissingError, FlowRefusedError, ReconnectNeededError
-from agentapi.oauth.models import Binding, Client, ClientAuth, ProviderName, Registration
+from agentapi.oauth.models import Binding, Client, ClientAuth, FlowId, ProviderName, Registration
 from agentapi.upstreams import store as upstream_store
 from integration.oauth.provider import both
 from tenants import NOW
@@ -145,6 +147,27 @@ async def test_a_flow_ends_after_ten_minutes(bench: Bench) -> None:
         await bench.room.flows.finish(answer, browser=begun.browser)
     await bench.init()
     assert await bench.rows("oauth_flows") == 1
+
+
+async def test_a_flow_that_has_expired_is_not_taken_even_if_its_state_opens(bench: Bench) -> None:
+    """The state and the row each know when the flow ends."""
+    flow = store.StoredFlow(
+        id=FlowId(uuid4()),
+        org_id=bench.principal.org_id,
+        user_id=bench.principal.user_id,
+        upstream_id=bench.upstream.id,
+        state_hash=bytes(32),
+        browser_hash=bytes(32),
+        sealed=b"",
+        expires_at=NOW,
+    )
+    asked: dict[str, Any] = {"state_hash": flow.state_hash, "browser_hash": flow.browser_hash}
+    async with bench.database.tenant_transaction(bench.principal) as connection:
+        await store.insert_flow(connection, flow)
+        assert await store.take_flow(connection, flow.user_id, **asked, now=NOW) is None
+        before = NOW - timedelta(microseconds=1)
+        assert await store.take_flow(connection, flow.user_id, **asked, now=before) == flow
+        assert await store.take_flow(connection, flow.user_id, **asked, now=before) is None
 
 
 async def test_flows_that_nobody_ends_do_not_pile_up(bench: Bench) -> None:

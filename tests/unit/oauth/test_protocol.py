@@ -198,6 +198,7 @@ def endless() -> StreamingResponse:
         JSONResponse({**GOOD, "expires_in": -1}),
         JSONResponse({**GOOD, "expires_in": 10**12}),
         JSONResponse({**GOOD, "expires_in": "soon"}),
+        JSONResponse({**GOOD, "padding": "x" * 65_536}),
         JSONResponse(GOOD, 201),
         JSONResponse(GOOD, 400),
         JSONResponse(GOOD, 500),
