@@ -69,10 +69,12 @@ class Inbox:
         self._chatty = chatty
         self._hear = hear
         self._begun = anyio.Event()
+        self._used = False
 
     def begin(self, call: Call) -> None:
         """Take in a request that is about to be sent."""
         self.calls[call.request_id] = call
+        self._used = self._used or call.peer is not None
         self._begun.set()
         self._begun = anyio.Event()
 
@@ -133,11 +135,13 @@ class Inbox:
         return asking[-1] if asking and (self._bound or len(waiting) == 1) else None
 
     async def _claimant(self) -> Call | None:
-        """Return the call that a question without a sign belongs to; it may be a moment ahead of it."""
-        if not self._bound:
-            return None
+        """Return the call that a question without a sign belongs to; it may be a moment ahead of it.
+
+        Some servers ask for the roots as soon as they are initialized. Later, where every request may be another
+        client's, a question outside of any belongs to one that is over, and nobody else shall get it.
+        """
         with anyio.move_on_after(_CLAIM_S):
-            while (call := self._only()) is None:
+            while (call := self._only()) is None and self._bound and (self._chatty or not self._used):
                 await self._begun.wait()
             return call
         return None

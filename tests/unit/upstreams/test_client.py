@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from mcp import MCPError
 
@@ -184,14 +186,22 @@ async def test_what_the_client_did_not_declare_is_not_asked(kind: str) -> None:
 
 async def test_the_time_of_a_request_stands_still_while_the_client_is_asked() -> None:
     async with setting("legacy") as (made, up, _):
-        peer = Heard({"sampling/createMessage": sampled("late")}, gate=asyncio.Event())
-        asking = asyncio.ensure_future(
-            call(made.client, up, session_of(ALICE, "c1"), "sample", text="x", peer=peer, timeout_s=0.5)
-        )
-        await asyncio.sleep(0.8)
-        assert peer.gate is not None
-        peer.gate.set()
-        assert text_of(await asking) == "late"
+        deadlines: list[float] = []
+
+        class Person(Heard):
+            async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+                (link,) = made.pool.links(lambda key: key.conversation == "c1")
+                (waiting,) = link.inbox.calls.values()
+                deadlines.append(waiting.scope.deadline)
+                asyncio.get_running_loop().call_soon(lambda: deadlines.append(waiting.scope.deadline))
+                return await super().ask(method, params)
+
+        peer = Person({"sampling/createMessage": sampled("late")})
+        began = anyio.current_time()
+        await call(made.client, up, session_of(ALICE, "c1"), "sample", text="x", peer=peer, timeout_s=60.0)
+        assert deadlines[0] == math.inf
+        # Afterwards it runs on with what was left.
+        assert began + 50 < deadlines[1] < anyio.current_time() + 60
 
 
 async def test_a_lease_that_was_given_up_is_nobodys_again() -> None:

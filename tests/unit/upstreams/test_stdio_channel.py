@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -222,3 +222,30 @@ async def test_a_call_that_is_given_up_is_cancelled_in_the_process(tmp_path: Pat
         hung, cancelled = json.loads(text_of(await call(made.client, UP, ALICE, "given-up")))
         assert hung == cancelled
         assert len(hung) == 1
+
+
+@pytest.mark.parametrize("sharing", ["user", "session"])
+async def test_a_question_ahead_of_the_first_request_is_its_own(sharing: Sharing, tmp_path: Path) -> None:
+    async with world(tmp_path, sharing=sharing, tiny=tiny("curious")) as made:
+        peer = Heard({"roots/list": {"roots": [{"uri": "file:///a"}]}})
+        caller = session_of(ALICE, "c1", roots={})
+        await call(made.client, UP, caller, "echo", peer=peer)
+        answered: list[Any] = []
+        async with asyncio.timeout(5):
+            while not answered:
+                answered = json.loads(text_of(await call(made.client, UP, caller, "answered", peer=peer)))
+        assert answered == [{"roots": [{"uri": "file:///a"}]}]
+        assert peer.asked == [("roots/list", {})]
+
+
+async def test_a_question_after_its_request_is_nobody_elses(tmp_path: Path) -> None:
+    async with world(tmp_path, tiny=tiny()) as made:
+        first, second = (Heard({"roots/list": {"roots": []}}) for _ in range(2))
+        await call(made.client, UP, session_of(ALICE, "c1", roots={}), "ask-afterwards", peer=first)
+        answered: list[Any] = []
+        async with asyncio.timeout(5):
+            while not answered:
+                told = await call(made.client, UP, session_of(ALICE, "c2", roots={}), "answered", peer=second)
+                answered = json.loads(text_of(told))
+        assert len(answered) == 1
+        assert second.asked == []

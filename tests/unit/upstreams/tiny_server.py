@@ -1,8 +1,8 @@
 """A stdio server of the older revisions in the standard library alone: starts fast, and misbehaves as it is told.
 
 ``python tiny_server.py [MANNER]``: ``polite`` answers what it knows, ``strict`` ends at anything ahead of
-``initialize``, ``silent`` ignores it, ``crash`` ends at once, ``stubborn`` ignores the end of its input and SIGTERM.
-Its tools: ``echo``, ``pid``, ``sample``, ``exit``, ``large``, ``child``, ``hang``, ``given-up``, ``noise``.
+``initialize``, ``silent`` ignores it, ``crash`` ends at once, ``curious`` asks for the roots once it is initialized,
+``stubborn`` ignores the end of its input and SIGTERM. What its tools do is in ``call``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 
 HUNG: list[object] = []
 CANCELLED: list[object] = []
+ANSWERED: list[object] = []
 
 
 def send(message: dict[str, object]) -> None:
@@ -45,6 +46,8 @@ def call(name: str, arguments: dict[str, object]) -> dict[str, object] | None:
         while (answer := json.loads(sys.stdin.readline())).get("id") != "q":
             pass
         return text(answer.get("result", answer.get("error")))
+    if name == "answered":
+        return text(json.dumps(ANSWERED))
     if name == "given-up":
         return text(json.dumps([HUNG, CANCELLED]))
     return None if name == "hang" else text(os.getpid() if name == "pid" else arguments.get("text", "ok"))
@@ -72,9 +75,11 @@ def respond(message: dict[str, object]) -> None:
         HUNG.append(message["id"])
     else:
         send({"id": message["id"], "result": result})
+    if "ask-afterwards" in json.dumps(message):
+        send({"id": "roots", "method": "roots/list"})
 
 
-def main(manner: str) -> None:
+def main(manner: str) -> None:  # noqa: C901 - one manner after the other
     if manner == "crash":
         sys.exit(7)
     if manner == "stubborn":
@@ -84,6 +89,10 @@ def main(manner: str) -> None:
         message = json.loads(line)
         if message.get("method") == "notifications/cancelled":
             CANCELLED.append(message["params"]["requestId"])
+        if manner == "curious" and message.get("method") == "notifications/initialized":
+            send({"id": "roots", "method": "roots/list"})
+        if message.get("id") == "roots":
+            ANSWERED.append(message.get("result", message.get("error")))
         if "id" not in message or "method" not in message:
             continue
         ready = ready or message["method"] == "initialize"
