@@ -21,7 +21,7 @@ from mcp_types import LOG_LEVEL_META_KEY
 from agentapi.errors import UpstreamError
 from agentapi.upstreams.calls import Call, current_call
 from agentapi.upstreams.envelope import GATEWAY_INFO, MirroredParams, header_map, modern_headers, modern_meta
-from agentapi.upstreams.failures import HttpRefusalError, UnprocessedError, is_http_refusal, judge
+from agentapi.upstreams.failures import HttpRefusalError, is_http_refusal, judge
 from agentapi.upstreams.inbox import Inbox
 from agentapi.upstreams.link import Era, Profile
 from agentapi.upstreams.models import Transport
@@ -206,14 +206,9 @@ class Link:
         return Call(next(self._ids), scope, timeout_s, peer)
 
     async def _judged(self, call: Call, method: str, params: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-        if not self.is_alive():
-            raise UnprocessedError(f"Upstream '{self.name}' closed the connection.")
         try:
             return await self._send(call, method, params, headers)
         except Exception as error:
-            if call.failure is not None and self._channel.kind is Transport.SSE:
-                # The SDK sends nothing more on a stream of this kind once it could not send something.
-                self.closed.set()
             verdict = judge(
                 error,
                 call,

@@ -302,6 +302,18 @@ async def test_what_ended_is_replaced_before_it_is_used() -> None:
         assert opener.open == 1
 
 
+async def test_what_is_closed_while_it_opens_is_opened_again_for_who_waits() -> None:
+    opener = Opener(gate=asyncio.Event())
+    async with pool() as connections:
+        waiting = asyncio.ensure_future(call(connections, opener))
+        await drain()
+        assert connections.close(lambda _: True) == [key()]
+        assert opener.gate is not None
+        opener.gate.set()
+        assert await asyncio.wait_for(waiting, 5) == ["echo", "hang"]
+        assert opener.opened == 2
+
+
 async def test_what_closes_as_soon_as_it_is_open_is_given_up() -> None:
     opener = Opener()
 
