@@ -305,6 +305,8 @@ class ConnectionPool:
                     connection.crashed = connection.crashed and not link.is_alive()
                     scope.deadline = anyio.current_time() + _CLOSE_S
         if connection.link is None:
+            # Slow to start, or asleep: it did not end by itself, and the wait was pause enough.
+            connection.crashed = False
             raise UpstreamTimeoutError(f"it did not complete the connection within {limit_s:g} s")
 
     def _discard(self, connection: _Connection) -> None:
@@ -375,10 +377,11 @@ def _in_words(error: Exception, connection: _Connection) -> UpstreamError:
     if isinstance(leaf, UpstreamNeedsConnectionError):
         return leaf
     reason = reason_of(error, channel.last_status() if channel is not None else None)
-    if channel is not None:
+    too_late = isinstance(leaf, UpstreamTimeoutError)
+    if channel is not None and not too_late:
         reason = channel.ending() or reason
     _log.info("upstream_connection_failed", upstream=name, reason=reason)
-    kind = UpstreamTimeoutError if isinstance(leaf, UpstreamTimeoutError) else UpstreamError
+    kind = UpstreamTimeoutError if too_late else UpstreamError
     return kind(f"Upstream '{name}' is unavailable: {reason}.")
 
 

@@ -91,7 +91,9 @@ async def probe(
     except TimeoutError:
         result = ProbeResult(
             ok=False,
-            reason=UpstreamTimeoutError(f"No complete answer within {timeout_s:g} s.").message,
+            reason=UpstreamTimeoutError(
+                f"It did not answer in time: no complete answer within {timeout_s:g} s."
+            ).message,
             total_ms=_ms(clock() - start),
         )
     except Exception as error:  # noqa: BLE001 - the reason in words is what this function is for

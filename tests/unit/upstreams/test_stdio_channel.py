@@ -155,6 +155,14 @@ async def test_a_crash_loop_is_not_hammered(tmp_path: Path) -> None:
                 await made.client.profile(UP, ALICE)
 
 
+async def test_a_slow_start_is_no_crash(tmp_path: Path) -> None:
+    asleep = command("/bin/sleep", "600")
+    async with world(tmp_path, limits=Limits(connect_timeout_s=0.2), tiny=asleep) as made:
+        for _ in range(3):
+            with pytest.raises(UpstreamTimeoutError, match=r"did not complete the connection within 0\.2 s"):
+                await made.client.profile(UP, ALICE)
+
+
 async def test_what_a_process_answers_is_bounded(tmp_path: Path) -> None:
     async with world(tmp_path, max_message_bytes=100_000, tiny=tiny()) as made:
         assert len(text_of(await call(made.client, UP, ALICE, "large", size=99_000))) == 99_000
@@ -242,6 +250,7 @@ async def test_a_question_after_its_request_is_nobody_elses(tmp_path: Path) -> N
     async with world(tmp_path, tiny=tiny()) as made:
         first, second = (Heard({"roots/list": {"roots": []}}) for _ in range(2))
         await call(made.client, UP, session_of(ALICE, "c1", roots={}), "ask-afterwards", peer=first)
+        await drain()
         answered: list[Any] = []
         async with asyncio.timeout(5):
             while not answered:

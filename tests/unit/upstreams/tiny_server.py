@@ -18,8 +18,8 @@ CANCELLED: list[object] = []
 ANSWERED: list[object] = []
 
 
-def send(message: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+def send(*messages: dict[str, object]) -> None:
+    sys.stdout.write("".join(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages))
     sys.stdout.flush()
 
 
@@ -66,7 +66,7 @@ def answer(message: dict[str, object]) -> dict[str, object] | None:
     return {} if method == "ping" else {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}
 
 
-def respond(message: dict[str, object]) -> None:
+def respond(message: dict[str, object], line: str) -> None:
     if message["method"] not in {"initialize", "tools/call", "tools/list", "ping"}:
         send({"id": message["id"], "error": {"code": -32601, "message": "Method not found"}})
         return
@@ -74,9 +74,9 @@ def respond(message: dict[str, object]) -> None:
     if result is None:
         HUNG.append(message["id"])
     else:
-        send({"id": message["id"], "result": result})
-    if "ask-afterwards" in json.dumps(message):
-        send({"id": "roots", "method": "roots/list"})
+        question: dict[str, object] = {"id": "roots", "method": "roots/list"}
+        # In one piece, so that the question is there when the answer is.
+        send({"id": message["id"], "result": result}, *([question] if "ask-afterwards" in line else []))
 
 
 def main(manner: str) -> None:  # noqa: C901 - one manner after the other
@@ -100,7 +100,7 @@ def main(manner: str) -> None:  # noqa: C901 - one manner after the other
             sys.exit(1)
         if not ready and manner == "silent":
             continue
-        respond(message)
+        respond(message, line)
     if manner == "stubborn":
         time.sleep(600)
 
