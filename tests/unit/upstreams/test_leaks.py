@@ -50,6 +50,12 @@ class Holdings:
         open_files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no path is needed
         return cls(len(asyncio.all_tasks()), open_files, len(psutil.Process().children(recursive=True)))
 
+    def must_be_within(self, before: Holdings) -> None:
+        # Less is well: what earlier tests left to the garbage collector, and sockets kept for the next request.
+        assert self.tasks <= before.tasks, (self, before)
+        assert self.descriptors <= before.descriptors, (self, before)
+        assert self.processes <= before.processes, (self, before)
+
     @classmethod
     async def at_rest(cls) -> Holdings:
         """Count once nothing changes any more: closing takes its time, and who closed does not wait for it."""
@@ -87,7 +93,7 @@ async def test_a_thousand_processes() -> None:
         before = await Holdings.at_rest()
         for start in range(0, 1000, 20):
             await round_of(range(start, start + 20))
-        assert await Holdings.at_rest() == before
+        (await Holdings.at_rest()).must_be_within(before)
 
 
 @pytest.mark.parametrize(("kind", "rounds"), [("modern", 50), ("legacy", 50), ("sse", 15)])
@@ -112,7 +118,4 @@ async def test_a_thousand_connections_over_http(kind: str, rounds: int) -> None:
         before = await Holdings.at_rest()
         for _ in range(rounds):
             await round_of(range(1, 21))
-        after = await Holdings.at_rest()
-        # The sockets that are kept for the next request belong to the process, and to both ends of it here.
-        assert (after.tasks, after.processes) == (before.tasks, before.processes)
-        assert after.descriptors <= before.descriptors
+        (await Holdings.at_rest()).must_be_within(before)
