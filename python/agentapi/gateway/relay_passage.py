@@ -216,6 +216,8 @@ class Passage:
     async def _events(self) -> Answer:
         """Pass events on until one of them is the answer."""
         connection, events = self._connection, Events(self._limits.max_answer_bytes)
+        # A stream that is never silent for as long as an answer may take would hide that its client has left.
+        self._watcher = self._watcher or asyncio.create_task(self._watch())
         while True:
             if piece := connection.take():
                 for data in events.feed(piece):

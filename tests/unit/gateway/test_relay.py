@@ -267,7 +267,7 @@ async def test_a_client_that_does_not_read_stops_its_upstream() -> None:
         writer.write(events(end=False))
         event = chunk(sse({**progress(1), "pad": "x" * 100_000}))
         for _number in range(400):
-            writer.write(event)
+            writer.write(chunk(event))
             written += len(event)
             try:
                 async with asyncio.timeout(0.5):
@@ -322,6 +322,28 @@ async def test_a_client_that_leaves_ends_the_request_of_the_upstream(begun: byte
         assert len(relay.pool) == 0
     assert b"result" not in client.body
     assert b"error" not in client.body
+
+
+@pytest.mark.parametrize("event", [b": nothing\n\n", sse(progress(1))])
+async def test_a_client_that_leaves_ends_a_stream_that_is_never_silent(event: bytes) -> None:
+    client = AsgiClient()
+    asked = asyncio.Event()
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(end=False))
+        asked.set()
+        while True:
+            writer.write(chunk(event))
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        call = asyncio.ensure_future(relay.call(target(server.url), client=client))
+        await asked.wait()
+        client.left.set()
+        async with asyncio.timeout(5):
+            await call
+        assert len(relay.pool) == 0
 
 
 async def test_a_relay_that_is_cancelled_ends_the_request_of_the_upstream() -> None:
