@@ -125,6 +125,7 @@ def serve(*, host: str | None, port: int | None, workers: int | None) -> None:
     uvicorn.run(
         "agentapi.app:from_environment",
         factory=True,
+        http="agentapi.http_server:HttpProtocol",
         host=host or settings.host,
         port=settings.port if port is None else port,
         workers=workers or settings.workers,

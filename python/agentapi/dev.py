@@ -24,6 +24,7 @@ import agentapi
 from agentapi._core import Keyring, KeyringError
 from agentapi.app import Extension, create_app
 from agentapi.errors import StartupError
+from agentapi.http_server import HttpProtocol
 from agentapi.identity.token_issuer import TokenIssuer, write_private_file
 from agentapi.observability.logs import configure_from_settings
 from agentapi.principal import OrgId, Principal, Role, UpstreamId, WorkspaceId
@@ -131,6 +132,7 @@ async def _http_server(app: Starlette, listener: socket.socket) -> AsyncIterator
     """
     config = uvicorn.Config(
         app,
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
