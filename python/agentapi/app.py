@@ -31,7 +31,7 @@ from agentapi.errors import (
 )
 from agentapi.gateway.browser_guard import BrowserGuard
 from agentapi.gateway.composition import Gateway
-from agentapi.gateway.endpoint import McpEndpoint
+from agentapi.gateway.endpoint import McpEndpoint, StraightToMcp
 from agentapi.gateway.explain import Explainer
 from agentapi.gateway.policy import Policy
 from agentapi.gateway.resource import ProtectedResource
@@ -132,7 +132,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
 
     app = Starlette(
         routes=list(extension.routes),
-        middleware=_middleware(settings),
+        middleware=_middleware(settings, lambda: app.router.routes),
         exception_handlers={
             AgentAPIError: _problem,
             HTTPException: _http_problem,
@@ -369,7 +369,7 @@ class _CrashGuard:
             await answer(scope, receive, send)
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(settings: Settings, routes: Callable[[], Sequence[BaseRoute]]) -> list[Middleware]:
     middleware = [
         Middleware(_PlainStartupFailure),
         Middleware(RequestContextMiddleware),
@@ -384,4 +384,5 @@ def _middleware(settings: Settings) -> list[Middleware]:
             expose_headers=["WWW-Authenticate", "X-Request-ID"],
         )
         middleware.append(cors)
+    middleware.append(Middleware(StraightToMcp, routes=routes))
     return middleware

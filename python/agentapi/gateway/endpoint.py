@@ -7,11 +7,12 @@ asking the database.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.routing import Match, Route
 
 from agentapi.errors import (
     AgentAPIError,
@@ -31,10 +32,11 @@ from agentapi.problems import rpc_error_response
 from agentapi.request_body import ClientGoneError, read_body
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.responses import Response
-    from starlette.types import Receive, Scope, Send
+    from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agentapi._core import VerifiedToken
     from agentapi.gateway.browser_guard import BrowserGuard
@@ -46,10 +48,11 @@ if TYPE_CHECKING:
     from agentapi.tenancy.admission import Admission
     from agentapi.upstreams.registry import UpstreamRegistry, WorkspaceView
 
-__all__ = ["LegacyDoor", "McpEndpoint", "ModernDoor"]
+__all__ = ["LegacyDoor", "McpEndpoint", "ModernDoor", "StraightToMcp"]
 
 _log = structlog.get_logger(__name__)
 
+_MCP: Final = "/mcp/"
 _VERSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode()
 _HANDSHAKE_HEADERS = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
 
@@ -205,6 +208,43 @@ class McpEndpoint:
             # The caller is known; other refusals must not tell a workspace from none by what they repeat.
             id_json = None if incoming is None else incoming.envelope.id_json
         return rpc_error_response(error, id_json=id_json, headers=headers)
+
+
+class StraightToMcp:
+    """Hands MCP requests to their endpoint, past what Starlette would wrap around it and match before it.
+
+    The endpoint answers for the errors that Starlette would be told of. What is not foreseen ends at the crash guard
+    either way. All other requests take Starlette's way.
+
+    Args:
+        app: Serves all others.
+        routes: Gives the application's routes, of which there are none before it has started.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Callable[[], Sequence[BaseRoute]]) -> None:
+        self._app = app
+        self._routes = routes
+        self._own: list[Route] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI 3)."""
+        if scope["type"] == "http" and scope["path"].startswith(_MCP):
+            for route in self._mcp_routes():
+                match, matched = route.matches(scope)
+                if match is Match.FULL:
+                    scope.update(matched, route=route)
+                    await route.app(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+    def _mcp_routes(self) -> list[Route]:
+        if not self._own:
+            self._own = [
+                route
+                for route in self._routes()
+                if isinstance(route, Route) and isinstance(route.endpoint, McpEndpoint)
+            ]
+        return self._own
 
 
 def _is_modern(scope: Scope, incoming: Incoming | None) -> bool:
