@@ -33,10 +33,9 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
 
 
 async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    too_large = PayloadTooLargeError(f"The request body exceeds {max_bytes} bytes.")
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     if declared.isdigit() and int(declared[:20]) > max_bytes:
-        raise too_large
+        raise _too_large(max_bytes)
     chunks: list[bytes] = []
     size, more = 0, True
     while more:
@@ -46,10 +45,14 @@ async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > max_bytes:
-            raise too_large
+            raise _too_large(max_bytes)
         chunks.append(chunk)
         more = message.get("more_body", False)
     return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"The request body exceeds {max_bytes} bytes.")
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -249,11 +249,13 @@ def _climb(incoming: Incoming, headers: Headers) -> ClientTraits:
     Raises:
         RpcRefusalError: They do not; the first thing that is wrong.
     """
-    duplicated = find_duplicated_routing_header(headers.items())
+    pairs = headers.items()
+    duplicated = find_duplicated_routing_header(pairs)
     if duplicated is not None:
         message = f"The {duplicated} header appears more than once."
         raise RpcRefusalError(HEADER_MISMATCH, message, id_json=incoming.id_json)
-    verdict = classify_inbound_request(incoming.message, headers=dict(headers))
+    # Of several headers of one name the first counts, as with ``Headers``, which would search for each of them.
+    verdict = classify_inbound_request(incoming.message, headers=dict(reversed(pairs)))
     if isinstance(verdict, InboundLadderRejection):
         _refuse(verdict, incoming.id_json)
     info = {} if verdict.client_info is None else verdict.client_info

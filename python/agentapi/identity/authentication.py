@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["authenticate", "bearer_token", "verified_token"]
 
-_BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]+=*) *", re.IGNORECASE)
-"""``credentials`` of RFC 6750, section 2.1."""
+_BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9\-._~+/]+=*) *")
+"""``credentials`` of RFC 6750, section 2.1. Only the scheme ignores case, which costs a step for each character."""
 
 
 def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -7,6 +7,7 @@ whole messages at DEBUG, and uvicorn's access log gives way to the one ``request
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
@@ -34,6 +35,7 @@ _FLOORS: Final = {
     "asyncio": logging.INFO,
     "uvicorn.access": logging.CRITICAL,
 }
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
@@ -96,8 +98,13 @@ def configure_logging(
 
 def _renderer(output: Literal["json", "console"]) -> Callable[..., Any]:
     if output == "json":
-        return structlog.processors.JSONRenderer(ensure_ascii=False)
+        return _render_json
     return structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> str:
+    """Write an entry of plain values, which ``redact`` leaves; ``json.dumps`` would make an encoder for each."""
+    return _ENCODER.encode(event_dict)
 
 
 def _render_exception(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:

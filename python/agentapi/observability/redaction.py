@@ -90,6 +90,9 @@ def _value(key: str, value: object, depth: int) -> object:
         return value
     if depth > _MAX_DEPTH or _is_sensitive(key):
         return REDACTED
+    # Nearly all values are strings, which need not be asked whether they are of the abstract kinds below.
+    if isinstance(value, str):
+        return scrub(value)
     if isinstance(value, Mapping):
         return {scrub(str(inner)): _value(str(inner), one, depth + 1) for inner, one in value.items()}
     if isinstance(value, (list, tuple, AbstractSet)):
