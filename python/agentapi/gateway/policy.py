@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Policy", "subject_of"]
 
 _MAX_VERDICTS = 20_000
-_MAX_MET = 50_000
 _TURN = 16
 """New decisions after which other requests have their turn."""
 
@@ -47,7 +46,8 @@ class Policy:
         self._registry = registry
         self._verdicts: dict[tuple[object, ...], Verdict] = {}
         self._decisions = 0
-        self._met: set[tuple[UpstreamId, str, bytes]] = set()
+        self._recording: set[tuple[UpstreamId, str, bytes]] = set()
+        """Definitions that are being recorded just now, which one request does for all."""
 
     async def holds(self, view: WorkspaceView, principal: Principal) -> WorkspacePolicy:
         """Return what holds in the workspace of ``view``."""
@@ -159,18 +159,22 @@ class Policy:
 
         Most lists hold none: this compares what is in memory, and writes nothing.
         """
-        new = [tool for tool in tools if tool.profile.fingerprint not in holds.known(tool.upstream, tool.upstream_name)]
-        if not new:
-            return
+        new = [
+            tool
+            for tool in tools
+            if tool.profile.fingerprint not in holds.known(tool.upstream, tool.upstream_name)
+            and _met_key(tool) not in self._recording
+        ]
         for upstream in {tool.upstream.id: tool.upstream for tool in new}.values():
             listed = [tool for tool in reversed(new) if tool.upstream.id == upstream.id]
             keys = {_met_key(tool) for tool in listed}
-            # Before the writing: requests that come meanwhile leave it to this one.
-            self._met |= keys
             met = {tool.upstream_name: (tool.profile.fingerprint, tool.definition) for tool in listed}
-            if not await self._registry.record(principal, holds, upstream, met):
-                self._met -= keys
-        return
+            # Until it is written, requests that come meanwhile leave it to this one.
+            self._recording |= keys
+            try:
+                await self._registry.record(principal, holds, upstream, met)
+            finally:
+                self._recording -= keys
 
     def _verdict(
         self, holds: WorkspacePolicy, toolset: Toolset | None, principal: Principal, tool: CatalogueItem
