@@ -146,6 +146,7 @@ class ByteRelay:
 
     async def _settle(self, passage: Passage) -> None:
         """Give the connection back if it ends as it should, which the client no longer waits for."""
+        passage.stop_watching()
         pooled, passage.pooled = passage.pooled, None
         if pooled is None:
             return

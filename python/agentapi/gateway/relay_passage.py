@@ -130,7 +130,13 @@ class Passage:
         return error
 
     async def answer(self, pieces: list[bytes]) -> Answer:
-        """Send the request and return what it comes to, having written what precedes that."""
+        """Send the request and return what it comes to, having written what precedes that.
+
+        Raises:
+            ClientGoneError: Nobody waits for it any more.
+        """
+        if self._gone:
+            raise ClientGoneError
         connection = self._connection
         connection.send(pieces)
         deadline = self._loop.time() + self._limits.call_timeout_s
@@ -150,10 +156,13 @@ class Passage:
             return await self._events()
         raise self._nonsense()
 
-    async def drain(self, connection: Http1Connection) -> None:
-        """Read the end of a stream whose last event is here."""
+    def stop_watching(self) -> None:
+        """Let go of the client: it has its answer, or left."""
         if self._watcher is not None:
             self._watcher.cancel()
+
+    async def drain(self, connection: Http1Connection) -> None:
+        """Read the end of a stream whose last event is here."""
         if not self._answered:
             return
         deadline = self._loop.time() + _DRAIN_S
@@ -192,9 +201,11 @@ class Passage:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         # Once the answer is written, the server says the same of a client that stays.
-        if not self._answered and self.pooled is not None:
+        if not self._answered:
             self._gone = True
-            self.pooled.connection.abort()
+            # Between two tries there is no connection, and then there is no second one.
+            if self.pooled is not None:
+                self.pooled.connection.abort()
 
     async def _body(self, deadline: float) -> bytes:
         connection, limit = self._connection, self._limits.max_answer_bytes

@@ -63,6 +63,8 @@ class AsgiClient:
     messages: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     reads: asyncio.Event = field(default_factory=asyncio.Event)
+    watched: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once somebody waits for it to leave."""
     status: int = 0
     pieces: list[bytes] = field(default_factory=list)
 
@@ -70,6 +72,7 @@ class AsgiClient:
         self.reads.set()
 
     async def receive(self) -> Message:
+        self.watched.set()
         await self.left.wait()
         return {"type": "http.disconnect"}
 
