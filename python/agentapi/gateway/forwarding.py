@@ -19,8 +19,7 @@ from mcp_types.methods import CACHEABLE_METHODS, INPUT_REQUIRED_METHODS
 
 from agentapi.gateway.bridge import RewritingPeer, is_input_required, with_rounds
 from agentapi.gateway.capabilities import missing_capability_error, required_capability
-from agentapi.gateway.parked import Binding
-from agentapi.gateway.request_state import InvalidRequestStateError
+from agentapi.gateway.request_state import Binding
 from agentapi.upstreams.link import Caller, Era
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class Forwarder:
         try:
             if method not in INPUT_REQUIRED_METHODS:
                 return await send(_MutePeer(exchange.peer))
-            binding = Binding(exchange.principal, target.upstream.id, method, target.name)
+            binding = Binding.of(exchange, target)
             sealed = exchange.params.get("requestState")
             if sealed is not None:
                 responses = exchange.params.get("inputResponses")
@@ -126,11 +125,7 @@ class Forwarder:
             params.pop("inputResponses", None)
             params.pop("requestState", None)
         elif state is not None:
-            if not isinstance(state, str):
-                raise InvalidRequestStateError
-            params["requestState"] = self._states.open(
-                exchange.principal, target.upstream.id, exchange.method, target.name, state
-            )
+            params["requestState"] = self._states.open(Binding.of(exchange, target), state)
         meta = params.pop("_meta", None)
         passed = {
             name: value
@@ -146,8 +141,7 @@ class Forwarder:
         state = result.get("requestState")
         if not is_input_required(result) or state is None:
             return result
-        sealed = self._states.seal(exchange.principal, target.upstream.id, exchange.method, target.name, str(state))
-        return {**result, "requestState": sealed}
+        return {**result, "requestState": self._states.seal(Binding.of(exchange, target), str(state))}
 
 
 class _MutePeer:

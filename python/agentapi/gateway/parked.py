@@ -4,7 +4,7 @@ The upstream's question becomes an ``input_required`` result while its request s
 The ``requestState`` names it; the client's retry brings the answers and takes the request up again.
 
 Invariants:
-    * A parked call belongs to one principal, upstream, method and name: its sealed state opens for no other.
+    * A parked call belongs to one principal and request: its sealed state opens for no other.
     * Each state is good once; whoever echoes an old one, or reaches another process, is told so.
     * Parked calls are bounded in number, for each user and altogether, and in time; none outlives ``run``.
 """
@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -28,12 +28,12 @@ from agentapi.gateway.capabilities import QUESTIONS, missing_capability_error, r
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from agentapi.gateway.request_state import RequestStates
+    from agentapi.gateway.request_state import Binding, RequestStates
     from agentapi.gateway.rewrite import Rewriter
-    from agentapi.principal import OrgId, Principal, UpstreamId, UserId
+    from agentapi.principal import OrgId, UserId
     from agentapi.upstreams.link import Peer
 
-__all__ = ["Binding", "ParkedCalls", "TooManyParkedError"]
+__all__ = ["ParkedCalls", "TooManyParkedError"]
 
 _log = structlog.get_logger(__name__)
 
@@ -42,16 +42,6 @@ class TooManyParkedError(AgentAPIError):
     """There is no room for another call that waits for its user."""
 
     code = "too_many_waiting_calls"
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """To whom a parked call belongs, and which request it is."""
-
-    principal: Principal
-    upstream_id: UpstreamId
-    method: str
-    name: str
 
 
 @dataclass(slots=True, eq=False)
@@ -187,9 +177,7 @@ class ParkedCalls:
         Raises:
             InvalidRequestStateError: The state is not one of this request.
         """
-        name = self._states.open(
-            binding.principal, binding.upstream_id, f"parked {binding.method}", binding.name, str(sealed)
-        )
+        name = self._states.open(_parked(binding), sealed)
         if responses is not None and not isinstance(responses, dict):
             raise MCPError(INVALID_PARAMS, "The inputResponses are not an object.")
         call = self._take(name)
@@ -243,9 +231,7 @@ class ParkedCalls:
         if len(self._parked) >= self._max_calls or self._held[owner] >= self._max_calls_per_user:
             raise TooManyParkedError("Too many calls wait for their users; answer some or try again later.")
         name = secrets.token_urlsafe(12)
-        state = self._states.seal(
-            binding.principal, binding.upstream_id, f"parked {binding.method}", binding.name, name
-        )
+        state = self._states.seal(_parked(binding), name)
         self._parked[name] = call
         self._held[owner] += 1
         call.expiry = asyncio.get_running_loop().call_later(self._ttl_s, self._expire, name)
@@ -268,6 +254,11 @@ class ParkedCalls:
         if call is not None:
             _log.info("parked_call_expired", method=call.binding.method)
             _cancel(call)
+
+
+def _parked(binding: Binding) -> Binding:
+    """Return what binds the name of a parked call, so that no state of an upstream passes for one."""
+    return replace(binding, method=f"parked {binding.method}")
 
 
 def _cancel(call: _Call) -> None:

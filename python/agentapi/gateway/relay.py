@@ -23,6 +23,7 @@ from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
 from agentapi.gateway.relay_answer import ClientStream
 from agentapi.gateway.relay_passage import Passage
 from agentapi.gateway.relay_request import Wires, request_pieces
+from agentapi.gateway.request_state import Binding
 from agentapi.request_body import ClientGoneError
 from agentapi.upstreams.http_pool import PoolExhaustedError
 from agentapi.upstreams.link import Era
@@ -112,7 +113,7 @@ class ByteRelay:
             raise UpstreamError(f"Upstream '{upstream.name}' is unavailable: {reason_of(error)}.") from error
         state = exchange.params.get("requestState")
         if state is not None:
-            state = self._states.open(exchange.principal, upstream.id, exchange.method, target.name, state)
+            state = self._states.open(Binding.of(exchange, target), state)
         pieces = request_pieces(
             wire,
             exchange.body,

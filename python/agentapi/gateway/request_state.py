@@ -2,15 +2,18 @@
 
 Invariants:
     * A client echoes the state and may change it, so nothing of it reaches an upstream that does not open here.
-    * It opens for the principal, upstream, method and name that it was sealed for, before it expires, and nowhere else.
+    * It opens for the principal and the very request that it was sealed for (upstream, method, name and arguments),
+      before it expires, and nowhere else: what a user was asked about one request agrees to no other.
     * Every failure to open reads alike, whatever its cause.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
 from mcp import MCPError
 from mcp_types import INVALID_PARAMS
@@ -22,15 +25,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentapi._core import Keyring
+    from agentapi.gateway.exchange import Exchange
+    from agentapi.gateway.items import Target
     from agentapi.principal import Principal, UpstreamId
 
-__all__ = ["MAX_STATE_BYTES", "InvalidRequestStateError", "RequestStates"]
+__all__ = ["MAX_STATE_BYTES", "Binding", "InvalidRequestStateError", "RequestStates"]
 
 MAX_STATE_BYTES = 64 * 1024
 """The longest state that an upstream may have a client carry."""
 
 _MAX_SEALED_LENGTH = (MAX_STATE_BYTES + 128) * 4 // 3 + 4
 """The longest sealed form: key id, nonce, expiry and tag stay below 128 bytes, and base64 makes four of three."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Who asks for what: all that a retry has in common with the request before it."""
+
+    principal: Principal
+    upstream_id: UpstreamId
+    method: str
+    name: str
+    """The tool, prompt or resource, as the upstream calls it."""
+    arguments: object = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, exchange: Exchange, target: Target) -> Self:
+        """Return what binds the states of a request about ``target``."""
+        arguments = exchange.params.get("arguments")
+        return cls(exchange.principal, target.upstream.id, exchange.method, target.name, arguments)
 
 
 class InvalidRequestStateError(MCPError):
@@ -54,14 +77,11 @@ class RequestStates:
         self._ttl_s = ttl_s
         self._clock = clock
 
-    def seal(self, principal: Principal, upstream_id: UpstreamId, method: str, name: str, state: str) -> str:
+    def seal(self, binding: Binding, state: str) -> str:
         """Return ``state`` for the client to carry.
 
         Args:
-            principal: Who asked.
-            upstream_id: Whose state it is.
-            method: The method of the request.
-            name: The tool, prompt or resource, as the upstream calls it.
+            binding: The request that it belongs to.
             state: What the upstream gave.
 
         Raises:
@@ -71,26 +91,28 @@ class RequestStates:
         plaintext = state.encode("utf-8", "surrogatepass")
         if len(plaintext) > MAX_STATE_BYTES:
             raise UpstreamError(f"The upstream gave a requestState of more than {MAX_STATE_BYTES} bytes.")
-        aad = _aad(principal, upstream_id, method, name)
-        return self._keyring.seal_text_until(plaintext, aad, int(self._clock() + self._ttl_s))
+        return self._keyring.seal_text_until(plaintext, _aad(binding), int(self._clock() + self._ttl_s))
 
-    def open(self, principal: Principal, upstream_id: UpstreamId, method: str, name: str, sealed: str) -> str:
-        """Return the state that ``seal`` was given with the same first four arguments.
+    def open(self, binding: Binding, sealed: object) -> str:
+        """Return the state that ``seal`` was given with the same binding.
 
         Raises:
             InvalidRequestStateError: It was not, or has expired.
         """
-        if len(sealed) > _MAX_SEALED_LENGTH or not sealed.isascii():
+        if not isinstance(sealed, str) or len(sealed) > _MAX_SEALED_LENGTH or not sealed.isascii():
             raise InvalidRequestStateError
-        aad = _aad(principal, upstream_id, method, name)
         try:
-            plaintext = self._keyring.open_text_unexpired(sealed, aad, int(self._clock()))
+            plaintext = self._keyring.open_text_unexpired(sealed, _aad(binding), int(self._clock()))
         except SealError:
             raise InvalidRequestStateError from None
         return plaintext.decode("utf-8", "surrogatepass")
 
 
-def _aad(principal: Principal, upstream_id: UpstreamId, method: str, name: str) -> bytes:
+def _aad(binding: Binding) -> bytes:
     """Return what a state is bound to; as a JSON array, so that no two lists of parts are written alike."""
-    parts = [str(principal.org_id), str(principal.user_id), str(upstream_id), method, name]
+    principal = binding.principal
+    # A client may spell the same arguments differently, or leave out that there are none.
+    arguments = hashlib.sha256(json.dumps(binding.arguments or {}, sort_keys=True).encode()).hexdigest()
+    who = [str(principal.org_id), str(principal.user_id)]
+    parts = [*who, str(binding.upstream_id), binding.method, binding.name, arguments]
     return f"gateway.request_state/{json.dumps(parts)}".encode()

@@ -13,8 +13,8 @@ from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_
 from agentapi._core import Keyring
 from agentapi.errors import UpstreamError
 from agentapi.gateway.capabilities import required_capability
-from agentapi.gateway.parked import Binding, ParkedCalls, TooManyParkedError
-from agentapi.gateway.request_state import InvalidRequestStateError, RequestStates
+from agentapi.gateway.parked import ParkedCalls, TooManyParkedError
+from agentapi.gateway.request_state import Binding, InvalidRequestStateError, RequestStates
 from agentapi.gateway.rewrite import Rewriter
 from agentapi.principal import UpstreamId, UserId
 from unit.gateway.doubles import Listener
@@ -102,8 +102,9 @@ async def test_questions_asked_together_are_put_together_and_one_after_the_other
         replace(BINDING, upstream_id=UpstreamId(UUID(int=99))),
         replace(BINDING, method="prompts/get"),
         replace(BINDING, name="other"),
+        replace(BINDING, arguments={"to": "Basel"}),
     ],
-    ids=["user", "upstream", "method", "name"],
+    ids=["user", "upstream", "method", "name", "arguments"],
 )
 async def test_nobody_else_takes_a_call_up(binding: Binding) -> None:
     async with parked() as calls:
@@ -116,7 +117,7 @@ async def test_nobody_else_takes_a_call_up(binding: Binding) -> None:
 async def test_a_state_of_an_upstream_names_no_parked_call() -> None:
     async with parked() as calls:
         await begin(calls)
-        forged = STATES.seal(PRINCIPAL, BINDING.upstream_id, BINDING.method, BINDING.name, next(iter(calls._parked)))
+        forged = STATES.seal(BINDING, next(iter(calls._parked)))
         with pytest.raises(InvalidRequestStateError):
             await calls.resume(BINDING, Listener(), forged, {})
 

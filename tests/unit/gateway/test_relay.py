@@ -12,6 +12,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 from agentapi.egress.dialer import Destination
 from agentapi.gateway.relay_request import Wire
 from agentapi.gateway.reply import StreamLimits
+from agentapi.gateway.request_state import Binding
 from agentapi.principal import UserId
 from agentapi.upstreams.http_pool import PoolKey
 from agentapi.upstreams.link import Era
@@ -27,10 +28,12 @@ from unit.gateway.relaying import (
     secured,
     target,
 )
-from unit.upstreams.doubles import PRINCIPAL, Clock, upstream
+from unit.upstreams.doubles import PRINCIPAL, Clock, drain, upstream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from agentapi.upstreams.http_pool import Pooled
 
     Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
@@ -135,14 +138,17 @@ async def test_a_request_without_a_name_is_refused() -> None:
 async def test_a_state_is_opened_for_the_upstream_it_was_sealed_for() -> None:
     async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
         wanted = target(server.url)
-        sealed = relay.states.seal(PRINCIPAL, wanted.upstream.id, "tools/call", "echo", 'st"ate')
-        client = await relay.call(wanted, params={"requestState": sealed, "name": "one__echo"})
+        arguments = {"text": "hello"}
+        binding = Binding(PRINCIPAL, wanted.upstream.id, "tools/call", "echo", arguments)
+        sealed = relay.states.seal(binding, 'st"ate')
+        client = await relay.call(wanted, params={"requestState": sealed, "name": "one__echo", "arguments": arguments})
         assert client.status == 200
-        other = relay.states.seal(
-            replace(PRINCIPAL, user_id=UserId(UUID(int=9))), wanted.upstream.id, "tools/call", "echo", "x"
-        )
-        for foreign in (other, "made up", ""):
-            client = await relay.call(wanted, params={"requestState": foreign, "name": "one__echo"})
+        somebody = replace(binding, principal=replace(PRINCIPAL, user_id=UserId(UUID(int=9))))
+        another = replace(binding, arguments={"text": "something else"})
+        for foreign in (relay.states.seal(somebody, "x"), relay.states.seal(another, "x"), "made up", "", 7):
+            client = await relay.call(
+                wanted, params={"requestState": foreign, "name": "one__echo", "arguments": arguments}
+            )
             assert (client.status, client.error["code"]) == (400, INVALID_PARAMS)
     assert [request.message["params"]["requestState"] for request in server.requests] == ['st"ate']
 
@@ -344,6 +350,33 @@ async def test_a_client_that_leaves_ends_a_stream_that_is_never_silent(event: by
         async with asyncio.timeout(5):
             await call
         assert len(relay.pool) == 0
+
+
+async def test_a_client_that_leaves_between_two_tries_is_not_worked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = AsgiClient()
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) == 1:
+            writer.write(json_answer(result()))
+            return
+        await client.watched.wait()
+        writer.close()
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        take = relay.pool.take
+
+        async def taken(*where: Any, fresh: bool = False) -> Pooled:
+            if fresh:
+                client.left.set()
+                await drain()
+            return await take(*where, fresh=fresh)
+
+        monkeypatch.setattr(relay.pool, "take", taken)
+        wanted = target(server.url, repeatable=True)
+        await relay.call(wanted)
+        await relay.call(wanted, client=client)
+        assert (len(server.requests), len(relay.pool)) == (2, 1)
+    assert not client.pieces
 
 
 async def test_a_relay_that_is_cancelled_ends_the_request_of_the_upstream() -> None:

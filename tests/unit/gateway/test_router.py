@@ -115,6 +115,8 @@ async def test_a_modern_round_passes_with_its_state_sealed() -> None:
             with pytest.raises(InvalidRequestStateError):
                 await router.answer(call(params={"requestState": bad}))
         with pytest.raises(InvalidRequestStateError):
+            await router.answer(call(params={**retry, "arguments": {"another": "request"}}))
+        with pytest.raises(InvalidRequestStateError):
             await router.answer(call("two__t", params=retry))
 
 
