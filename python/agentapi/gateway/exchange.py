@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from agentapi._core import Envelope
+    from agentapi.gateway.items import Target
     from agentapi.principal import Principal
     from agentapi.upstreams.link import Era, Peer
     from agentapi.upstreams.registry import WorkspaceView
@@ -90,7 +91,7 @@ class RequestRouter(Protocol):
             AgentAPIError: It stands for none.
         """
 
-    async def target(self, exchange: Exchange) -> Any:  # noqa: ANN401 - the relay's own type
+    async def target(self, exchange: Exchange) -> Target | None:
         """Return the upstream that alone answers what is meant, or None; it has a ``definition`` if it is a tool."""
 
     async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
@@ -117,17 +118,10 @@ class RequestRouter(Protocol):
 class Relay(Protocol):
     """Passes requests on as bytes."""
 
-    def serves(self, target: Any) -> bool:  # noqa: ANN401 - the router's own type
+    def serves(self, target: Target) -> bool:
         """Return whether requests for ``target`` can be passed on so."""
 
-    async def forward(
-        self,
-        exchange: Exchange,
-        target: Any,  # noqa: ANN401 - the router's own type
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    async def forward(self, exchange: Exchange, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and stream the answer back.
 
         Raises:

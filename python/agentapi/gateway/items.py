@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from mcp.shared.inbound import x_mcp_header_map
+
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import public_name, public_uri
 from agentapi.policy.models import ToolProfile
@@ -29,6 +31,15 @@ class Target:
     """Of a tool or a prompt, under its public name."""
     repeatable: bool = False
     """Whether asking twice does no harm: a read, or a tool that says so."""
+    _mirrors: bool | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether headers repeat arguments of a call (``x-mcp-header``); found out once, by walking its schema."""
+        if self._mirrors is None:
+            schema = None if self.definition is None else self.definition.get("inputSchema")
+            object.__setattr__(self, "_mirrors", bool(x_mcp_header_map(schema)))
+        return self._mirrors is True
 
 
 @dataclass(frozen=True, slots=True)

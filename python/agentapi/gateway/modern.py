@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -23,7 +22,6 @@ from mcp.shared.inbound import (
     find_duplicated_routing_header,
     unsupported_protocol_version_rejection,
     validate_mcp_param_headers,
-    x_mcp_header_map,
 )
 from mcp.shared.subscriptions import LISTEN_STREAM_METHODS, SUBSCRIPTION_ID_META_KEY
 from mcp_types import (
@@ -54,6 +52,7 @@ if TYPE_CHECKING:
 
     from agentapi.gateway.call import Call, Incoming
     from agentapi.gateway.exchange import Relay, RequestRouter
+    from agentapi.gateway.items import Target
     from agentapi.gateway.listening import OpenStreams
     from agentapi.gateway.reply import StreamLimits
 
@@ -64,7 +63,6 @@ _LISTEN: Final = "subscriptions/listen"
 _LOG_MESSAGE: Final = "notifications/message"
 _RELAYED: Final = frozenset(NAME_BEARING_METHODS)
 _MIRROR_PREFIX: Final = MCP_PARAM_HEADER_PREFIX.lower()
-_MAX_SCHEMAS: Final = 2048
 
 
 class ModernFront:
@@ -84,7 +82,6 @@ class ModernFront:
         self._streams = streams
         self._limits = limits
         self._relay = relay
-        self._mirrored = _MirroredParams()
 
     async def serve(self, call: Call, incoming: Incoming, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one message.
@@ -127,7 +124,7 @@ class ModernFront:
             answer = failure(call, Era.MODERN, incoming.id_json, error)
             await reply.run(_at_once(answer))
             return
-        if self._relay is not None and target is not None and self._is_relayed(self._relay, exchange, target):
+        if self._relay is not None and target is not None and _is_relayed(self._relay, exchange, target):
             try:
                 await self._relay.forward(exchange, target, scope, receive, send)
             except (AgentAPIError, MCPError) as error:
@@ -144,25 +141,16 @@ class ModernFront:
         except Exception as error:  # noqa: BLE001 - as above
             return failure(call, Era.MODERN, incoming.id_json, error)
 
-    async def _target(self, exchange: Exchange, headers: Headers) -> Any:  # noqa: ANN401 - the router's own type
+    async def _target(self, exchange: Exchange, headers: Headers) -> Target | None:
         """Return the upstream that alone answers, where that matters here; its tool's headers are checked."""
         calls_tool = exchange.method == "tools/call"
         if not calls_tool and (self._relay is None or exchange.method not in _RELAYED):
             return None
         target = await self._router.target(exchange)
         # Headers mirror the arguments of the tool that the client has named; inside it is not looked.
-        if calls_tool and not exchange.inner and target is not None and target.definition is not None:
-            rejection = self._mirrored.rejection(target.definition, exchange.params.get("arguments") or {}, headers)
-            if rejection is not None:
-                _refuse(rejection)
+        if calls_tool and not exchange.inner and target is not None:
+            _check_mirrored(target, exchange.params.get("arguments") or {}, headers)
         return target
-
-    def _is_relayed(self, relay: Relay, exchange: Exchange, target: Any) -> bool:  # noqa: ANN401 - the router's own type
-        """Return whether the relay may pass the request on with the headers that the client sent."""
-        if not relay.serves(target):
-            return False
-        # A call inside another came without headers that repeat its arguments; the router's way makes them.
-        return not (exchange.inner and target.definition is not None and self._mirrored.mirrors(target.definition))
 
     async def _listen(self, call: Call, exchange: Exchange, reply: Reply) -> dict[str, Any]:
         """Report changes until the client leaves, its token ends or the process stops."""
@@ -189,6 +177,12 @@ class ModernFront:
         return {"resultType": "complete", "_meta": mark}
 
 
+def _is_relayed(relay: Relay, exchange: Exchange, target: Target) -> bool:
+    """Return whether the relay may pass the request on with the headers that the client sent."""
+    # A call inside another came without headers that repeat its arguments; the router's way makes them.
+    return relay.serves(target) and not (exchange.inner and target.mirrors)
+
+
 class _Peer:
     """Where the messages of an upstream go that belong to one request."""
 
@@ -210,37 +204,19 @@ class _Peer:
         raise NoBackChannelError(method)
 
 
-class _MirroredParams:
-    """Checks ``Mcp-Param-*`` headers against the tool that is called.
+def _check_mirrored(target: Target, arguments: dict[str, Any], headers: Headers) -> None:
+    """Refuse ``Mcp-Param-*`` headers that do not fit the tool that is called and its arguments.
 
-    Whether a schema asks for such headers is remembered by its identity, since to find out one has to walk it.
+    Raises:
+        RpcRefusalError: They do not.
     """
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[int, tuple[dict[str, Any], bool]] = OrderedDict()
-
-    def rejection(
-        self, definition: dict[str, Any], arguments: dict[str, Any], headers: Headers
-    ) -> InboundLadderRejection | None:
-        """Return why the headers do not fit, or None."""
-        if not self.mirrors(definition):
-            return None
-        if not arguments and not any(name.startswith(_MIRROR_PREFIX) for name in headers):
-            return None
-        return validate_mcp_param_headers(definition.get("inputSchema"), arguments, headers)
-
-    def mirrors(self, definition: dict[str, Any]) -> bool:
-        """Return whether a tool's schema asks for headers that repeat arguments."""
-        known = self._known.get(id(definition))
-        if known is not None:
-            self._known.move_to_end(id(definition))
-            return known[1]
-        mirrors = bool(x_mcp_header_map(definition.get("inputSchema")))
-        # The definition is kept with it, so that no other can come to have its identity.
-        self._known[id(definition)] = definition, mirrors
-        if len(self._known) > _MAX_SCHEMAS:
-            self._known.popitem(last=False)
-        return mirrors
+    if target.definition is None or not target.mirrors:
+        return
+    if not arguments and not any(name.startswith(_MIRROR_PREFIX) for name in headers):
+        return
+    rejection = validate_mcp_param_headers(target.definition.get("inputSchema"), arguments, headers)
+    if rejection is not None:
+        _refuse(rejection)
 
 
 def _climb(incoming: Incoming, headers: Headers) -> ClientTraits:

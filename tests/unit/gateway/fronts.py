@@ -8,7 +8,6 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
 
@@ -16,6 +15,7 @@ from agentapi._core import Keyring
 from agentapi.errors import InsufficientScopeError
 from agentapi.gateway.call import Call, read_message
 from agentapi.gateway.conversations import Conversations
+from agentapi.gateway.items import Target
 from agentapi.gateway.legacy import LegacyFront
 from agentapi.gateway.listening import OpenStreams
 from agentapi.gateway.modern import ModernFront
@@ -24,6 +24,7 @@ from agentapi.gateway.session_ids import SessionIds
 from agentapi.principal import OrgId, Principal, Role, UserId, WorkspaceId
 from agentapi.tenancy.models import Workspace
 from agentapi.upstreams.registry import WorkspaceView
+from unit.upstreams.doubles import upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -306,9 +307,10 @@ def modern_request(
     return request(method, {**(params or {}), "_meta": envelope}, identifier=identifier)
 
 
-def tool(**properties: Any) -> Any:
+def tool(**properties: Any) -> Target:
     """A target whose tool takes ``properties``."""
-    return SimpleNamespace(definition={"name": "t", "inputSchema": {"type": "object", "properties": properties}})
+    definition = {"name": "t", "inputSchema": {"type": "object", "properties": properties}}
+    return Target(upstream(), "name", "t", "t", definition)
 
 
 def scope_refusal(*scopes: str) -> Exception:
