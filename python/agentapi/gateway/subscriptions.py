@@ -217,7 +217,9 @@ class Subscriptions:
                     if broke:
                         broke = False
                         self._report_everything(feed)
-                feed.ready.set()
+                if not feed.dirty.is_set():
+                    # Whoever has joined meanwhile is not subscribed yet.
+                    feed.ready.set()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await feed.dirty.wait()
