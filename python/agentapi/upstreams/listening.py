@@ -161,7 +161,7 @@ async def _legacy(
         link.tasks.start_soon(watch)
         if may_subscribe:
             for uri in sorted(wanted.uris):
-                await _change(link, caller, "resources/subscribe", uri)
+                await _subscribe(link, caller, uri)
                 subscribed.append(uri)
         yield
     finally:
@@ -169,17 +169,27 @@ async def _legacy(
         del link.inbox.ears[key]
         with anyio.move_on_after(_ANSWER_S, shield=True), contextlib.suppress(MCPError, UpstreamError):
             for uri in subscribed:
-                await _change(link, caller, "resources/unsubscribe", uri)
+                await _unsubscribe(link, caller, uri)
 
 
-async def _change(link: Link, caller: Caller, method: str, uri: str) -> None:
-    """Subscribe for the first who wants it and unsubscribe for the last: a server knows of sessions alone."""
-    count = link.subscriptions[uri] + (1 if method == "resources/subscribe" else -1)
-    link.subscriptions[uri] = count
-    if count == (1 if method == "resources/subscribe" else 0):
-        await link.request(method, {"uri": uri}, caller=caller, timeout_s=_ANSWER_S)
-    if count <= 0:
-        del link.subscriptions[uri]
+async def _subscribe(link: Link, caller: Caller, uri: str) -> None:
+    """Subscribe for the first who wants it: a server knows of sessions alone.
+
+    One change at a time, since over HTTP a server may take two requests in either order.
+    """
+    async with link.subscribing:
+        if not link.subscriptions[uri]:
+            await link.request("resources/subscribe", {"uri": uri}, caller=caller, timeout_s=_ANSWER_S)
+        link.subscriptions[uri] += 1
+
+
+async def _unsubscribe(link: Link, caller: Caller, uri: str) -> None:
+    """Unsubscribe for the last."""
+    async with link.subscribing:
+        link.subscriptions[uri] -= 1
+        if not link.subscriptions[uri]:
+            del link.subscriptions[uri]
+            await link.request("resources/unsubscribe", {"uri": uri}, caller=caller, timeout_s=_ANSWER_S)
 
 
 def _offers(capabilities: Mapping[str, Any], name: str, what: str) -> bool:

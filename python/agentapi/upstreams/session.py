@@ -63,6 +63,7 @@ class Link:
         self._log_level: str | None = None
         self.subscriptions: Counter[str] = Counter()
         """How many listen to each resource of a legacy server."""
+        self.subscribing = anyio.Lock()
 
     def is_alive(self) -> bool:
         """Return whether a request could be sent now."""

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 import pytest
 from mcp.server import Server
 from mcp.server.lowlevel import NotificationOptions
 from mcp_types import CallToolResult, EmptyResult, ListResourcesResult, ListToolsResult, TextContent
 
 from agentapi.errors import UpstreamError
+from agentapi.upstreams.inbox import Inbox
+from agentapi.upstreams.link import Era, Profile
+from agentapi.upstreams.listening import Filter, listen_on
 from unit.upstreams.servers import ALICE, BOB, Front, Journal, World, call, full_http, http, serving, world
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
+    from anyio.abc import TaskGroup
     from mcp.server.context import ServerRequestContext
 
     from agentapi.upstreams.models import Upstream
+    from agentapi.upstreams.session import Link
 
 TOOLS = "notifications/tools/list_changed"
 UPDATED = "notifications/resources/updated"
@@ -183,3 +190,59 @@ async def test_a_subscription_that_is_left_is_cancelled_upstream() -> None:
 async def _until(condition: Any) -> None:
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+
+
+class _SlowLink:
+    """A session with a legacy server that answers when it is let."""
+
+    def __init__(self, tasks: TaskGroup) -> None:
+        self.name = "slow"
+        self.profile = Profile(Era.LEGACY, "2025-11-25", {"resources": {"subscribe": True}})
+        self.inbox = Inbox(tasks, askable=(), bound=True, chatty=True, hear=lambda _method, _params: None)
+        self.tasks = tasks
+        self.closed = anyio.Event()
+        self.subscriptions: Counter[str] = Counter()
+        self.subscribing = anyio.Lock()
+        self.sent: asyncio.Queue[str] = asyncio.Queue()
+        self.lets = asyncio.Semaphore(0)
+
+    async def request(self, method: str, _: Mapping[str, Any], **__: Any) -> dict[str, Any]:
+        self.sent.put_nowait(method)
+        await self.lets.acquire()
+        return {}
+
+
+async def test_a_resource_is_subscribed_to_anew_only_once_it_is_let_go_of() -> None:
+    """Over HTTP the server could take the two requests in the other order, and would send nothing more."""
+    wanted = Filter(uris=frozenset({"test://watched"}))
+    async with anyio.create_task_group() as tasks:
+        link = _SlowLink(tasks)
+        up, leave = asyncio.Event(), asyncio.Event()
+
+        async def listen() -> None:
+            async with listen_on(cast("Link", link), wanted, ALICE, lambda _method, _params: None):
+                up.set()
+                await leave.wait()
+                up.clear()
+                leave.clear()
+
+        first = asyncio.ensure_future(listen())
+        assert await link.sent.get() == "resources/subscribe"
+        link.lets.release()
+        await up.wait()
+        leave.set()
+        assert await link.sent.get() == "resources/unsubscribe"
+        second = asyncio.ensure_future(listen())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert link.sent.empty()
+        link.lets.release()
+        assert await link.sent.get() == "resources/subscribe"
+        link.lets.release()
+        await asyncio.gather(first, up.wait())
+        assert link.subscriptions == {"test://watched": 1}
+        link.lets.release()
+        leave.set()
+        await second
+        assert link.subscriptions == {}
+        tasks.cancel_scope.cancel()
