@@ -38,30 +38,35 @@ SERVER_INFO = "io.modelcontextprotocol/serverInfo"
 
 
 @asynccontextmanager
-async def mcp_client(url: str, token: str | None, mode: Mode) -> AsyncIterator[Client]:
-    """Connect the SDK's client over Streamable HTTP, with a bearer token if there is one."""
+async def mcp_client(url: str, token: str | None, mode: Mode, **options: Any) -> AsyncIterator[Client]:
+    """Connect the SDK's client over Streamable HTTP, with a bearer token if there is one.
+
+    ``options`` are the SDK's client's own: what it answers and what it keeps.
+    """
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     async with httpx2.AsyncClient(headers=headers, timeout=_READ_TIMEOUT_S, **PLAIN) as http:
         transport = streamable_http_client(url, http_client=http, max_sse_event_size=None)
-        async with Client(transport, mode=mode, read_timeout_seconds=_READ_TIMEOUT_S) as client:
+        async with Client(transport, mode=mode, read_timeout_seconds=_READ_TIMEOUT_S, **options) as client:
             yield client
 
 
 @asynccontextmanager
-async def sse_mcp_client(url: str) -> AsyncIterator[Client]:
+async def sse_mcp_client(url: str, **options: Any) -> AsyncIterator[Client]:
     """Connect the SDK's client over the HTTP+SSE transport of 2024-11-05, which knows only the handshake."""
     transport = sse_client(url)
-    async with Client(transport, mode="legacy", read_timeout_seconds=_READ_TIMEOUT_S) as client:
+    async with Client(transport, mode="legacy", read_timeout_seconds=_READ_TIMEOUT_S, **options) as client:
         yield client
 
 
 @asynccontextmanager
-async def stdio_mcp_client(command: Sequence[str], mode: Mode) -> AsyncIterator[Client]:
+async def stdio_mcp_client(
+    command: Sequence[str], mode: Mode, env: Mapping[str, str] | None = None, **options: Any
+) -> AsyncIterator[Client]:
     """Start ``command`` and connect the SDK's client to its pipes."""
-    parameters = StdioServerParameters(command=command[0], args=list(command[1:]))
+    parameters = StdioServerParameters(command=command[0], args=list(command[1:]), env=env and dict(env))
     with open(os.devnull, "w", encoding="utf-8") as silence:  # noqa: ASYNC230, PTH123 - no file is read
         async with Client(
-            stdio_client(parameters, errlog=silence), mode=mode, read_timeout_seconds=_READ_TIMEOUT_S
+            stdio_client(parameters, errlog=silence), mode=mode, read_timeout_seconds=_READ_TIMEOUT_S, **options
         ) as client:
             yield client
 

@@ -114,9 +114,16 @@ class Gateway:
             )
         return self._api
 
-    def mcp(self, mode: Mode, *, token: str | None = None) -> AbstractAsyncContextManager[Client]:
+    def mcp(self, mode: Mode, *, token: str | None = None, **options: Any) -> AbstractAsyncContextManager[Client]:
         """Connect the SDK's client to the announced workspace."""
-        return mcp_client(self.mcp_url, token or self.token, mode)
+        return mcp_client(self.mcp_url, token or self.token, mode, **options)
+
+    def mint(self, *arguments: str) -> str:
+        """Return a token for somebody else, from the command line."""
+        where = ["--data", self.data_dir, "--base-url", self.base_url]
+        command = [sys.executable, "-m", "agentapi", "token", "mint", *where, *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=dev_environment(), timeout=30)
+        return done.stdout.strip()
 
     def stop(self, kind: signal.Signals = signal.SIGINT, *, whole_group: bool = False) -> int:
         """Send ``kind`` and return the exit code; ``whole_group`` as a terminal's Ctrl-C does it."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "LEGACY",
     "MODERN",
     "envelope",
     "exchange_bytes",
@@ -24,6 +25,7 @@ __all__ = [
     "modern_headers",
     "modern_message",
     "post",
+    "rpc",
 ]
 
 MODERN = "2026-07-28"
@@ -98,6 +100,15 @@ def initialize(url: str, token: str | None, *, version: str = LEGACY) -> httpx2.
     """POST the handshake of the older revisions."""
     params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "tests", "version": "1"}}
     return post(url, token, {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
+
+
+def rpc(answer: httpx2.Response) -> dict[str, Any]:
+    """Return the JSON-RPC response in ``answer``, whether it came as JSON or as the last event of a stream."""
+    text = answer.text
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        text = [line.removeprefix("data:") for line in text.splitlines() if line.startswith("data:")][-1]
+    message: dict[str, Any] = json.loads(text)
+    return message
 
 
 def exchange_bytes(url: str, request: bytes, *, within_s: float = 10.0) -> bytes:

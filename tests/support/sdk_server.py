@@ -12,12 +12,9 @@ import asyncio
 import base64
 import json
 import logging
-import socket
 import sys
 from typing import Annotated, TypedDict
 
-import anyio.to_thread
-import uvicorn
 import uvloop
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -31,6 +28,8 @@ from mcp.types import (
     ToolAnnotations,
 )
 from pydantic import Field
+
+from support.serving import serve
 
 PIXEL = base64.b64encode(bytes(range(64))).decode()
 LONG = "summarise_the_quarterly_figures_of_every_branch_office_of_the_company"
@@ -141,14 +140,6 @@ def _build(flavour: str) -> MCPServer:
     return server
 
 
-class _AnnouncingServer(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        assert sockets is not None
-        sys.stdout.write(json.dumps({"port": sockets[0].getsockname()[1]}) + "\n")
-        sys.stdout.flush()
-
-
 async def _serve(flavour: str) -> None:
     server = _build(flavour)
     app = (
@@ -156,23 +147,7 @@ async def _serve(flavour: str) -> None:
         if flavour == "sse"
         else server.streamable_http_app(stateless_http=flavour == "fast", json_response=flavour == "fast")
     )
-    # asyncio turns Nagle's algorithm off only where the socket says that it is TCP; with it, every answer
-    # in two pieces waits 40 ms for a delayed acknowledgement.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    runner = _AnnouncingServer(
-        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on")
-    )
-
-    async def end_with_standard_input() -> None:
-        await anyio.to_thread.run_sync(sys.stdin.buffer.read, abandon_on_cancel=True)
-        runner.should_exit = True
-        # A stream that a client keeps open would hold the exit back.
-        runner.force_exit = True
-
-    watcher = asyncio.ensure_future(end_with_standard_input())
-    await runner.serve(sockets=[listener])
-    watcher.cancel()
+    await serve(app)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HttpUpstream",
+    "announced",
     "dead_port",
     "everything_http",
     "everything_stdio_command",
@@ -75,12 +76,12 @@ def _first_line(process: subprocess.Popen[bytes], within_s: float) -> bytes:
 
 
 @contextmanager
-def sdk_server(flavour: str, log: Path) -> Iterator[HttpUpstream]:
-    """Run ``support.sdk_server``: ``http`` (both eras), ``sse``, ``fast`` (JSON) or ``long`` (names)."""
+def announced(module: str, *arguments: str, log: Path) -> Iterator[int]:
+    """Run a module of the tests that serves with ``support.serving``, and yield the port that it announces."""
     path = os.pathsep.join(filter(None, [str(_TESTS), os.environ.get("PYTHONPATH")]))
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "support.sdk_server", flavour],
+            [sys.executable, "-m", module, *arguments],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -92,14 +93,20 @@ def sdk_server(flavour: str, log: Path) -> Iterator[HttpUpstream]:
     try:
         line = _first_line(process, _READY_S)
         assert line, log.read_text(errors="replace")[-2000:]
-        port = int(json.loads(line)["port"])
-        yield HttpUpstream(port, f"http://127.0.0.1:{port}/{'sse' if flavour == 'sse' else 'mcp'}")
+        yield int(json.loads(line)["port"])
     finally:
         process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             process.wait(3.0)
         end_group(process)
         process.stdout.close()
+
+
+@contextmanager
+def sdk_server(flavour: str, log: Path) -> Iterator[HttpUpstream]:
+    """Run ``support.sdk_server``: ``http`` (both eras), ``sse``, ``fast`` (JSON) or ``long`` (names)."""
+    with announced("support.sdk_server", flavour, log=log) as port:
+        yield HttpUpstream(port, f"http://127.0.0.1:{port}/{'sse' if flavour == 'sse' else 'mcp'}")
 
 
 @contextmanager
