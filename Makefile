@@ -10,7 +10,7 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
-.PHONY: bench-dev bench-gateway fuzz deny constraints clean
+.PHONY: conformance bench-dev bench-gateway fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ test-python: $(VENV)/.extension
 
 wheel: $(VENV)/.packages ## Build the wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
+
+conformance: $(VENV)/.extension ## Run the conformance suite, directly and through the gateway, into docs/conformance.md
+	PYTHONPATH=tests $(BIN)/python -m conformance.comparison
 
 bench-dev: $(VENV)/.extension ## Measure start-up, memory and calls into docs/performance.md
 	PYTHONPATH=tests:bench $(BIN)/python bench/dev_figures.py --out docs/performance.md
