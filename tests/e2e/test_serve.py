@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
 
-from agentapi._core import Keyring
 from agentapi.storage.embedded import EmbeddedPostgres, embedded_postgres
-from support.gateway import dev_environment
-from support.processes import end_group, free_port, wait_until
+from support.deployment import agentapi, deployment_environment, serving
+from support.processes import free_port
 from support.raw import good_headers, initialize, modern_call, modern_headers, modern_message, post
 from support.tokens import Issuer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 ISSUER = Issuer("https://issuer.example")
-
-
-def _run(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "agentapi", *arguments],
-        env=dev_environment(env),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -47,57 +32,22 @@ async def postgres(module_directory: Path) -> AsyncIterator[EmbeddedPostgres]:
 @pytest.fixture(scope="module")
 async def environment(postgres: EmbeddedPostgres, module_directory: Path) -> dict[str, str]:
     """The variables of a deployment whose schema is migrated and that has one organisation."""
-    keyring = module_directory / "keyring.json"
-    keyring.write_text(Keyring.generate("k1"))
-    env = {
-        "AGENTAPI_DATABASE_URL": postgres.app_dsn,
-        "AGENTAPI_MIGRATION_DATABASE_URL": postgres.owner_dsn,
-        "AGENTAPI_KEYRING_FILE": str(keyring),
-        "AGENTAPI_STATE_DIR": str(module_directory / "state"),
-        "AGENTAPI_ISSUERS": json.dumps([ISSUER.settings()]),
-    }
-    migrated = _run("migrate", env=env)
+    env = deployment_environment(postgres, module_directory, json.dumps([ISSUER.settings()]))
+    migrated = agentapi("migrate", env=env)
     assert migrated.returncode == 0, migrated.stderr
     assert migrated.stdout.splitlines()[0] == "applied 0001_tenancy"
-    assert _run("migrate", env=env).stdout == "up to date\n"
-    created = _run("organizations", "create", "demo", env=env)
+    assert agentapi("migrate", env=env).stdout == "up to date\n"
+    created = agentapi("organizations", "create", "demo", env=env)
     assert (created.returncode, created.stdout) == (0, "/mcp/demo/main\n"), created.stderr
-    again = _run("organizations", "create", "demo", env=env)
+    again = agentapi("organizations", "create", "demo", env=env)
     assert (again.returncode, again.stderr) == (1, "agentapi: There is an organization demo already.\n")
-    assert "not a slug" in _run("organizations", "create", "No Slug", env=env).stderr
+    assert "not a slug" in agentapi("organizations", "create", "No Slug", env=env).stderr
     return env
-
-
-@contextmanager
-def _serving(env: Mapping[str, str], log: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "agentapi", "serve", "--port", str(port), *arguments],
-            env=dev_environment({**env, "AGENTAPI_PUBLIC_URL": url}),
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
-
-    def ready() -> bool | None:
-        assert process.poll() is None, log.read_text()
-        try:
-            return httpx2.get(f"{url}/ready", trust_env=False).status_code == 200 or None
-        except httpx2.TransportError:
-            return None
-
-    try:
-        wait_until(ready, within_s=30, what="the server is ready")
-        yield url, process
-    finally:
-        end_group(process)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 async def test_serves_and_drains_on_sigterm(environment: dict[str, str], tmp_path: Path, workers: str) -> None:
-    with _serving(environment, tmp_path / "log", "--workers", workers) as (url, process):
+    with serving(environment, tmp_path / "log", "--workers", workers) as (url, process):
         token = ISSUER.sign(ISSUER.claims(aud=f"{url}/mcp/demo/main"))
         answer = modern_call(f"{url}/mcp/demo/main", token, "tools/list")
         assert answer.json()["result"]["tools"] == []
@@ -112,7 +62,7 @@ async def test_serves_and_drains_on_sigterm(environment: dict[str, str], tmp_pat
 async def test_open_streams_end_whole_and_do_not_hold_up_the_stop(
     environment: dict[str, str], tmp_path: Path, workers: str
 ) -> None:
-    with _serving(environment, tmp_path / "log", "--workers", workers) as (url, process):
+    with serving(environment, tmp_path / "log", "--workers", workers) as (url, process):
         endpoint = f"{url}/mcp/demo/main"
         token = ISSUER.sign(ISSUER.claims(aud=endpoint))
         session = initialize(endpoint, token).headers["mcp-session-id"]
@@ -140,7 +90,7 @@ async def test_open_streams_end_whole_and_do_not_hold_up_the_stop(
 
 
 async def test_every_worker_serves_a_session(environment: dict[str, str], tmp_path: Path) -> None:
-    with _serving(environment, tmp_path / "log", "--workers", "3") as (url, _):
+    with serving(environment, tmp_path / "log", "--workers", "3") as (url, _):
         endpoint = f"{url}/mcp/demo/main"
         token = ISSUER.sign(ISSUER.claims(aud=endpoint))
         session = initialize(endpoint, token).headers["mcp-session-id"]
@@ -153,7 +103,7 @@ async def test_every_worker_serves_a_session(environment: dict[str, str], tmp_pa
 
 async def test_production_refuses_what_dev_allows(environment: dict[str, str], tmp_path: Path) -> None:
     """Plain HTTP and private addresses are closed unless a setting opens them."""
-    with _serving(environment, tmp_path / "log") as (url, _):
+    with serving(environment, tmp_path / "log") as (url, _):
         claims = ISSUER.claims(aud=url, role="org_admin")
         answer = httpx2.post(
             f"{url}/api/v1/mcp/configurations",
@@ -179,7 +129,7 @@ def test_wrong_settings_are_one_sentence(
     environment: dict[str, str], changes: dict[str, str | None], word: str
 ) -> None:
     env = {name: value for name, value in {**environment, **changes}.items() if value is not None}
-    done = _run("serve", env=env)
+    done = agentapi("serve", env=env)
     assert done.returncode != 0
     assert word in done.stderr
     assert "Traceback" not in done.stderr
@@ -187,7 +137,9 @@ def test_wrong_settings_are_one_sentence(
 
 
 def test_refuses_to_serve_as_the_owner(environment: dict[str, str], postgres: EmbeddedPostgres) -> None:
-    done = _run("serve", "--port", str(free_port()), env={**environment, "AGENTAPI_DATABASE_URL": postgres.owner_dsn})
+    done = agentapi(
+        "serve", "--port", str(free_port()), env={**environment, "AGENTAPI_DATABASE_URL": postgres.owner_dsn}
+    )
     assert done.returncode != 0
     assert "owns tables" in done.stderr
     assert "Traceback" not in done.stderr
