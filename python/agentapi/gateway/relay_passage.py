@@ -65,7 +65,7 @@ class RelayLimits:
     """Bounds on one passage."""
 
     call_timeout_s: float
-    """On a whole answer of JSON; of a stream, on its first byte and on each silence."""
+    """On a whole answer of JSON; of a stream, on each event: comments and a part of one are silence."""
     max_answer_bytes: int
     """On an answer of JSON, and on one event."""
 
@@ -184,10 +184,13 @@ class Passage:
             if await self._came(until):
                 return
             if until >= deadline:
-                name, within_s = self.target.upstream.name, self._limits.call_timeout_s
-                raise UpstreamTimeoutError(f"Upstream '{name}' did not answer within {within_s:g} s.")
+                raise self._late()
             await self._stream.ping()
         raise ClientGoneError
+
+    def _late(self) -> UpstreamTimeoutError:
+        name, within_s = self.target.upstream.name, self._limits.call_timeout_s
+        return UpstreamTimeoutError(f"Upstream '{name}' did not answer within {within_s:g} s.")
 
     async def _came(self, until: float) -> bool:
         try:
@@ -229,6 +232,7 @@ class Passage:
         connection, events = self._connection, Events(self._limits.max_answer_bytes)
         # A stream that is never silent for as long as an answer may take would hide that its client has left.
         self._watcher = self._watcher or asyncio.create_task(self._watch())
+        deadline = self._loop.time() + self._limits.call_timeout_s
         while True:
             if piece := connection.take():
                 for data in events.feed(piece):
@@ -236,10 +240,14 @@ class Passage:
                     if message.kind == "response":
                         return self._message(data, message)
                     await self._notification(data, message)
+                    deadline = self._loop.time() + self._limits.call_timeout_s
+                # Whatever comes besides events may come without a pause.
+                if self._loop.time() >= deadline:
+                    raise self._late()
             elif connection.complete:
                 raise ConnectionEndedError
             else:
-                await self._more(self._loop.time() + self._limits.call_timeout_s)
+                await self._more(deadline)
 
     async def _notification(self, data: bytes, message: Envelope) -> None:
         # A server of this era asks by its result, so that a question on the stream is for nobody to answer; and of

@@ -76,6 +76,20 @@ async def test_a_head_that_dribbles_is_given_up() -> None:
     assert error["data"] == {"code": "upstream_timeout"}
 
 
+@pytest.mark.parametrize("pause_s", [0.05, 0.0])
+async def test_a_stream_of_nothing_but_comments_is_given_up(pause_s: float) -> None:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        while True:
+            writer.write(b": still here\n\n" * 100)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    async with asyncio.timeout(5):
+        _, error = await error_of(handler, limits=QUICK)
+    assert error["data"] == {"code": "upstream_timeout"}
+
+
 async def test_a_stream_may_take_long_but_not_be_silent_for_long() -> None:
     async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(events(end=False))
