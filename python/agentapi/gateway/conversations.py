@@ -41,6 +41,9 @@ class Conversation:
         self.log_level: str | None = None
         self.uris: frozenset[str] = frozenset()
         self.uris_changed = asyncio.Event()
+        self.caught_up = asyncio.Event()
+        """Set while the standing stream, if there is one, listens to all of ``uris``."""
+        self.caught_up.set()
         self.standing: Reply | None = None
         """The stream of its GET request, on which it hears what belongs to no request."""
         self._end_standing: Callable[[], None] | None = None
@@ -61,12 +64,17 @@ class Conversation:
         if len(self.uris) >= MAX_URIS and uri not in self.uris:
             raise MCPError(code=INVALID_PARAMS, message=f"One session reports at most {MAX_URIS} resources.")
         self.uris |= {uri}
-        self.uris_changed.set()
+        self._change()
 
     def unsubscribe(self, uri: str) -> None:
         """Report them no more."""
         self.uris -= {uri}
+        self._change()
+
+    def _change(self) -> None:
         self.uris_changed.set()
+        if self.standing is not None:
+            self.caught_up.clear()
 
     @contextlib.contextmanager
     def stand(self, reply: Reply, end: Callable[[], None]) -> Iterator[None]:
@@ -79,6 +87,7 @@ class Conversation:
         finally:
             if self.standing is reply:
                 self.standing = self._end_standing = None
+                self.caught_up.set()
 
     @contextlib.contextmanager
     def tracking(self, request_id: str | int) -> Iterator[None]:

@@ -200,6 +200,8 @@ class LegacyFront:
                 result = await self._router.answer(exchange)
         if conversation is not None and exchange.method == "resources/subscribe":
             conversation.subscribe(exchange.params["uri"])
+            # Whoever has the answer is told of whatever changes after it.
+            await conversation.caught_up.wait()
         elif conversation is not None and exchange.method == "resources/unsubscribe":
             conversation.unsubscribe(exchange.params["uri"])
         return result

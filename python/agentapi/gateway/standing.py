@@ -67,6 +67,8 @@ class StandingStream:
                 await listening.wait()
                 if former is not None:
                     await _stop(former)
+                if not changed.is_set():
+                    self._conversation.caught_up.set()
                 await changed.wait()
         finally:
             if held is not None:

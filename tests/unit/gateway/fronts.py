@@ -83,6 +83,8 @@ class StubRouter:
     listeners: dict[UUID, tuple[Interest, Callable[[str, dict[str, Any]], None]]] = field(default_factory=dict)
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     refuse_to_listen: Exception | None = None
+    slow_to_listen: asyncio.Event | None = None
+    """Set when listening may begin."""
 
     async def meant(self, exchange: Exchange) -> Exchange:
         return exchange
@@ -113,6 +115,8 @@ class StubRouter:
         del visitor
         if self.refuse_to_listen is not None:
             raise self.refuse_to_listen
+        if self.slow_to_listen is not None:
+            await self.slow_to_listen.wait()
         key = uuid4()
         self.listeners[key] = interest, on_event
         self.heard.set()

@@ -484,6 +484,21 @@ async def test_a_session_hears_of_changes_and_of_resources_it_subscribed_to() ->
     assert gateway.router.listeners == {}
 
 
+async def test_a_subscription_is_answered_once_its_resource_is_listened_to() -> None:
+    gateway = World(StubRouter({"resources/subscribe": nothing}))
+    session = await gateway.initialize()
+    async with await standing(gateway, session):
+        gateway.router.slow_to_listen = asyncio.Event()
+        client = gateway.ask_legacy(request("resources/subscribe", {"uri": "a:1"}), session=session)
+        answering = asyncio.ensure_future(client.answered())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not answering.done()
+        gateway.router.slow_to_listen.set()
+        assert (await asyncio.wait_for(answering, SOON_S)).status == 200
+        assert {uri for interest, _ in gateway.router.listeners.values() for uri in interest.uris} == {"a:1"}
+
+
 async def test_a_subscription_that_is_refused_is_none() -> None:
     async def refused(_: Exchange) -> dict[str, Any]:
         raise MCPError(code=-32002, message="no such resource")
