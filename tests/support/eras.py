@@ -80,7 +80,9 @@ class EraUpstream:
 
     def events(self, kind: str, **members: object) -> list[dict[str, Any]]:
         """Return what it wrote down of ``kind``, of that what has ``members``."""
-        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+        # What stands behind the last end of a line is being written.
+        written = self.journal.read_text().rpartition("\n")[0] if self.journal.exists() else ""
+        lines = written.splitlines()
         events: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return [e for e in events if e["event"] == kind and members.items() <= e.items()]
 
