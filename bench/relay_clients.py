@@ -92,7 +92,9 @@ async def _aiohttp(url: str) -> AsyncIterator[Call]:
 @contextlib.asynccontextmanager
 async def _own(url: str) -> AsyncIterator[Call]:
     async with _egress() as egress:
-        pool = HttpPool(egress.dialer, connect_timeout_s=5, max_connections=256, max_per_upstream=256)
+        pool = HttpPool(
+            egress.dialer, connect_timeout_s=5, max_connections=256, max_per_organization=256, max_per_upstream=256
+        )
         destination = egress.dialer.destination(url)
         key = PoolKey(OrgId(UUID(int=1)), UpstreamId(UUID(int=2)), 1)
         fields = {"host": destination.authority.decode(), **_HEADERS}

@@ -168,6 +168,7 @@ class Settings(BaseSettings):
     """Largest message of a stdio server or an event stream; a longer one ends the connection."""
     relay_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 4096
     """Open connections of the relay in all; one carries one request or one event stream."""
+    relay_max_connections_per_organization: Annotated[int, Field(ge=1, le=100_000)] = 2048
     relay_max_connections_per_upstream: Annotated[int, Field(ge=1, le=100_000)] = 2048
     catalogue_ttl_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     """How long a list of an upstream is fresh; its own ``ttlMs`` may shorten that. 0 keeps no list."""

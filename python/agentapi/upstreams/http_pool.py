@@ -5,7 +5,8 @@ Invariants:
 * A connection is used by one organisation for one version of one upstream, so that what one tenant does to a
   connection is never seen by another, and a changed configuration never meets an old connection.
 * It carries one request at a time, and lies in the pool only while its last answer ended well.
-* Open connections are bounded, in all and for each upstream; beyond that a request is refused at once.
+* Open connections are bounded, in all, for each organisation and for each upstream; beyond that a request is refused
+  at once. An organisation at its bound makes room among its own, so that none takes the connections of another.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class HttpPool:
         dialer: Makes them, to checked addresses.
         connect_timeout_s: Bound on making one.
         max_connections: Bound on open ones.
+        max_per_organization: Bound on those of one organisation.
         max_per_upstream: Bound on those of one key.
         clock: Monotonic seconds; by default the event loop's.
     """
@@ -76,16 +78,19 @@ class HttpPool:
         *,
         connect_timeout_s: float,
         max_connections: int,
+        max_per_organization: int,
         max_per_upstream: int,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._dialer = dialer
         self._connect_timeout_s = connect_timeout_s
         self._max_connections = max_connections
+        self._max_per_organization = max_per_organization
         self._max_per_upstream = max_per_upstream
         self._clock = clock or asyncio.get_running_loop().time
         self._idle: dict[PoolKey, list[Pooled]] = {}
         self._open: Counter[PoolKey] = Counter()
+        self._open_of: Counter[OrgId] = Counter()
         self._total = 0
         self._closing = False
 
@@ -96,6 +101,7 @@ class HttpPool:
             dialer,
             connect_timeout_s=settings.upstream_connect_timeout_s,
             max_connections=settings.relay_max_connections,
+            max_per_organization=settings.relay_max_connections_per_organization,
             max_per_upstream=settings.relay_max_connections_per_upstream,
         )
 
@@ -143,6 +149,7 @@ class HttpPool:
             self.discard(pooled)
         self._make_room(key)
         self._open[key] += 1
+        self._open_of[key.org_id] += 1
         self._total += 1
         try:
             connection = await self._dialer.connect(destination, timeout_s=self._connect_timeout_s)
@@ -185,21 +192,34 @@ class HttpPool:
         self._open[key] -= 1
         if not self._open[key]:
             del self._open[key]
+        self._open_of[key.org_id] -= 1
+        if not self._open_of[key.org_id]:
+            del self._open_of[key.org_id]
 
     def _make_room(self, key: PoolKey) -> None:
         if self._closing:
             raise PoolExhaustedError("The gateway is shutting down.")
-        if self._open[key] < self._max_per_upstream and self._total < self._max_connections:
+        if self._has_room(key):
             return
         self.close_idle()
+        if self._open_of[key.org_id] >= self._max_per_organization:
+            self._evict(key.org_id)
         if self._total >= self._max_connections:
             self._evict()
-        if self._open[key] >= self._max_per_upstream or self._total >= self._max_connections:
+        if not self._has_room(key):
             raise PoolExhaustedError("All upstream connections are in use; try again shortly.")
 
-    def _evict(self) -> None:
-        """Close the connection that would have expired first."""
-        oldest = min((lying[0] for lying in self._idle.values() if lying), key=lambda p: p.expires, default=None)
+    def _has_room(self, key: PoolKey) -> bool:
+        return (
+            self._open[key] < self._max_per_upstream
+            and self._open_of[key.org_id] < self._max_per_organization
+            and self._total < self._max_connections
+        )
+
+    def _evict(self, org_id: OrgId | None = None) -> None:
+        """Close the connection that would have expired first, of all or of one organisation."""
+        lying = (lying[0] for key, lying in self._idle.items() if lying and org_id in {None, key.org_id})
+        oldest = min(lying, key=lambda pooled: pooled.expires, default=None)
         if oldest is not None:
             self._idle[oldest.key].remove(oldest)
             self.discard(oldest)

@@ -179,7 +179,12 @@ async def relaying(
 
     async with egress or Egress(LOOPBACK) as opened:
         pool = HttpPool(
-            opened.dialer, connect_timeout_s=2.0, max_connections=max_connections, max_per_upstream=4, clock=clock
+            opened.dialer,
+            connect_timeout_s=2.0,
+            max_connections=max_connections,
+            max_per_organization=max_connections,
+            max_per_upstream=4,
+            clock=clock,
         )
         states = RequestStates(KEYRING, 600.0)
         relay = ByteRelay(

@@ -1,0 +1,67 @@
+"""The bounds of the relay's connections, between organisations."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from agentapi.egress import Egress
+from agentapi.principal import OrgId, UpstreamId
+from agentapi.upstreams.http_pool import HttpPool, Pooled, PoolExhaustedError, PoolKey
+from support.raw_upstream import Request, json_answer, serve_raw
+from unit.gateway.relaying import LOOPBACK
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Take = Callable[[PoolKey], Awaitable[Pooled]]
+
+
+def _key(org: int, upstream: int = 1) -> PoolKey:
+    return PoolKey(OrgId(UUID(int=org)), UpstreamId(UUID(int=upstream)), 1)
+
+
+@asynccontextmanager
+async def _pool(*, max_connections: int, max_per_organization: int) -> AsyncIterator[tuple[HttpPool, Take]]:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer({}))
+
+    async with serve_raw(handler) as server, Egress(LOOPBACK) as egress:
+        pool = HttpPool(
+            egress.dialer,
+            connect_timeout_s=2.0,
+            max_connections=max_connections,
+            max_per_organization=max_per_organization,
+            max_per_upstream=8,
+        )
+        destination = egress.dialer.destination(server.url)
+        async with pool.run():
+            yield pool, lambda key: pool.take(key, destination)
+
+
+async def test_an_organisation_at_its_bound_takes_nothing_from_another() -> None:
+    async with _pool(max_connections=8, max_per_organization=2) as (pool, take):
+        held = [await take(_key(1, upstream)) for upstream in (1, 2)]
+        with pytest.raises(PoolExhaustedError, match="in use"):
+            await take(_key(1, 3))
+        other = await take(_key(2))
+        assert len(pool) == 3
+        for pooled in [*held, other]:
+            pool.discard(pooled)
+        pool.give_back(await take(_key(1, 3)))
+
+
+async def test_an_organisation_at_its_bound_makes_room_among_its_own() -> None:
+    async with _pool(max_connections=8, max_per_organization=2) as (pool, take):
+        foreign = await take(_key(2))
+        own = [await take(_key(1, upstream)) for upstream in (1, 2)]
+        # The other's is the one that would expire first.
+        for pooled in (foreign, *own):
+            pool.give_back(pooled)
+        await take(_key(1, 3))
+        assert (len(pool), pool.idle) == (3, 2)
+        assert await take(_key(2)) is foreign
