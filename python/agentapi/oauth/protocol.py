@@ -209,13 +209,16 @@ class AuthorizationClient:
             given = _Registered.model_validate_json(answer.content)
         except ValidationError as error:
             raise AuthorizationServerError(_NO_ANSWER, reason=_complaint(error)) from None
-        secret = None if given.client_secret is None else SecretStr(given.client_secret)
-        asked = ClientAuth(metadata["token_endpoint_auth_method"])
+        method = given.token_endpoint_auth_method or ClientAuth(metadata["token_endpoint_auth_method"])
+        if given.client_secret is None:
+            method = ClientAuth.NONE
+        # Some servers give a secret to whoever registers; a client that does not authenticate has no use for one.
+        secret = given.client_secret if method is not ClientAuth.NONE else None
         return Client(
             issuer=server.issuer,
             client_id=given.client_id,
-            secret=secret,
-            auth_method=ClientAuth.NONE if secret is None else (given.token_endpoint_auth_method or asked),
+            secret=None if secret is None else SecretStr(secret),
+            auth_method=method,
             registration=Registration.DYNAMIC,
             redirect_uri=redirect_uri,
             # Zero says that it does not expire.

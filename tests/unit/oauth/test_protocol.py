@@ -283,5 +283,24 @@ async def test_a_registration_that_fails_is_an_error(answer: Response) -> None:
             await AuthorizationClient(out, timeout_s=5.0).register(server(at.url), metadata, REDIRECT)
 
 
+@pytest.mark.parametrize(
+    ("asked", "named", "secret", "kept"),
+    [
+        (ClientAuth.NONE, {}, "shh", (ClientAuth.NONE, None)),
+        (ClientAuth.BASIC, {"token_endpoint_auth_method": "none"}, "shh", (ClientAuth.NONE, None)),
+        (ClientAuth.NONE, {"token_endpoint_auth_method": "client_secret_post"}, "shh", (ClientAuth.POST, "shh")),
+        (ClientAuth.BASIC, {"token_endpoint_auth_method": "client_secret_post"}, None, (ClientAuth.NONE, None)),
+    ],
+)
+async def test_a_secret_is_kept_where_the_registered_client_authenticates_with_it(
+    asked: ClientAuth, named: dict[str, str], secret: str | None, kept: tuple[ClientAuth, str | None]
+) -> None:
+    answer = {"client_id": "new", "client_secret": secret, **named}
+    async with site(lambda _: {"/register": JSONResponse(answer, 201)}) as at, egress() as out:
+        metadata = client_metadata("https://gateway.example", REDIRECT, asked)
+        made = await AuthorizationClient(out, timeout_s=5.0).register(server(at.url), metadata, REDIRECT)
+    assert (made.auth_method, made.secret and made.secret.get_secret_value()) == kept
+
+
 def test_scopes_are_split_once_each() -> None:
     assert split_scopes("a,b  a c,") == ("a", "b", "c")
