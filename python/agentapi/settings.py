@@ -188,6 +188,9 @@ class Settings(BaseSettings):
 
     oauth_clients: tuple[OAuthClientSettings, ...] = ()
     """The deployment's own clients at authorization servers."""
+    oauth_client_metadata_url: Annotated[str, Field(pattern=r"^https://[^/?#\s]+/[^?#\s]+$")] | None = None
+    """Where authorization servers read the gateway's client metadata, if they cannot reach its public URL. Whoever
+    publishes it there copies what the gateway serves at ``/.well-known/oauth-client.json``."""
     oauth_return_urls: tuple[str, ...] = ()
     """Addresses that a browser may be sent to after it has connected; compared exactly."""
     oauth_refresh_ahead_s: Annotated[float, Field(ge=0, le=3600)] = 300.0

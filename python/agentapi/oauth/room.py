@@ -68,6 +68,7 @@ class OAuthRoom:
             discovery=Discovery(egress, timeout_s=settings.egress_timeout_s),
             protocol=protocol,
             public_url=str(settings.public_url).rstrip("/"),
+            metadata_url=settings.oauth_client_metadata_url,
             clock=clock,
             defaults=_defaults(settings),
             presets=presets,

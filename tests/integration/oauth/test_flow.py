@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.responses import HTMLResponse, JSONResponse
 
+from agentapi.egress import Egress
 from agentapi.errors import (
     AgentAPIError,
     EgressRefusedError,
@@ -26,8 +27,10 @@ from agentapi.oauth.clients import store as client_store
 from agentapi.oauth.errors import AuthorizationServerError, ClientMissingError, FlowRefusedError, ReconnectNeededError
 from agentapi.oauth.models import Binding, Client, ClientAuth, FlowId, ProviderName, Registration
 from agentapi.upstreams import store as upstream_store
+from integration.oauth.conftest import room_of
 from integration.oauth.provider import both
 from tenants import NOW
+from unit.oauth.sites import LOOPBACK
 
 if TYPE_CHECKING:
     from integration.oauth.conftest import Bench
@@ -55,6 +58,23 @@ async def test_a_client_is_registered_once_for_each_issuer(bench: Bench) -> None
     await bench.connect()
     await bench.connect()
     assert bench.provider.registrations == 1
+
+
+async def test_a_server_that_takes_metadata_documents_is_given_the_address_of_the_gateways(bench: Bench) -> None:
+    bench.provider.metadata_changes = {"client_id_metadata_document_supported": True}
+    elsewhere = "https://static.example/agentapi.json"
+    async with Egress(LOOPBACK, timeout_s=5.0) as egress:
+        for settings, expected in (
+            ({"public_url": "https://gateway.example"}, "https://gateway.example/.well-known/oauth-client.json"),
+            ({"oauth_client_metadata_url": elsewhere}, elsewhere),
+        ):
+            bench.room = room_of(bench.database, egress, bench.room.flows._keyring, bench.clock, **settings)
+            begun = await bench.init()
+            assert parse_qs(urlsplit(begun.url).query)["client_id"] == [expected]
+            assert bench.room.clients.document()["client_id"] == expected
+            await bench.finish(begun)
+            assert bench.provider.asked[-1].form["client_id"] == expected
+    assert bench.provider.registrations == 0
 
 
 async def test_of_two_registrations_at_once_the_first_stands_and_both_flows_end(bench: Bench) -> None:

@@ -59,6 +59,7 @@ class ClientRegistry:
         discovery: Reads metadata.
         protocol: Registers.
         public_url: Where browsers reach the gateway.
+        metadata_url: Where authorization servers read ``document``, if not at the public URL's ``METADATA_PATH``.
         clock: The time, with its zone.
         defaults: The deployment's clients by issuer.
         presets: The known providers.
@@ -72,6 +73,7 @@ class ClientRegistry:
         discovery: Discovery,
         protocol: AuthorizationClient,
         public_url: str,
+        metadata_url: str | None,
         clock: Callable[[], datetime],
         defaults: Mapping[str, Client],
         presets: Mapping[ProviderName, Preset] = PRESETS,
@@ -81,6 +83,7 @@ class ClientRegistry:
         self._discovery = discovery
         self._protocol = protocol
         self._public_url = public_url
+        self._metadata_url = metadata_url or public_url + METADATA_PATH
         self._clock = clock
         self._defaults = defaults
         self._presets = presets
@@ -167,15 +170,15 @@ class ClientRegistry:
     def document(self) -> dict[str, object]:
         """Return the gateway's client metadata, as it is served at ``METADATA_PATH``."""
         metadata = client_metadata(self._public_url, self.redirect_uri, ClientAuth.NONE)
-        return {"client_id": self._public_url + METADATA_PATH, **metadata}
+        return {"client_id": self._metadata_url, **metadata}
 
     def _document_client(self, issuer: str) -> Client | None:
         """Return the client whose id is the URL of its metadata, which has to be https to be believed."""
-        if not self._public_url.startswith("https://"):
+        if not self._metadata_url.startswith("https://"):
             return None
         return Client(
             issuer=issuer,
-            client_id=self._public_url + METADATA_PATH,
+            client_id=self._metadata_url,
             secret=None,
             auth_method=ClientAuth.NONE,
             registration=Registration.METADATA_DOCUMENT,
