@@ -52,6 +52,8 @@ class Revocation(StrEnum):
     """How a grant is taken back at the provider."""
 
     RFC7009 = "rfc7009"
+    REFRESH_TOKENS = "refresh_tokens"
+    """As RFC 7009 has it, for refresh tokens: of any other it says that it is done and does nothing."""
     GITHUB = "github"
     NONE = "none"
 

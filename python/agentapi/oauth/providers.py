@@ -1,12 +1,7 @@
 """The providers that publish no authorization metadata for MCP, and generic OpenID Connect, as data.
 
-The documents that the presets were written from, and that the stand-ins of the tests answer by:
-
-* GitHub: "Authorizing OAuth apps", "Refreshing user access tokens", "Troubleshooting OAuth app access token
-  request errors", REST "OAuth app authorizations".
-* Google: "Using OAuth 2.0 for Web Server Applications".
-* Microsoft: "Microsoft identity platform and OAuth 2.0 authorization code flow", "Scopes and permissions".
-* Auth0: "Authorization Code Flow with PKCE", "Get Refresh Tokens", "Revoke Refresh Tokens".
+docs/reference/oauth-providers.md names the documents that the presets were written from, and that the stand-ins of the
+tests answer by.
 """
 
 from __future__ import annotations
@@ -93,15 +88,15 @@ PRESETS: Final[Mapping[ProviderName, Preset]] = MappingProxyType(
             scopes=("openid", "https://graph.microsoft.com/User.Read"),
             offline_scope="offline_access",
         ),
-        # Without an audience the access token is opaque and good for the profile alone; revocation takes refresh
-        # tokens and ends the grant with them.
+        # Without an audience the access token is opaque and good for the profile alone; revocation ends refresh tokens,
+        # and the whole grant where the tenant is set so.
         ProviderName.AUTH0: Preset(
             base="https://{domain}",
             issuer="https://{domain}/",
             authorization_path="/authorize",
             token_path="/oauth/token",  # noqa: S106 - a path
             revocation_path="/oauth/revoke",
-            revocation=Revocation.RFC7009,
+            revocation=Revocation.REFRESH_TOKENS,
             required=MappingProxyType({"domain": _HOST}),
             optional=MappingProxyType({"audience": _TEXT}),
             scopes=("openid",),

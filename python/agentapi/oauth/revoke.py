@@ -96,6 +96,8 @@ class Revoker:
             await self._protocol.revoke(
                 server.revocation_endpoint, client, token=grant.refresh_token, hint="refresh_token"
             )
+        elif server.revocation is Revocation.REFRESH_TOKENS:
+            return AtProvider.NOT_SUPPORTED
         else:
             await self._protocol.revoke(
                 server.revocation_endpoint, client, token=grant.access_token, hint="access_token"

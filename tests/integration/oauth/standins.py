@@ -1,6 +1,6 @@
 """Stand-ins for the four providers of the presets, answering as the providers document.
 
-Each names its documents. What they refuse is refused in their words, so that a request that they would not take fails
+The documents are listed in docs/reference/oauth-providers.md. What they refuse is refused in their words, so that a request that they would not take fails
 here as it would there.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,9 @@ class GitHub(StandIn):
             if not self.spent(form):
                 described = {"error_description": "The refresh token passed is incorrect or expired."}
                 return answer({"error": "bad_refresh_token", **described})
+        elif form.get("client_secret") != CLIENT_SECRET:
+            described = {"error_description": "The client_id and/or client_secret passed are incorrect."}
+            return answer({"error": "incorrect_client_credentials", **described})
         elif self.redeemed(form) is None:
             described = {"error_description": "The code passed is incorrect or expired."}
             return answer({"error": "bad_verification_code", **described})
@@ -156,6 +160,8 @@ class Entra(StandIn):
     "AADSTS error codes": 9010010 for ``resource`` beside v2 scopes, 70008 for a grant that has expired."""
 
     tenant: str = "organizations"
+    conditional_access: bool = False
+    """Whether the directory has come to want a second factor."""
 
     def lay_down(self) -> None:
         self.answers = {f"/{self.tenant}/oauth2/v2.0/token": self._token}
@@ -165,6 +171,8 @@ class Entra(StandIn):
         if "resource" in form:
             return self._error("invalid_target", "AADSTS9010010: The resource parameter provided in the request")
         if form.get("grant_type") == "refresh_token":
+            if self.conditional_access:
+                return self._error("interaction_required", "AADSTS50076: You must use multi-factor authentication")
             if form.get("refresh_token") not in self.refresh_tokens:
                 return self._error("invalid_grant", "AADSTS70008: The provided authorization code or refresh token")
             scope = self.granted[-1]["scope"]
@@ -185,7 +193,10 @@ class Entra(StandIn):
         return JSONResponse(document)
 
     def _error(self, code: str, description: str) -> Response:
-        return JSONResponse({"error": code, "error_description": description, "error_codes": [1]}, 400)
+        number = int(re.findall(r"AADSTS(\d+)", description)[0])
+        traced = dict.fromkeys(("trace_id", "correlation_id"), "255d1aef-8c98-452f-ac51-23d051240864")
+        said = {"error": code, "error_description": description, "error_codes": [number], **traced}
+        return JSONResponse({**said, "timestamp": "2026-01-09 02:02:12Z"}, 400)
 
 
 @dataclass(slots=True)
@@ -194,6 +205,8 @@ class Auth0(StandIn):
     (``offline_access``), "Configure Refresh Token Rotation" (a spent token ends the family: 403 ``invalid_grant``),
     "Revoke Refresh Tokens" (200 whatever the token, refresh tokens alone)."""
 
+    offline: bool = True
+    """Whether the API allows offline access."""
     revoked: list[str] = field(default_factory=list)
 
     def lay_down(self) -> None:
@@ -213,11 +226,14 @@ class Auth0(StandIn):
             scope = began["scope"]
         prefix = "jwt." if "audience" in self.granted[-1] else "opaque."
         document: dict[str, Any] = {"access_token": self.new(prefix), "expires_in": 86_400, "token_type": "Bearer"}
-        if "offline_access" in scope.split():
+        if self.offline and "offline_access" in scope.split():
             document["refresh_token"] = self.new_refresh("v1.")
         return JSONResponse({**document, "scope": scope, "id_token": "e30.e30."})
 
     def _revoke(self, asked: Asked) -> Response:
-        self.revoked.append(asked.form["token"])
-        self.refresh_tokens.discard(asked.form["token"])
+        form = asked.form
+        if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
+            return JSONResponse({"error": "invalid_client", "error_description": "Unauthorized"}, 401)
+        self.revoked.append(form["token"])
+        self.refresh_tokens.discard(form["token"])
         return Response()

@@ -159,6 +159,18 @@ async def test_github_errors_come_with_status_200(bench: Bench, oauth_keyring: K
             await given.room.flows.finish(Answer(state=answer["state"], code="other"), browser=browser)
 
 
+async def test_github_refuses_a_client_that_it_does_not_know(bench: Bench, oauth_keyring: Keyring) -> None:
+    standin = GitHub()
+    standin.lay_down()
+    async with bound(bench, oauth_keyring, ProviderName.GITHUB, standin) as (given, at):
+        url, browser = await given.begin()
+        answer = at.agree(url)
+        stored = await given.room.book.clients(bench.principal)
+        await given.room.clients.put(bench.principal, replace(stored[0], secret=SecretStr("an-older-one")))
+        with pytest.raises(GrantRefusedError, match="incorrect_client_credentials"):
+            await given.room.flows.finish(Answer(state=answer["state"], code=answer["code"]), browser=browser)
+
+
 async def test_google_gives_a_refresh_token_at_every_connection(bench: Bench, oauth_keyring: Keyring) -> None:
     standin = Google(consented=True)
     standin.lay_down()
@@ -185,6 +197,28 @@ async def test_entra_has_the_tenant_in_the_path_and_nothing_to_revoke_at(bench: 
         assert await given.credential() != first
         assert set(at.paths()) == {"/organizations/oauth2/v2.0/token"}
         assert await given.revoke() == "not_supported"
+
+
+async def test_entra_may_want_the_user_to_sign_in_anew(bench: Bench, oauth_keyring: Keyring) -> None:
+    standin = Entra()
+    standin.lay_down()
+    async with bound(bench, oauth_keyring, ProviderName.ENTRA, standin) as (given, at):
+        await given.connect()
+        at.conditional_access = True
+        given.later(seconds=4799)
+        with pytest.raises(ReconnectNeededError):
+            await given.credential()
+
+
+async def test_auth0_says_of_an_access_token_that_it_is_revoked_and_is_not_believed(
+    bench: Bench, oauth_keyring: Keyring
+) -> None:
+    standin = Auth0(offline=False)
+    standin.lay_down()
+    async with bound(bench, oauth_keyring, ProviderName.AUTH0, standin) as (given, at):
+        await given.connect()
+        assert await given.revoke() == "not_supported"
+        assert at.revoked == []
 
 
 async def test_auth0_gives_a_token_for_the_audience_and_rotates(bench: Bench, oauth_keyring: Keyring) -> None:
