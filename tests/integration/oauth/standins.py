@@ -1,7 +1,7 @@
 """Stand-ins for the four providers of the presets, answering as the providers document.
 
-The documents are listed in docs/reference/oauth-providers.md. What they refuse is refused in their words, so that a request that they would not take fails
-here as it would there.
+The documents are listed in docs/reference/oauth-providers.md. What they refuse is refused in their words, so that a
+request that they would not take fails here as it would there.
 """
 
 from __future__ import annotations

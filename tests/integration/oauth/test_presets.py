@@ -55,6 +55,16 @@ def elsewhere(preset: Preset, url: str) -> Preset:
     )  # fmt: skip
 
 
+def client(provider: ProviderName, secret: str = CLIENT_SECRET) -> Client:
+    return Client(
+        issuer=PRESETS[provider].issuer.format_map(PARAMETERS[provider]),
+        client_id=CLIENT_ID,
+        secret=SecretStr(secret),
+        auth_method=ClientAuth.POST,
+        registration=Registration.MANUAL,
+    )
+
+
 @dataclass(slots=True)
 class Set:
     bench: Bench
@@ -104,14 +114,7 @@ async def bound(bench: Bench, keyring: Keyring, provider: ProviderName, at: _S) 
             await client_store.put_binding(
                 connection, binding, org_id=bench.principal.org_id, updated_by=bench.principal.user_id, now=NOW
             )
-        client = Client(
-            issuer=PRESETS[provider].issuer.format_map(PARAMETERS[provider]),
-            client_id=CLIENT_ID,
-            secret=SecretStr(CLIENT_SECRET),
-            auth_method=ClientAuth.POST,
-            registration=Registration.MANUAL,
-        )
-        await room.clients.put(bench.principal, client)
+        await room.clients.put(bench.principal, client(provider))
         yield Set(bench, room, at), at
         await room.refresher.aclose()
 
@@ -165,8 +168,7 @@ async def test_github_refuses_a_client_that_it_does_not_know(bench: Bench, oauth
     async with bound(bench, oauth_keyring, ProviderName.GITHUB, standin) as (given, at):
         url, browser = await given.begin()
         answer = at.agree(url)
-        stored = await given.room.book.clients(bench.principal)
-        await given.room.clients.put(bench.principal, replace(stored[0], secret=SecretStr("an-older-one")))
+        await given.room.clients.put(bench.principal, client(ProviderName.GITHUB, "an-older-secret"))
         with pytest.raises(GrantRefusedError, match="incorrect_client_credentials"):
             await given.room.flows.finish(Answer(state=answer["state"], code=answer["code"]), browser=browser)
 
