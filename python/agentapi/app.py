@@ -54,8 +54,10 @@ from agentapi.tenancy.admission import Admission
 from agentapi.tenancy.directory import MemberDirectory
 from agentapi.upstreams.client import UpstreamClient
 from agentapi.upstreams.connections import ConnectionPool, Limits
+from agentapi.upstreams.credentials import CredentialsByAuth, SharedSecrets
 from agentapi.upstreams.http_pool import HttpPool
 from agentapi.upstreams.imports import ImportRoutes
+from agentapi.upstreams.models import Auth
 from agentapi.upstreams.registration import Registration
 from agentapi.upstreams.registry import UpstreamRegistry
 from agentapi.upstreams.routes import UpstreamRoutes
@@ -204,18 +206,31 @@ async def _routes(
     transports = TransportFactory(
         egress=egress,
         commands=commands,
-        keyring=keyring,
         max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
     )
+    oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring)
+    stack.push_async_callback(oauth.refresher.aclose)
+    credentials = CredentialsByAuth(SharedSecrets(keyring), {Auth.OAUTH: oauth.credentials})
     pool = ConnectionPool(Limits.from_settings(settings))
     await stack.enter_async_context(pool.run())
-    client = UpstreamClient(pool, transports, clock=clock, stdio_sharing=settings.stdio_sharing)
+    client = UpstreamClient(
+        pool, transports, credentials=credentials, clock=clock, stdio_sharing=settings.stdio_sharing
+    )
     registry.on_change(client.close_upstream)
     http_pool = HttpPool.from_settings(settings, egress.dialer)
     await stack.enter_async_context(http_pool.run())
-    gateway = Gateway.build(settings, client=client, keyring=keyring, egress=egress, http_pool=http_pool, policy=policy)
+    gateway = Gateway.build(
+        settings,
+        client=client,
+        credentials=credentials,
+        keyring=keyring,
+        egress=egress,
+        http_pool=http_pool,
+        policy=policy,
+    )
     await stack.enter_async_context(gateway.router.run())
     policies.on_change(gateway.router.policy_changed)
+    oauth.changes.listen(gateway.connection_changed)
     stack.enter_context(on_stop_signal(gateway.streams.drain))
     scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}
     if any(directory.asks_operation_scopes(issuer) for issuer in directory.issuers):
@@ -253,12 +268,11 @@ async def _routes(
         authorize=authorize,
         registry=registry,
         transports=transports,
+        credentials=credentials,
         registration=registration,
         test_timeout_s=settings.upstream_connect_timeout_s * 2,
     )
     imports = ImportRoutes(authorize=authorize, registry=registry, registration=registration)
-    oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring)
-    stack.push_async_callback(oauth.refresher.aclose)
     policy_routes = PolicyRoutes(authorize=authorize, policies=policies, upstreams=registry)
     explainer = Explainer(
         authorize=authorize,

@@ -7,7 +7,10 @@ was refused, which address a name resolved to) goes into ``log_context``, never 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from agentapi.principal import UpstreamId
 
 __all__ = [
     "AgentAPIError",
@@ -181,9 +184,24 @@ class UpstreamTimeoutError(UpstreamError):
 
 
 class UpstreamNeedsConnectionError(UpstreamError):
-    """The upstream needs a credential that the caller has not connected."""
+    """The upstream needs a credential that the caller has not connected, or one that is good for more.
+
+    ``scopes`` are those that are missing, where the upstream named them.
+    """
 
     code = "connection_required"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        upstream_id: UpstreamId | None = None,
+        scopes: tuple[str, ...] = (),
+        **log_context: object,
+    ) -> None:
+        super().__init__(message, **log_context)
+        self.upstream_id = upstream_id
+        self.scopes = scopes
 
 
 class StartupError(AgentAPIError):

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from agentapi._core import Keyring
     from agentapi.egress.client import Egress
     from agentapi.gateway.access import AccessPolicy
+    from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.settings import Settings
     from agentapi.upstreams.client import UpstreamClient
+    from agentapi.upstreams.credentials import Credentials
     from agentapi.upstreams.http_pool import HttpPool
 
 __all__ = ["Gateway", "build_router"]
@@ -45,6 +47,14 @@ class Gateway:
     modern: ModernFront
     legacy: LegacyFront
     streams: OpenStreams
+    relay: ByteRelay
+    client: UpstreamClient
+
+    def connection_changed(self, org_id: OrgId, user_id: UserId, upstream_id: UpstreamId, gone: bool) -> None:
+        """Let go of what a user's older credential for an upstream opened; at once, if there is no newer one."""
+        del org_id
+        self.client.close_user(upstream_id, user_id, at_once=gone)
+        self.relay.close_user(upstream_id, user_id)
 
     @classmethod
     def build(
@@ -52,6 +62,7 @@ class Gateway:
         settings: Settings,
         *,
         client: UpstreamClient,
+        credentials: Credentials,
         keyring: Keyring,
         egress: Egress,
         http_pool: HttpPool,
@@ -75,14 +86,15 @@ class Gateway:
         relay = ByteRelay(
             dialer=egress.dialer,
             pool=http_pool,
-            keyring=keyring,
+            credentials=credentials,
             states=RequestStates(keyring, settings.request_state_ttl_s),
             finish=router.finished,
             era=client.era,
             limits=RelayLimits(settings.upstream_call_timeout_s, egress.max_response_bytes),
             stream_limits=limits,
         )
-        return cls(router, ModernFront(router=router, streams=streams, limits=limits, relay=relay), legacy, streams)
+        modern = ModernFront(router=router, streams=streams, limits=limits, relay=relay)
+        return cls(router, modern, legacy, streams, relay, client)
 
 
 def build_router(

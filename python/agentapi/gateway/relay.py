@@ -7,7 +7,8 @@ Invariants:
 * Of the client's headers only those of the protocol and of tracing pass. What authenticates the client, or says where
   it is, does not; the credential is the upstream's own.
 * A request is sent once. Only one that may be repeated is, and only when the server had closed a connection that lay
-  idle; never when a byte of the answer has come.
+  idle; never when a byte of the answer has come. One whose credential the server refused, and a user's own, is sent
+  once more with another: the server has not acted on it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import TYPE_CHECKING
 import structlog
 from mcp import MCPError
 
-from agentapi._core import SealError
 from agentapi.egress.http1 import ConnectionEndedError
 from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
+from agentapi.gateway.forwarding import caller_of
 from agentapi.gateway.relay_answer import ClientStream
 from agentapi.gateway.relay_passage import Passage
 from agentapi.gateway.relay_request import Wires, request_pieces
 from agentapi.gateway.request_state import Binding
 from agentapi.request_body import ClientGoneError
+from agentapi.upstreams.credentials import with_credential
 from agentapi.upstreams.http_pool import PoolExhaustedError
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from agentapi._core import Keyring
     from agentapi.egress.dialer import Dialer
     from agentapi.gateway.exchange import Exchange
     from agentapi.gateway.items import Target
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from agentapi.gateway.relay_request import Wire
     from agentapi.gateway.reply import Answer, StreamLimits
     from agentapi.gateway.request_state import RequestStates
+    from agentapi.principal import UpstreamId, UserId
+    from agentapi.upstreams.credentials import Credential, Credentials
     from agentapi.upstreams.http_pool import HttpPool, Pooled
     from agentapi.upstreams.models import Upstream
 
@@ -57,7 +60,7 @@ class ByteRelay:
     Args:
         dialer: Checks URLs.
         pool: Lends connections.
-        keyring: Opens the secrets of upstreams.
+        credentials: With which upstreams are called.
         states: Opens what upstreams gave clients to carry.
         finish: Rewrites results.
         era: What is known of an upstream.
@@ -70,7 +73,7 @@ class ByteRelay:
         *,
         dialer: Dialer,
         pool: HttpPool,
-        keyring: Keyring,
+        credentials: Credentials,
         states: RequestStates,
         finish: Finish,
         era: Callable[[Upstream], Era | None],
@@ -78,7 +81,8 @@ class ByteRelay:
         stream_limits: StreamLimits,
     ) -> None:
         self._pool = pool
-        self._wires = Wires(dialer, keyring)
+        self._credentials = credentials
+        self._wires = Wires(dialer)
         self._states = states
         self._finish = finish
         self._era = era
@@ -88,6 +92,11 @@ class ByteRelay:
     def serves(self, target: Target) -> bool:
         """Return whether requests for ``target`` can be passed on so: its upstream is known to be of the modern era."""
         return target.upstream.transport is Transport.HTTP and self._era(target.upstream) is Era.MODERN
+
+    def close_user(self, upstream_id: UpstreamId, user_id: UserId) -> None:
+        """Forget what carries a user's credential that has changed or is gone."""
+        self._wires.forget(upstream_id, user_id)
+        self._pool.close(lambda key: key.upstream_id == upstream_id and key.user_id == user_id)
 
     async def forward(self, exchange: Exchange, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and stream the answer back; every failure becomes a JSON-RPC error."""
@@ -106,14 +115,19 @@ class ByteRelay:
 
     async def _pass(self, passage: Passage, scope: Scope) -> Answer:
         exchange, target = passage.exchange, passage.target
-        upstream = target.upstream
-        try:
-            wire = self._wires.of(upstream)
-        except SealError as error:
-            raise UpstreamError(f"Upstream '{upstream.name}' is unavailable: {reason_of(error)}.") from error
         state = exchange.params.get("requestState")
         if state is not None:
             state = self._states.open(Binding.of(exchange, target), state)
+
+        async def send(credential: Credential) -> Answer:
+            return await self._sent(passage, scope, credential, state)
+
+        return await with_credential(self._credentials, target.upstream, caller_of(exchange), send)
+
+    async def _sent(self, passage: Passage, scope: Scope, credential: Credential, state: str | None) -> Answer:
+        exchange, target = passage.exchange, passage.target
+        upstream, own = target.upstream, credential.user_id is not None
+        wire = self._wires.of(upstream, credential)
         pieces = request_pieces(
             wire,
             exchange.body,
@@ -123,17 +137,23 @@ class ByteRelay:
             request_state=state,
             headers=scope["headers"],
         )
+        # What refused another credential has no more to say.
+        self._let_go(passage)
         passage.pooled = await self._taken(wire, upstream)
         try:
-            return await passage.answer(pieces)
+            return await passage.answer(pieces, own=own)
         except ConnectionEndedError as error:
             # The server may have closed a connection that lay idle just when the request was on its way.
             if not (error.untouched and passage.pooled.reused and target.repeatable):
                 raise
-        self._pool.discard(passage.pooled)
-        passage.pooled = None
+        self._let_go(passage)
         passage.pooled = await self._taken(wire, upstream, fresh=True)
-        return await passage.answer(pieces)
+        return await passage.answer(pieces, own=own)
+
+    def _let_go(self, passage: Passage) -> None:
+        pooled, passage.pooled = passage.pooled, None
+        if pooled is not None:
+            self._pool.discard(pooled)
 
     async def _taken(self, wire: Wire, upstream: Upstream, *, fresh: bool = False) -> Pooled:
         try:

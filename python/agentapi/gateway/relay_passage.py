@@ -30,6 +30,7 @@ from agentapi.gateway.reply import Answer
 from agentapi.gateway.rpc import error_message, error_object, error_status, result_message
 from agentapi.gateway.sse import Events, EventTooLargeError
 from agentapi.request_body import ClientGoneError
+from agentapi.upstreams.failures import CredentialRefusedError, refusal_of
 from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from agentapi._core import Envelope
-    from agentapi.egress.http1 import Http1Connection
+    from agentapi.egress.http1 import AnswerHead, Http1Connection
     from agentapi.gateway.exchange import Exchange
     from agentapi.gateway.items import Target
     from agentapi.gateway.relay_answer import ClientStream
@@ -129,10 +130,15 @@ class Passage:
             return UpstreamError(f"Upstream '{name}' failed: {reason_of(error)}.")
         return error
 
-    async def answer(self, pieces: list[bytes]) -> Answer:
+    async def answer(self, pieces: list[bytes], *, own: bool = False) -> Answer:
         """Send the request and return what it comes to, having written what precedes that.
 
+        Args:
+            pieces: The request.
+            own: Whether it carries a credential of the user's own.
+
         Raises:
+            CredentialRefusedError: The upstream does not accept that credential.
             ClientGoneError: Nobody waits for it any more.
         """
         if self._gone:
@@ -147,6 +153,8 @@ class Passage:
         if head.get(b"content-encoding").strip().lower() not in {b"", b"identity"}:
             raise GarbledAnswerError("its answer is compressed, which was not asked for")
         if head.status != HTTPStatus.OK:
+            if own:
+                self._check_credential(head)
             body = await self._body(deadline) if kind == b"application/json" else b""
             return self._refusal(head.status, body)
         if kind == b"application/json":
@@ -155,6 +163,15 @@ class Passage:
         if kind == b"text/event-stream":
             return await self._events()
         raise self._nonsense()
+
+    def _check_credential(self, head: AnswerHead) -> None:
+        said = [value.decode("latin-1") for name, value in head.headers if name == b"www-authenticate"]
+        refusal = refusal_of(head.status, said)
+        if refusal is not None:
+            raise CredentialRefusedError(self._failed(head.status), refusal)
+
+    def _failed(self, status: int) -> str:
+        return f"Upstream '{self.target.upstream.name}' failed: {reason_of(UpstreamError(''), status)}."
 
     def stop_watching(self) -> None:
         """Let go of the client: it has its answer, or left."""
@@ -290,8 +307,7 @@ class Passage:
         except UpstreamError:
             if status < HTTPStatus.MULTIPLE_CHOICES:
                 raise self._nonsense() from None
-            name = self.target.upstream.name
-            raise UpstreamError(f"Upstream '{name}' failed: {reason_of(UpstreamError(''), status)}.") from None
+            raise UpstreamError(self._failed(status)) from None
 
     def _message(self, data: bytes, message: Envelope) -> Answer:
         """Return the response in ``data``, as it is where nothing in it can need rewriting."""

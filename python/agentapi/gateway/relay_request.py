@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Final, Literal
 from mcp.shared.inbound import encode_header_value
 
 from agentapi.egress.http1 import is_field_value
-from agentapi.errors import InvalidRequestError, UpstreamError, UpstreamNeedsConnectionError
+from agentapi.errors import InvalidRequestError, UpstreamError
+from agentapi.upstreams.credentials import with_query
 from agentapi.upstreams.http_pool import PoolKey
-from agentapi.upstreams.models import Auth
-from agentapi.upstreams.secrets import credential_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentapi._core import Envelope, Keyring
+    from agentapi._core import Envelope
     from agentapi.egress.dialer import Destination, Dialer
+    from agentapi.principal import OrgId, UpstreamId, UserId
+    from agentapi.upstreams.credentials import Credential
     from agentapi.upstreams.models import Upstream
 
 __all__ = ["Wire", "Wires", "request_pieces"]
@@ -36,10 +37,10 @@ _TOGETHER: Final = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How one version of an upstream is reached."""
+    """How one version of an upstream is reached with one version of a credential."""
 
     key: PoolKey
-    destination: Destination
+    destination: Destination = field(repr=False)
     start: bytes = field(repr=False)
     """The request line and the headers that every request has, the credential among them."""
 
@@ -47,54 +48,51 @@ class Wire:
 class Wires:
     """The wires of the upstreams in use.
 
-    Opening a secret and writing these lines takes longer than all the rest of a head, so the last ones are kept, for
-    the version of the upstream that they were made for.
+    Writing these lines takes longer than all the rest of a head, so the last ones are kept: one for each upstream and
+    owner of a credential, so that the head of an older credential is gone once there is a newer one.
 
     Args:
         dialer: Checks URLs.
-        keyring: Opens the sealed secrets.
         max_entries: Bound on what is kept; the least recently used goes first.
     """
 
-    def __init__(self, dialer: Dialer, keyring: Keyring, *, max_entries: int = 1024) -> None:
+    def __init__(self, dialer: Dialer, *, max_entries: int = 1024) -> None:
         self._dialer = dialer
-        self._keyring = keyring
         self._max_entries = max_entries
-        self._wires: OrderedDict[PoolKey, Wire] = OrderedDict()
+        self._wires: OrderedDict[tuple[OrgId, UpstreamId, UserId | None], Wire] = OrderedDict()
 
-    def of(self, upstream: Upstream) -> Wire:
-        """Return the wire of ``upstream``.
+    def of(self, upstream: Upstream, credential: Credential) -> Wire:
+        """Return the wire of ``upstream`` that carries ``credential``.
 
         Raises:
             EgressRefusedError: Its URL may not be requested.
-            UpstreamNeedsConnectionError: The caller has not connected an account that it needs.
             UpstreamError: Its credential cannot be sent.
-            SealError: Its secret does not open.
         """
-        key = PoolKey(upstream.org_id, upstream.id, upstream.version)
-        wire = self._wires.get(key)
-        if wire is None:
-            wire = self._wires[key] = self._made(key, upstream)
+        place = (upstream.org_id, upstream.id, credential.user_id)
+        wire = self._wires.get(place)
+        if wire is None or wire.key.version != upstream.version or wire.key.credential != credential.version:
+            wire = self._wires[place] = self._made(upstream, credential)
             if len(self._wires) > self._max_entries:
                 self._wires.popitem(last=False)
-        else:
-            self._wires.move_to_end(key)
+        self._wires.move_to_end(place)
         return wire
 
-    def _made(self, key: PoolKey, upstream: Upstream) -> Wire:
+    def forget(self, upstream_id: UpstreamId, user_id: UserId) -> None:
+        """Drop the wires with a credential of that user."""
+        for place in [place for place in self._wires if place[1:] == (upstream_id, user_id)]:
+            del self._wires[place]
+
+    def _made(self, upstream: Upstream, credential: Credential) -> Wire:
         if upstream.endpoint is None:
             raise AssertionError(upstream.id)
-        if upstream.auth is Auth.OAUTH:
-            raise UpstreamNeedsConnectionError(
-                f"Upstream '{upstream.name}' needs an OAuth connection of yours, and you have none."
-            )
-        destination = self._dialer.destination(upstream.endpoint)
+        key = PoolKey(upstream.org_id, upstream.id, upstream.version, credential.user_id, credential.version)
+        destination = self._dialer.destination(with_query(upstream.endpoint, credential))
         fields = {
             "Host": destination.authority.decode("ascii"),
             "Content-Type": "application/json",
             "Accept": "application/json, text/event-stream",
             "Accept-Encoding": "identity",
-            **credential_headers(self._keyring, upstream),
+            **{name: value.get_secret_value() for name, value in credential.headers.items()},
         }
         lines = [f"{name}: {value}".encode() for name, value in fields.items()]
         if not all(map(is_field_value, [destination.target, *lines])):

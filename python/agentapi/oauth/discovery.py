@@ -13,7 +13,6 @@ section 4; RFC 9207; RFC 7591.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agentapi.errors import UpstreamError
 from agentapi.oauth.errors import AuthorizationServerError
 from agentapi.oauth.models import AuthorizationServer, ClientAuth, Revocation
+from agentapi.upstreams.challenges import Challenge, parse_challenge
 
 if TYPE_CHECKING:
     from agentapi.egress.client import Egress
@@ -38,22 +38,8 @@ _OFFLINE: Final = "offline_access"
 _PROBE: Final = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 _PROBE_HEADERS: Final = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 
-_PARAMETER: Final = re.compile(
-    r"""\s*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]+))\s*(?:,|$)"""
-)
-_SCHEME: Final = re.compile(r"\s*(?P<scheme>[!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:\s+|$)(?!=)")
-
 _Url = Annotated[str, Field(max_length=2048, pattern=r"^[\x21-\x7e]+$")]
 _Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")], ...], Field(max_length=1000)]
-
-
-@dataclass(frozen=True, slots=True)
-class Challenge:
-    """What a ``WWW-Authenticate: Bearer`` header says (RFC 6750, section 3; RFC 9728, section 5.1)."""
-
-    resource_metadata: str | None = None
-    scopes: tuple[str, ...] = ()
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,32 +211,6 @@ class Discovery:
             raise AuthorizationServerError(
                 "The authorization metadata could not be read.", status=status, reason=error.message
             ) from error
-
-
-def parse_challenge(headers: list[str]) -> Challenge:
-    """Return the first Bearer challenge of the headers (RFC 9110, section 11.6.1)."""
-    for header in headers:
-        scheme, found = "", dict[str, str]()
-        rest = header
-        while rest:
-            parameter = _PARAMETER.match(rest)
-            if parameter is not None:
-                if scheme == "bearer":
-                    quoted = parameter["quoted"]
-                    value = parameter["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-                    found.setdefault(parameter["name"].lower(), value)
-                rest = rest[parameter.end() :]
-                continue
-            start = _SCHEME.match(rest)
-            if start is None or scheme == "bearer":
-                break
-            scheme = start["scheme"].lower()
-            rest = rest[start.end() :]
-        if scheme == "bearer":
-            return Challenge(
-                found.get("resource_metadata"), tuple(dict.fromkeys(found.get("scope", "").split())), found.get("error")
-            )
-    return Challenge()
 
 
 def union(held: tuple[str, ...], needed: tuple[str, ...]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from agentapi._core import SealError
 from agentapi.errors import AgentAPIError, InvalidRequestError, NotFoundError
 from agentapi.oauth import store
+from agentapi.oauth.changes import Changes
 from agentapi.oauth.discovery import union
 from agentapi.oauth.errors import AuthorizationServerError, FlowRefusedError
 from agentapi.oauth.models import Connection, Flow, FlowId, Grant, Status
@@ -105,6 +106,7 @@ class Flows:
         revoker: Gives back what came too late.
         return_urls: Where a browser may be sent in the end; compared exactly.
         clock: The time, with its zone.
+        changes: Is told of connections that were made.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Flows:
         revoker: Revoker,
         return_urls: Collection[str],
         clock: Callable[[], datetime],
+        changes: Changes | None = None,
     ) -> None:
         self._database = database
         self._keyring = keyring
@@ -127,6 +130,7 @@ class Flows:
         self._revoker = revoker
         self._return_urls = frozenset(return_urls)
         self._clock = clock
+        self._changes = changes or Changes()
 
     async def init(
         self,
@@ -287,6 +291,7 @@ class Flows:
         except AgentAPIError:
             await self._revoker.give_back(made)
             raise
+        self._changes.tell(flow.org_id, flow.user_id, flow.upstream_id)
         _log.info("oauth_connected", provider=flow.provider, upstream_id=str(flow.upstream_id))
         return Finished(connection=kept, upstream_name=upstream.name, return_to=flow.return_to)
 

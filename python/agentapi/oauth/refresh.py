@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 
 from agentapi.errors import StorageUnavailableError, UpstreamNeedsConnectionError
 from agentapi.oauth import store
+from agentapi.oauth.changes import Changes
 from agentapi.oauth.errors import AuthorizationServerError, ClientMissingError, GrantRefusedError, ReconnectNeededError
 from agentapi.oauth.models import Status
 
@@ -60,6 +61,7 @@ class Refresher:
         clients: Knows the clients that they were given to.
         protocol: Asks for tokens.
         clock: The time, with its zone.
+        changes: Is told of connections that were renewed or given up.
         ahead_s: How long before its end a token is refreshed in the background, while it is still used.
         skew_s: How far clocks may differ: this long before its end a token is not used any more.
         lock_wait_s: How long to wait for another process that refreshes the same connection.
@@ -73,6 +75,7 @@ class Refresher:
         clients: ClientRegistry,
         protocol: AuthorizationClient,
         clock: Callable[[], datetime],
+        changes: Changes | None = None,
         ahead_s: float = 300.0,
         skew_s: float = 30.0,
         lock_wait_s: float = 20.0,
@@ -82,6 +85,7 @@ class Refresher:
         self._clients = clients
         self._protocol = protocol
         self._clock = clock
+        self._changes = changes or Changes()
         self._ahead = timedelta(seconds=ahead_s)
         self._skew = timedelta(seconds=skew_s)
         self._lock_wait_s = lock_wait_s
@@ -115,6 +119,15 @@ class Refresher:
         """
         return await asyncio.shield(self._started(connection))
 
+    async def give_up(self, connection: Connection, reason: str) -> NoReturn:
+        """Mark that grant of ``connection`` as of no more use.
+
+        Raises:
+            ReconnectNeededError: Always.
+        """
+        await self._require_reconnect(connection, reason)
+        raise _reconnect(reason)
+
     async def aclose(self) -> None:
         """Wait for the refreshes under way: their answers must not be lost."""
         if self._running:
@@ -140,15 +153,13 @@ class Refresher:
         async with self._places:
             grant = self._vault.open_grant(connection)
             if grant.refresh_token is None:
-                await self._require_reconnect(connection, "no_refresh_token")
-                raise _reconnect("no_refresh_token")
+                await self.give_up(connection, "no_refresh_token")
             try:
                 client = await self._clients.of_grant(
                     connection.org_id, connection.user_id, grant.server, grant.client_id
                 )
             except ClientMissingError:
-                await self._require_reconnect(connection, "client_gone")
-                raise _reconnect("client_gone") from None
+                await self.give_up(connection, "client_gone")
             async with self._database.user_transaction(connection.org_id, connection.user_id) as transaction:
                 await store.begin_refresh(transaction, connection.id, connection.generation, now=self._clock())
             return await self._ask(connection, grant, client)
@@ -178,6 +189,7 @@ class Refresher:
             if refreshed is None:
                 raise
             return await self._store_late(refreshed)
+        self._tell(connection)
         if failure is not None:
             raise failure
         if refreshed is None:
@@ -248,6 +260,10 @@ class Refresher:
             await store.require_reconnect(
                 transaction, connection.id, connection.generation, reason=reason, now=self._clock()
             )
+        self._tell(connection)
+
+    def _tell(self, connection: Connection) -> None:
+        self._changes.tell(connection.org_id, connection.user_id, connection.upstream_id)
 
     async def _store_late(self, refreshed: Connection) -> Connection:
         """Store an answer whose commit failed; the refresh token that it replaces may be spent."""
@@ -263,6 +279,7 @@ class Refresher:
                     raise
                 await asyncio.sleep(_STORE_AGAIN_S)
             else:
+                self._tell(refreshed)
                 return stored or refreshed
 
 

@@ -14,6 +14,7 @@ import structlog
 from agentapi._core import SealError
 from agentapi.errors import AgentAPIError, NotFoundError
 from agentapi.oauth import store
+from agentapi.oauth.changes import Changes
 from agentapi.oauth.models import Revocation
 
 if TYPE_CHECKING:
@@ -49,15 +50,23 @@ class Revoker:
         vault: Opens them.
         clients: Knows the clients that they were given to.
         protocol: Speaks to the providers.
+        changes: Is told of connections that are gone.
     """
 
     def __init__(
-        self, *, database: Database, vault: Vault, clients: ClientRegistry, protocol: AuthorizationClient
+        self,
+        *,
+        database: Database,
+        vault: Vault,
+        clients: ClientRegistry,
+        protocol: AuthorizationClient,
+        changes: Changes | None = None,
     ) -> None:
         self._database = database
         self._vault = vault
         self._clients = clients
         self._protocol = protocol
+        self._changes = changes or Changes()
 
     async def revoke(self, principal: Principal, upstream_id: UpstreamId) -> AtProvider:
         """Remove the principal's connection to an upstream.
@@ -70,6 +79,7 @@ class Revoker:
             removed = None if held is None else await store.delete_connection(connection, held.id)
         if removed is None:
             raise NotFoundError(_NO_CONNECTION)
+        self._changes.tell(removed.org_id, removed.user_id, removed.upstream_id, gone=True)
         outcome = await self.give_back(removed)
         _log.info("oauth_revoked", provider=removed.provider, upstream_id=str(upstream_id), at_provider=outcome)
         return outcome

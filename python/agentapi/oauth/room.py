@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from agentapi.oauth.book import ConnectionBook
+from agentapi.oauth.changes import Changes
 from agentapi.oauth.clients.registry import ClientRegistry
 from agentapi.oauth.credentials import ConnectionCredentials
 from agentapi.oauth.discovery import Discovery
@@ -47,6 +48,7 @@ class OAuthRoom:
     refresher: Refresher
     clients: ClientRegistry
     credentials: ConnectionCredentials
+    changes: Changes
 
     @classmethod
     def build(
@@ -73,13 +75,15 @@ class OAuthRoom:
             defaults=_defaults(settings),
             presets=presets,
         )
-        revoker = Revoker(database=database, vault=vault, clients=clients, protocol=protocol)
+        changes = Changes()
+        revoker = Revoker(database=database, vault=vault, clients=clients, protocol=protocol, changes=changes)
         refresher = Refresher(
             database=database,
             vault=vault,
             clients=clients,
             protocol=protocol,
             clock=clock,
+            changes=changes,
             ahead_s=settings.oauth_refresh_ahead_s,
             lock_wait_s=settings.egress_timeout_s * 2,
         )
@@ -92,14 +96,20 @@ class OAuthRoom:
             revoker=revoker,
             return_urls=settings.oauth_return_urls,
             clock=clock,
+            changes=changes,
         )
+        credentials = ConnectionCredentials(
+            database=database, vault=vault, refresher=refresher, clock=clock, ahead_s=settings.oauth_refresh_ahead_s
+        )
+        changes.listen(credentials.changed)
         return cls(
             flows=flows,
             book=ConnectionBook(database=database, clients=clients, refresher=refresher, clock=clock),
             revoker=revoker,
             refresher=refresher,
             clients=clients,
-            credentials=ConnectionCredentials(database=database, vault=vault, refresher=refresher),
+            credentials=credentials,
+            changes=changes,
         )
 
     def routes(

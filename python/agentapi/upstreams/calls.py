@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 if TYPE_CHECKING:
+    from agentapi.upstreams.challenges import Challenge
     from agentapi.upstreams.link import Peer
 
 __all__ = ["Call", "current_call"]
@@ -43,6 +44,8 @@ class Call:
     """Whether it stands for a stream of events and not for something that is done."""
     status: int | None = None
     """Of the HTTP answer."""
+    refusal: Challenge | None = None
+    """What that said of the user's own credential, if it refused it."""
     failure: Exception | None = None
     """Why no answer can come, where the transport found out."""
     done: bool = False

@@ -12,6 +12,8 @@ from agentapi.upstreams.models import Transport
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
+    from agentapi.upstreams.challenges import Challenge
+
 __all__ = ["Channel", "OpenChannel"]
 
 
@@ -23,6 +25,8 @@ class Channel:
     kind: Transport = Transport.HTTP
     last_status: Callable[[], int | None] = lambda: None
     """The last HTTP status, for words about a failure."""
+    refusal: Callable[[], Challenge | None] = lambda: None
+    """What the last HTTP answer said of the user's own credential, if it refused it."""
     ending: Callable[[], str | None] = lambda: None
     """Why the transport ended, in words, where it knows."""
     alive: Callable[[], bool] = lambda: True

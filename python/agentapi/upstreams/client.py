@@ -13,6 +13,7 @@ from mcp_types import LOG_LEVEL_META_KEY
 
 from agentapi.errors import UpstreamError
 from agentapi.upstreams.connections import ConnectionKey, ConnectionPool, Wanted
+from agentapi.upstreams.credentials import with_credential
 from agentapi.upstreams.failures import BrokenError, ClosedError, UnprocessedError
 from agentapi.upstreams.link import Caller, Era, Profile
 from agentapi.upstreams.listening import Filter, listen_on
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from agentapi.principal import OrgId, UpstreamId, UserId
+    from agentapi.upstreams.credentials import Credential, Credentials
     from agentapi.upstreams.link import Peer
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.transports import TransportFactory
@@ -51,6 +53,7 @@ class UpstreamClient:
     Args:
         pool: The connections of the process, running.
         transports: Opens them.
+        credentials: With which.
         clock: Monotonic seconds.
         stdio_sharing: Who shares a stdio process.
     """
@@ -60,11 +63,13 @@ class UpstreamClient:
         pool: ConnectionPool,
         transports: TransportFactory,
         *,
+        credentials: Credentials,
         clock: Callable[[], float],
         stdio_sharing: Sharing = "user",
     ) -> None:
         self._pool = pool
         self._transports = transports
+        self._credentials = credentials
         self._clock = clock
         self._stdio_sharing = stdio_sharing
         self._eras: OrderedDict[tuple[UpstreamId, int], _Known] = OrderedDict()
@@ -90,15 +95,19 @@ class UpstreamClient:
         """Return what ``upstream`` says of itself to this user, remembered for an hour.
 
         Raises:
-            UpstreamError: It cannot be reached.
+            UpstreamError: It cannot be reached, or the user has no credential for it.
         """
         key = _key(upstream, caller)
         remembered = self._profiles.get(key)
         if remembered is not None and self._clock() - remembered[0] < _TRUSTED_S:
             self._profiles.move_to_end(key)
             return remembered[1]
-        async with self._pool.lease(self._shared(upstream, caller)) as link:
-            return link.profile
+
+        async def ask(credential: Credential) -> Profile:
+            async with self._pool.lease(self._shared(upstream, caller, credential)) as link:
+                return link.profile
+
+        return await with_credential(self._credentials, upstream, caller, ask)
 
     async def request(
         self,
@@ -115,8 +124,8 @@ class UpstreamClient:
         """Return the raw result of one request.
 
         A request that the upstream never looked at, because the connection was closed before it was sent or the
-        session forgotten, runs once more on a fresh connection. So does one that is ``repeatable``, a read, when the
-        connection breaks. Nothing else is tried twice.
+        session forgotten, runs once more on a fresh connection; one whose credential it refused, with another one. So
+        does one that is ``repeatable``, a read, when the connection breaks. Nothing else is tried twice.
 
         Args:
             upstream: The server.
@@ -131,13 +140,14 @@ class UpstreamClient:
 
         Raises:
             MCPError: The upstream's own error, unchanged.
+            UpstreamNeedsConnectionError: The user has no credential for it, or one that it does not accept.
             UpstreamTimeoutError: No answer within ``timeout_s``.
             UpstreamError: It cannot be reached, or the connection broke.
         """
+        logs = (params.get("_meta") or {}).get(LOG_LEVEL_META_KEY) is not None
 
-        async def once() -> dict[str, Any]:
-            level = (params.get("_meta") or {}).get(LOG_LEVEL_META_KEY)
-            async with self._pool.lease(await self._wanted(upstream, caller, logs=level is not None)) as link:
+        async def once(credential: Credential) -> dict[str, Any]:
+            async with self._pool.lease(await self._wanted(upstream, caller, credential, logs=logs)) as link:
                 try:
                     return await link.request(
                         method, params, caller=caller, timeout_s=timeout_s, peer=peer, definition=definition
@@ -148,14 +158,17 @@ class UpstreamClient:
                     self._pool.discard(link)
                     raise
 
-        try:
-            return await once()
-        except UnprocessedError:
-            return await once()
-        except ClosedError:
-            if not repeatable:
-                raise
-            return await once()
+        async def attempt(credential: Credential) -> dict[str, Any]:
+            try:
+                return await once(credential)
+            except UnprocessedError:
+                return await once(credential)
+            except ClosedError:
+                if not repeatable:
+                    raise
+                return await once(credential)
+
+        return await with_credential(self._credentials, upstream, caller, attempt)
 
     async def notify(
         self, upstream: Upstream, caller: Caller, method: str, params: Mapping[str, Any] | None = None
@@ -164,7 +177,7 @@ class UpstreamClient:
         if not caller.conversation:
             return
         mine = _key(upstream, caller, conversation=caller.conversation)
-        for link in self._pool.links(lambda key: replace(key, declared="") == mine):
+        for link in self._pool.links(lambda key: replace(key, declared="", credential="") == mine):
             if link.profile.era is Era.LEGACY:
                 await link.notify(method, params)
 
@@ -187,8 +200,15 @@ class UpstreamClient:
             MCPError: It refused.
         """
         wanted = Filter(tools=tools, prompts=prompts, resources=resources, uris=uris)
+
+        async def connect(credential: Credential) -> Credential:
+            async with self._pool.lease(self._shared(upstream, caller, credential)):
+                return credential
+
+        # Whoever listens does so for long, and is told of a refusal when the connection is made, or not at all.
+        credential = await with_credential(self._credentials, upstream, caller, connect)
         async with (
-            self._pool.lease(self._shared(upstream, caller)) as link,
+            self._pool.lease(self._shared(upstream, caller, credential)) as link,
             listen_on(link, wanted, caller, on_event),
         ):
             yield
@@ -205,14 +225,27 @@ class UpstreamClient:
             while len(self._retired) > _MAX_REMEMBERED:
                 self._retired.popitem(last=False)
 
+    def close_user(self, upstream_id: UpstreamId, user_id: UserId, *, at_once: bool) -> None:
+        """Close the connections of a user whose credential for an upstream has changed, or at once if it is gone."""
+
+        def theirs(key: ConnectionKey) -> bool:
+            return key.upstream_id == upstream_id and key.user_id == user_id
+
+        if at_once:
+            self._pool.close(theirs)
+        else:
+            self._pool.retire(theirs)
+        for key in [key for key in self._profiles if key.upstream_id == upstream_id and key.user_id == user_id]:
+            del self._profiles[key]
+
     def end_conversation(self, org_id: OrgId, conversation: str) -> None:
         """Close the connections of a legacy session that has ended."""
         self._pool.close(lambda key: key.org_id == org_id and key.conversation == conversation != "")
 
-    async def _wanted(self, upstream: Upstream, caller: Caller, *, logs: bool) -> Wanted:
+    async def _wanted(self, upstream: Upstream, caller: Caller, credential: Credential, *, logs: bool) -> Wanted:
         era = self.era(upstream)
         if era is None:
-            async with self._pool.lease(self._shared(upstream, caller)) as link:
+            async with self._pool.lease(self._shared(upstream, caller, credential)) as link:
                 era = link.profile.era
         own_process = self._stdio_sharing == "session" or upstream.transport is not Transport.STDIO
         conversation = caller.conversation if own_process else ""
@@ -220,16 +253,23 @@ class UpstreamClient:
             # It is told of its client with each request, so that requests of a user need no connections of their own.
             if upstream.transport is not Transport.STDIO:
                 conversation = ""
-            return self._make(upstream, caller, conversation=conversation, declared={}, alone=False)
+            return self._make(upstream, caller, credential, conversation=conversation, declared={}, alone=False)
         declared = {name: caller.capabilities[name] for name in _ASKABLE if caller.capabilities.get(name) is not None}
         alone = not conversation and (bool(declared) or logs)
-        return self._make(upstream, caller, conversation=conversation, declared=declared, alone=alone)
+        return self._make(upstream, caller, credential, conversation=conversation, declared=declared, alone=alone)
 
-    def _shared(self, upstream: Upstream, caller: Caller) -> Wanted:
-        return self._make(upstream, caller, conversation="", declared={}, alone=False)
+    def _shared(self, upstream: Upstream, caller: Caller, credential: Credential) -> Wanted:
+        return self._make(upstream, caller, credential, conversation="", declared={}, alone=False)
 
     def _make(
-        self, upstream: Upstream, caller: Caller, *, conversation: str, declared: dict[str, Any], alone: bool
+        self,
+        upstream: Upstream,
+        caller: Caller,
+        credential: Credential,
+        *,
+        conversation: str,
+        declared: dict[str, Any],
+        alone: bool,
     ) -> Wanted:
         if upstream.version <= self._retired.get(upstream.id, 0):
             raise UpstreamError(f"Upstream '{upstream.name}' was changed or deleted meanwhile.")
@@ -241,6 +281,7 @@ class UpstreamClient:
             conversation,
             json.dumps(declared, sort_keys=True) if declared else "",
             alone,
+            credential.version,
         )
 
         def opened(profile: Profile) -> None:
@@ -258,7 +299,7 @@ class UpstreamClient:
         return Wanted(
             key,
             upstream.name,
-            self._transports.open(upstream),
+            self._transports.open(upstream, credential),
             era=known.era if known is not None and fresh else None,
             capabilities=declared,
             client_info=caller.client_info if conversation else {},

@@ -9,6 +9,7 @@ opening to closing (the SDK's cancel scopes demand it); calls reach it through i
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,7 @@ import structlog
 from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError, UpstreamTimeoutError, first_leaf
 from agentapi.upstreams.backoff import Backoff
 from agentapi.upstreams.calls import current_call
-from agentapi.upstreams.failures import ProbeBrokeError
+from agentapi.upstreams.failures import CredentialRefusedError, ProbeBrokeError
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.reasons import reason_of
@@ -59,6 +60,8 @@ class ConnectionKey:
     """What was declared to a legacy server, as JSON; empty for nothing."""
     alone: bool = False
     """Whether one request at a time has the connection to itself."""
+    credential: str = ""
+    """The version of the credential that it was opened with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ class _Connection:
     failure: UpstreamError | None = None
     crashed: bool = False
     """Whether its process ended, if it has one, and nobody told it to."""
+    retired: bool = False
+    """Whether no further call gets it, so that it ends with the last of those that have it."""
     in_flight: int = 0
     last_used: float = 0.0
 
@@ -182,7 +187,7 @@ class ConnectionPool:
         finally:
             connection.in_flight -= 1
             connection.last_used = self._clock()
-            if link.closed.is_set():
+            if link.closed.is_set() or (connection.retired and connection.in_flight == 0):
                 self._discard(connection)
 
     def discard(self, link: Link) -> None:
@@ -201,6 +206,12 @@ class ConnectionPool:
         for connection in closed:
             self._discard(connection)
         return [connection.key for connection in closed]
+
+    def retire(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
+        """Give the connections whose key is ``unwanted`` to no further call; each is closed when its last has ended."""
+        for connection in self._all():
+            if unwanted(connection.key):
+                self._retire(connection)
 
     def close_idle(self) -> None:
         """Close the connections that no call has used for ``idle_s``."""
@@ -229,14 +240,14 @@ class ConnectionPool:
 
     def _at_hand(self, key: ConnectionKey) -> _Connection | None:
         for connection in self._connections.get(key, ()):
-            if not key.alone or connection.in_flight == 0:
+            if not connection.retired and (not key.alone or connection.in_flight == 0):
                 return connection
         return None
 
     def _begin(self, wanted: Wanted) -> _Connection:
         if self._tasks is None:
             raise UpstreamError("The gateway is shutting down.")
-        self._close_superseded(wanted.key)
+        self.retire(lambda old: _is_superseded(old, wanted.key))
         self._backoff.check(wanted.key, wanted.name)
         self._make_room(wanted.key)
         connection = _Connection(wanted, last_used=self._clock())
@@ -320,11 +331,10 @@ class ConnectionPool:
     def _all(self) -> list[_Connection]:
         return [connection for siblings in self._connections.values() for connection in siblings]
 
-    def _close_superseded(self, key: ConnectionKey) -> None:
-        """Close what is idle of the upstream's older versions: no call will ask for it again."""
-        for old in self._all():
-            if old.key.upstream_id == key.upstream_id and old.key.version < key.version and old.in_flight == 0:
-                self._discard(old)
+    def _retire(self, connection: _Connection) -> None:
+        connection.retired = True
+        if connection.in_flight == 0:
+            self._discard(connection)
 
     def _make_room(self, key: ConnectionKey) -> None:
         """Let the longest idle connection give way where a bound is reached.
@@ -365,7 +375,15 @@ class ConnectionPool:
 def _raise_again(failure: UpstreamError | None) -> None:
     """Give each waiter an error of its own: a traceback is not shared."""
     if failure is not None:
-        raise type(failure)(failure.message) from failure
+        raise copy.copy(failure).with_traceback(None) from failure
+
+
+def _is_superseded(old: ConnectionKey, new: ConnectionKey) -> bool:
+    """Return whether no call will ask for ``old`` again: the upstream, or the user's credential, has changed."""
+    if old.upstream_id != new.upstream_id:
+        return False
+    same_caller = old.version == new.version and old.user_id == new.user_id
+    return old.version < new.version or (same_caller and old.credential != new.credential)
 
 
 def _user(key: ConnectionKey) -> tuple[object, object]:
@@ -377,6 +395,9 @@ def _in_words(error: Exception, connection: _Connection) -> UpstreamError:
     if isinstance(leaf, UpstreamNeedsConnectionError):
         return leaf
     reason = reason_of(error, channel.last_status() if channel is not None else None)
+    refusal = channel.refusal() if channel is not None else None
+    if refusal is not None:
+        return CredentialRefusedError(f"Upstream '{name}' is unavailable: {reason}.", refusal)
     too_late = isinstance(leaf, UpstreamTimeoutError)
     if channel is not None and not too_late:
         reason = channel.ending() or reason

@@ -13,6 +13,7 @@ import anyio
 from mcp import MCPError
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
+from agentapi.upstreams.challenges import Challenge, parse_challenge
 from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BrokenError",
     "ClosedError",
+    "CredentialRefusedError",
     "HttpRefusalError",
     "ProbeBrokeError",
     "UnprocessedError",
     "is_closed",
     "is_http_refusal",
     "judge",
+    "refusal_of",
 ]
 
 _CLOSED: Final = "Connection closed"
@@ -51,6 +54,26 @@ class BrokenError(ClosedError):
 
 class UnprocessedError(UpstreamError):
     """The upstream never looked at the request: the connection was closed, or its session forgotten, before."""
+
+
+class CredentialRefusedError(UpstreamError):
+    """The upstream answered that a user's own credential is not good, or not good enough, and did nothing."""
+
+    def __init__(self, message: str, challenge: Challenge | None = None) -> None:
+        super().__init__(message)
+        self.challenge = challenge or Challenge()
+
+
+def refusal_of(status: int, headers: list[str]) -> Challenge | None:
+    """Return what an HTTP status and its ``WWW-Authenticate`` say of the credential; None if nothing is wrong with it.
+
+    A 403 counts where it says that scopes are missing (MCP 2026-07-28, "Scope Challenge Handling").
+    """
+    if status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return None
+    challenge = parse_challenge(headers)
+    missing = challenge.error == "insufficient_scope"
+    return challenge if missing or status == HTTPStatus.UNAUTHORIZED else None
 
 
 class ProbeBrokeError(Exception):
@@ -88,6 +111,8 @@ def judge(  # noqa: C901, PLR0911 - one line per kind of failure reads better th
         on_pipe: Whether nobody notes when a request is sent.
         ending: Why the transport ended, where it knows.
     """
+    if call.refusal is not None:
+        return CredentialRefusedError(f"Upstream '{name}' failed: {reason_of(error, call.status)}.", call.refusal)
     if call.failure is not None:
         return BrokenError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
     if isinstance(error, TimeoutError):

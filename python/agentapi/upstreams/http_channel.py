@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Final, Self
 import httpx2
 
 from agentapi.upstreams.calls import current_call
+from agentapi.upstreams.failures import refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
+
+    from agentapi.upstreams.challenges import Challenge
 
 __all__ = ["WatchedTransport"]
 
@@ -33,10 +36,13 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
         inner: What sends them.
         answers_elsewhere: Whether the answer to a POST comes on another stream, as with SSE: then a POST that fails
             must end the wait for it.
+        own: Whether the credential is a user's own, so that its refusal is told from other failures.
     """
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport, *, answers_elsewhere: bool) -> None:
+    def __init__(self, inner: httpx2.AsyncBaseTransport, *, answers_elsewhere: bool, own: bool = False) -> None:
         self.last_status: int | None = None
+        self.refusal: Challenge | None = None
+        self._own = own
         self._inner = inner
         self._answers_elsewhere = answers_elsewhere
 
@@ -61,10 +67,11 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
                 else:
                     call.failure = error
             return httpx2.Response(HTTPStatus.SERVICE_UNAVAILABLE, request=request)
-        self.last_status = response.status_code
+        self._note(response)
         if not awaited or call is None:
             return response
         call.status = response.status_code
+        call.refusal = self.refusal
         if self._answers_elsewhere:
             if not response.is_success:
                 call.fail(httpx2.HTTPStatusError("", request=request, response=response))
@@ -78,6 +85,11 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
             stream=_WatchedStream(stream),
             extensions=response.extensions,
         )
+
+    def _note(self, response: httpx2.Response) -> None:
+        self.last_status = response.status_code
+        if self._own:
+            self.refusal = refusal_of(response.status_code, response.headers.get_list("www-authenticate"))
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,8 +2,9 @@
 
 Invariants:
 
-* A connection is used by one organisation for one version of one upstream, so that what one tenant does to a
-  connection is never seen by another, and a changed configuration never meets an old connection.
+* A connection is used by one organisation for one version of one upstream, and where the credential is a user's own by
+  that user with that credential, so that what one does to a connection is never seen by another, and a changed
+  configuration or credential never meets an old connection.
 * It carries one request at a time, and lies in the pool only while its last answer ended well.
 * Open connections are bounded, in all, for each organisation and for each upstream; beyond that a request is refused
   at once. An organisation at its bound makes room among its own, so that none takes the connections of another.
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from agentapi.egress.dialer import Destination, Dialer
     from agentapi.egress.http1 import Http1Connection
-    from agentapi.principal import OrgId, UpstreamId
+    from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.settings import Settings
 
 __all__ = ["HttpPool", "PoolExhaustedError", "PoolKey", "Pooled"]
@@ -47,6 +48,10 @@ class PoolKey:
     org_id: OrgId
     upstream_id: UpstreamId
     version: int
+    user_id: UserId | None = None
+    """Whose own credential it carries; None for a shared one."""
+    credential: str = ""
+    """The version of that."""
 
 
 @dataclass(slots=True, eq=False)
@@ -173,6 +178,12 @@ class HttpPool:
         """Close a connection that was lent out or taken off the pool."""
         pooled.connection.abort()
         self._forget(pooled.key)
+
+    def close(self, unwanted: Callable[[PoolKey], bool]) -> None:
+        """Close what lies in the pool for a key that is ``unwanted``; what is lent out may lie there its time."""
+        for key in [key for key in self._idle if unwanted(key)]:
+            for pooled in self._idle.pop(key):
+                self.discard(pooled)
 
     def close_idle(self) -> None:
         """Close what has lain for too long, and what its server has closed."""

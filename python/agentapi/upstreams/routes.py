@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,18 @@ from starlette.routing import Route
 from agentapi.api_input import INVALID_BODY, decode_cursor, encode_cursor, known_id, page_limit, parse, read_json
 from agentapi.errors import FieldError, InvalidRequestError
 from agentapi.principal import UpstreamId
+from agentapi.upstreams.link import Caller
 from agentapi.upstreams.probe import probe
 from agentapi.upstreams.requests import ConnectionTest, UpstreamInput
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import Request
 
     from agentapi.principal import Principal
+    from agentapi.upstreams.channel import Channel
+    from agentapi.upstreams.credentials import Credentials
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.registration import Registration
     from agentapi.upstreams.registry import UpstreamRegistry
@@ -39,6 +43,7 @@ class UpstreamRoutes:
         authorize: Gives the principal of a request.
         registry: The stored upstreams.
         transports: Opens connections for the test.
+        credentials: With which.
         registration: Checks and builds upstreams.
         test_timeout_s: Bound on a connection test.
     """
@@ -49,12 +54,14 @@ class UpstreamRoutes:
         authorize: Callable[[Request], Awaitable[Principal]],
         registry: UpstreamRegistry,
         transports: TransportFactory,
+        credentials: Credentials,
         registration: Registration,
         test_timeout_s: float,
     ) -> None:
         self._authorize = authorize
         self._registry = registry
         self._transports = transports
+        self._credentials = credentials
         self._registration = registration
         self._test_timeout_s = test_timeout_s
 
@@ -148,7 +155,15 @@ class UpstreamRoutes:
         else:
             upstream = await self._registry.get(principal, _id(given.id or ""))
             self._registry.require_write(principal, upstream.scope)
-        result = await probe(self._transports.open(upstream), timeout_s=self._test_timeout_s)
+        caller = Caller(principal.org_id, principal.user_id)
+
+        @contextlib.asynccontextmanager
+        async def opened() -> AsyncIterator[Channel]:
+            credential = await self._credentials.credential(upstream, caller)
+            async with self._transports.open(upstream, credential)() as channel:
+                yield channel
+
+        result = await probe(opened, timeout_s=self._test_timeout_s)
         return JSONResponse(asdict(result))
 
 

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
@@ -21,6 +22,8 @@ from agentapi.upstreams.sandbox import Mode, SandboxLimits, SandboxSupport, requ
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+
+    from pydantic import SecretStr
 
     from agentapi.settings import Settings, StdioCommand
 
@@ -106,12 +109,18 @@ class StdioCommands:
         return command
 
     @asynccontextmanager
-    async def parameters(self, name: str) -> AsyncIterator[StdioServerParameters]:
+    async def parameters(
+        self, name: str, environment: Mapping[str, SecretStr] = MappingProxyType({})
+    ) -> AsyncIterator[StdioServerParameters]:
         """Make a directory for one run of a command and yield what ``mcp.client.stdio`` starts it with.
 
         The directory is removed on leaving, so leave only once the process has ended::
 
             async with commands.parameters("time") as parameters, stdio_client(parameters) as streams: ...
+
+        Args:
+            name: Of the command.
+            environment: Variables besides the command's own and those of every command, which win.
 
         Raises:
             InvalidRequestError: The command is not on the list.
@@ -119,7 +128,7 @@ class StdioCommands:
         command = self.get(name)
         directory = await anyio.to_thread.run_sync(self._make_directory)
         try:
-            yield await anyio.to_thread.run_sync(self._prepare, command, directory)
+            yield await anyio.to_thread.run_sync(self._prepare, command, directory, environment)
         finally:
             with anyio.CancelScope(shield=True):
                 removed = await anyio.to_thread.run_sync(_remove, directory)
@@ -133,10 +142,13 @@ class StdioCommands:
         (directory / "tmp").mkdir(mode=0o700)
         return directory
 
-    def _prepare(self, command: StdioCommand, directory: Path) -> StdioServerParameters:
+    def _prepare(
+        self, command: StdioCommand, directory: Path, environment: Mapping[str, SecretStr]
+    ) -> StdioServerParameters:
         # The SDK merges these over six variables of the gateway (HOME, LOGNAME, PATH, SHELL, TERM, USER). Two
         # are set here; the launcher drops the rest, since it passes on only the names it is told.
         env = {
+            **{name: value.get_secret_value() for name, value in environment.items()},
             "PATH": self._path,
             "HOME": str(directory),
             "TMPDIR": str(directory / "tmp"),

@@ -69,7 +69,8 @@ class Bench:
     async def credential(self, tenant: Tenant | None = None) -> str:
         principal = (tenant or self.tenant).principal
         caller = Caller(principal.org_id, principal.user_id)
-        return (await self.room.credentials.credential(self.upstream, caller))["Authorization"]
+        credential = await self.room.credentials.credential(self.upstream, caller)
+        return credential.headers["Authorization"].get_secret_value()
 
     async def rows(self, table: str) -> int:
         async with self.database.tenant_transaction(self.principal) as connection:

@@ -84,7 +84,8 @@ class Set:
     async def credential(self) -> str:
         principal = self.bench.principal
         caller = Caller(principal.org_id, principal.user_id)
-        return (await self.room.credentials.credential(self.bench.upstream, caller))["Authorization"]
+        credential = await self.room.credentials.credential(self.bench.upstream, caller)
+        return credential.headers["Authorization"].get_secret_value()
 
     async def connection(self) -> Connection:
         return (await self.room.book.page(self.bench.principal, limit=1, after=None))[0]

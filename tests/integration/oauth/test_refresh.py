@@ -79,7 +79,7 @@ async def test_a_hundred_calls_in_two_processes_make_one_refresh(
         await second.refresher.aclose()
     await other.close()
     assert bench.provider.refreshes == 1
-    assert {credential["Authorization"] for credential in given} == {await bench.credential()} != {old}
+    assert {each.headers["Authorization"].get_secret_value() for each in given} == {await bench.credential()} != {old}
 
 
 async def test_the_rotated_token_is_the_one_used_next(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from agentapi.gateway.relay_passage import RelayLimits
 from agentapi.gateway.reply import StreamLimits
 from agentapi.gateway.request_state import RequestStates
 from agentapi.principal import UpstreamId
+from agentapi.upstreams.credentials import SharedSecrets
 from agentapi.upstreams.http_pool import HttpPool
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Auth
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Message
 
+    from agentapi.principal import Principal
+    from agentapi.upstreams.credentials import Credentials
     from agentapi.upstreams.models import Upstream
 
 KEYRING = Keyring.parse(Keyring.generate("k1"))
@@ -133,13 +136,14 @@ class Relaying:
         body: bytes | None = None,
         headers: list[tuple[bytes, bytes]] | None = None,
         client: AsgiClient | None = None,
+        principal: Principal = PRINCIPAL,
     ) -> AsgiClient:
         client = client or AsgiClient()
         if body is None:
             given: dict[str, Any] = params if params is not None else {wanted.member: wanted.public_name}
             body = json.dumps(modern_message(method, given)).encode()
         exchange = Exchange(
-            principal=PRINCIPAL,
+            principal=principal,
             view=cast("Any", None),
             toolset=None,
             client=ClientTraits(Era.MODERN, "2026-07-28"),
@@ -170,6 +174,7 @@ async def relaying(
     stream_limits: StreamLimits | None = None,
     clock: Callable[[], float] | None = None,
     max_connections: int = 8,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[Relaying]:
     finished: list[dict[str, Any]] = []
 
@@ -190,7 +195,7 @@ async def relaying(
         relay = ByteRelay(
             dialer=opened.dialer,
             pool=pool,
-            keyring=KEYRING,
+            credentials=credentials or SharedSecrets(KEYRING),
             states=states,
             finish=finish,
             era=lambda _: Era.MODERN,

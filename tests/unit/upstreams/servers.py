@@ -25,6 +25,7 @@ from agentapi.principal import UserId
 from agentapi.settings import StdioCommand
 from agentapi.upstreams.client import Sharing, UpstreamClient
 from agentapi.upstreams.connections import ConnectionPool, Limits
+from agentapi.upstreams.credentials import SharedSecrets
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.models import Transport, Upstream
 from agentapi.upstreams.sandbox import SandboxLimits, SandboxSupport
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from agentapi.upstreams.credentials import Credentials
 
 INFO = {"name": "test-client", "version": "9"}
 ALICE = Caller(ORG, USER, client_info=INFO)
@@ -228,6 +231,7 @@ async def world(
     clock: Callable[[], float] = time.monotonic,
     sharing: Sharing = "user",
     max_message_bytes: int = 1024 * 1024,
+    credentials: Credentials | None = None,
     **commands: StdioCommand,
 ) -> AsyncIterator[World]:
     policy = AddressPolicy(allow_networks=(ipaddress.ip_network("127.0.0.0/8"),), allow_http=True)
@@ -240,12 +244,11 @@ async def world(
             support=SandboxSupport(None, False, True, True, True, False),
             mode="off",
         )
-        keyring = Keyring.parse(Keyring.generate("k"))
-        transports = TransportFactory(
-            egress=egress, commands=allowed, keyring=keyring, max_message_bytes=max_message_bytes
-        )
+        transports = TransportFactory(egress=egress, commands=allowed, max_message_bytes=max_message_bytes)
+        given = credentials or SharedSecrets(Keyring.parse(Keyring.generate("k")))
         async with pool.run():
-            yield World(UpstreamClient(pool, transports, clock=clock, stdio_sharing=sharing), pool, egress)
+            client = UpstreamClient(pool, transports, credentials=given, clock=clock, stdio_sharing=sharing)
+            yield World(client, pool, egress)
 
 
 def http(url: str, name: str = "up", number: int = 1, **changes: Any) -> Upstream:
