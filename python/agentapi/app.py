@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentapi._core import Keyring, KeyringError
+from agentapi.audit.log import AuditLog
 from agentapi.egress.client import Egress
 from agentapi.errors import (
     AgentAPIError,
@@ -192,6 +193,10 @@ async def _routes(
 ) -> list[BaseRoute]:
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
+    audit = AuditLog(
+        database, mode=settings.audit_mode, flush_s=settings.audit_flush_s, max_queue=settings.audit_max_queue
+    )
+    await stack.enter_async_context(audit.run())
     admission = Admission(database, clock=clock)
     registry = UpstreamRegistry(database, clock=clock)
     policies = PolicyRegistry(database, clock=clock)

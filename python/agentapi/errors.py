@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentAPIError",
+    "AuditUnavailableError",
     "ConflictError",
     "EgressRefusedError",
     "FieldError",
@@ -169,6 +170,12 @@ class StorageUnavailableError(AgentAPIError):
     """The database cannot be reached now."""
 
     code = "storage_unavailable"
+
+
+class AuditUnavailableError(StorageUnavailableError):
+    """The audit log cannot be written now, and without it nothing is done."""
+
+    code = "audit_unavailable"
 
 
 class UpstreamError(AgentAPIError):

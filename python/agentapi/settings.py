@@ -222,6 +222,13 @@ class Settings(BaseSettings):
     """Requests a minute of all users of an organisation together. Unset: no limit."""
     rate_limit_org_burst: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
 
+    audit_mode: Literal["strict", "buffered", "off"] = "strict"
+    """Whether a tool call is answered once its row is committed, or soon after it, or has no row; changes always do."""
+    audit_flush_s: Annotated[float, Field(gt=0, le=60)] = 0.25
+    """How long rows that nobody waits for may gather; a crash loses them."""
+    audit_max_queue: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
+    """Rows that wait to be written at most."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 

@@ -9,6 +9,8 @@ from uuid import uuid4
 
 import structlog
 
+from agentapi.observability.request_context import current_request
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -59,6 +61,7 @@ class RequestContextMiddleware:
             await send(message)
 
         failed: str | None = None
+        served = current_request.set(scope)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, observed)
@@ -66,6 +69,7 @@ class RequestContextMiddleware:
                 failed = type(error).__name__
                 raise
             finally:
+                current_request.reset(served)
                 elapsed_ms = round((self._clock() - started) * 1000, 2)
                 fallback = 500 if failed is not None and failed != "CancelledError" else _CLIENT_CLOSED
                 _log_request(scope, status or fallback, elapsed_ms, sent, failed)

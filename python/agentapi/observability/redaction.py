@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
 
-__all__ = ["REDACTED", "redact", "scrub"]
+__all__ = ["REDACTED", "is_sensitive", "redact", "scrub"]
 
 REDACTED: Final = "[redacted]"
 
@@ -88,7 +88,7 @@ def redact(_logger: WrappedLogger | None, _method: str, event_dict: EventDict) -
 def _value(key: str, value: object, depth: int) -> object:
     if value is None or isinstance(value, bool):
         return value
-    if depth > _MAX_DEPTH or _is_sensitive(key):
+    if depth > _MAX_DEPTH or is_sensitive(key):
         return REDACTED
     # Nearly all values are strings, which need not be asked whether they are of the abstract kinds below.
     if isinstance(value, str):
@@ -101,7 +101,8 @@ def _value(key: str, value: object, depth: int) -> object:
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_sensitive(key: str) -> bool:
+def is_sensitive(key: str) -> bool:
+    """Return whether what goes by the name ``key`` is a secret as a rule."""
     return _KEY.search(key) is not None
 
 

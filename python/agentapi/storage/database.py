@@ -160,6 +160,12 @@ class Database:
         async with self._transaction(org_slug=org_slug) as connection:
             yield connection
 
+    @asynccontextmanager
+    async def statements(self) -> AsyncIterator[Connection]:
+        """Lend a connection outside any transaction, for statements that each set whose rows they see."""
+        async with self._acquire() as connection:
+            yield connection
+
     async def ping(self) -> None:
         """Make one round trip to the database.
 

@@ -1,0 +1,30 @@
+"""An audit log over a pool of its own, as one process has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agentapi.storage.database import Database
+from integration.audit.logs import running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentapi.audit.log import AuditLog
+    from agentapi.storage.embedded import EmbeddedPostgres
+
+
+@pytest.fixture
+async def pool(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """More than one connection, so that transactions can meet."""
+    database = await Database.connect(postgres.app_dsn, pool_min=0, pool_max=8, timeout_s=5.0)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def log(pool: Database) -> AsyncIterator[AuditLog]:
+    async with running(pool) as log:
+        yield log
