@@ -268,7 +268,7 @@ async def _routes(
         request.state.principal = principal
         return principal
 
-    registration = Registration(keyring=keyring, check_url=egress.check, commands=commands.names)
+    registration = Registration(keyring=keyring, check_url=egress.check, commands=commands.user_variables)
     upstreams = UpstreamRoutes(
         authorize=authorize,
         registry=registry,

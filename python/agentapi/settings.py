@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_state_path
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from agentapi.errors import StartupError
@@ -93,7 +93,15 @@ class StdioCommand(_Strict):
     env: dict[str, SecretStr] = {}
     readable: tuple[Path, ...] = ()
     """Directories outside the system's that the command may read in its sandbox: its code, its data."""
+    user_env: frozenset[str] = frozenset()
+    """Variables that users may bring values of their own for, where an organisation's form asks for it."""
     description: str = ""
+
+    @model_validator(mode="after")
+    def _keeps_its_own_variables(self) -> Self:
+        if self.user_env & self.env.keys():
+            raise ValueError("a variable is in 'env' or in 'user_env'")
+        return self
 
 
 class Settings(BaseSettings):

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from agentapi.errors import InvalidRequestError
 from agentapi.settings import StdioCommand
+from agentapi.upstreams.headers import carries_credential, is_header_value
 from agentapi.upstreams.models import Auth, Transport
-from agentapi.upstreams.requests import carries_credential, is_header_value
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
+    from agentapi.upstreams.forms import CredentialForm
 
 __all__ = ["Auth", "Scope", "Transport", "Upstream", "secret_aad"]
 
@@ -29,6 +30,8 @@ class Auth(StrEnum):
     BEARER = "bearer"
     API_KEY = "api_key"
     OAUTH = "oauth"
+    USER = "user"
+    """Each user's own, asked for by the upstream's form."""
 
 
 class Scope(StrEnum):
@@ -54,6 +57,8 @@ class Upstream:
     auth: Auth = Auth.NONE
     auth_header: str | None = None
     secret: bytes | None = field(default=None, repr=False)
+    credential_form: CredentialForm | None = None
+    """What each user is asked for; set if auth is user."""
     scope: Scope = Scope.ORGANIZATION
     owner_id: UserId | None = None
     """Set if the scope is user."""

@@ -14,7 +14,7 @@ from agentapi.upstreams.requests import check_input
 from agentapi.upstreams.secrets import seal_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from agentapi._core import Keyring
     from agentapi.principal import Principal
@@ -30,15 +30,20 @@ class Registration:
     Args:
         keyring: Seals secrets.
         check_url: Raises ``EgressRefusedError`` for a URL that the gateway must not call.
-        commands: Names of the allowed stdio commands.
+        commands: The allowed stdio commands, each with the variables that users may bring to it.
     """
 
     def __init__(
-        self, *, keyring: Keyring, check_url: Callable[[str], Awaitable[None]], commands: Iterable[str]
+        self,
+        *,
+        keyring: Keyring,
+        check_url: Callable[[str], Awaitable[None]],
+        commands: Mapping[str, Collection[str]],
     ) -> None:
         self._keyring = keyring
         self._check_url = check_url
         self.commands = tuple(sorted(commands))
+        self._variables = dict(commands)
 
     async def check(self, given: UpstreamInput, stored: Upstream | None = None) -> None:
         """Check what depends on more than one field, on ``stored`` that it replaces, and on where it leads.
@@ -55,7 +60,7 @@ class Registration:
             except UpstreamError:
                 # A name that does not resolve now may resolve later; the guard looks again at every connection.
                 refusal = None
-        check_input(given, stored=stored, refusal=refusal, commands=self.commands)
+        check_input(given, stored=stored, refusal=refusal, commands=self._variables)
 
     def new(self, principal: Principal, workspace: Workspace, given: UpstreamInput) -> Upstream:
         """Return what was sent as a new upstream of ``workspace``."""
@@ -70,6 +75,7 @@ class Registration:
             command=given.command,
             auth=given.auth,
             auth_header=given.auth_header,
+            credential_form=given.credential_form,
             secret=None,
             scope=given.scope,
             owner_id=principal.user_id if given.scope is Scope.USER else None,
@@ -92,6 +98,7 @@ class Registration:
             command=given.command,
             auth=given.auth,
             auth_header=given.auth_header,
+            credential_form=given.credential_form,
             secret=self._secret(given, stored),
             enabled=given.enabled,
             description=given.description,

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from agentapi.api_input import INVALID_BODY
 from agentapi.errors import FieldError, InvalidRequestError
+from agentapi.upstreams.forms import CredentialForm, form_complaints
+from agentapi.upstreams.headers import carries_credential, is_header_value
 from agentapi.upstreams.models import Auth, Scope, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["ConnectionTest", "UpstreamInput", "carries_credential", "check_input", "is_header_value"]
+__all__ = ["ConnectionTest", "UpstreamInput", "check_input"]
 
 _SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 _TEXT = r"^[^\x00]*$"
 """PostgreSQL stores every character but one."""
-
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
-"""Field names and values of RFC 9110, section 5, without the obsolete forms."""
-
-_RESERVED_HEADERS = frozenset(
-    {
-        "accept", "connection", "content-length", "content-type", "cookie", "host", "last-event-id", "mcp-method",
-        "mcp-name", "mcp-protocol-version", "mcp-session-id", "te", "trailer", "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
 
 
 class UpstreamInput(BaseModel):
@@ -47,6 +37,7 @@ class UpstreamInput(BaseModel):
     auth: Auth = Auth.NONE
     auth_header: Annotated[str, Field(max_length=64)] | None = None
     secret: Annotated[SecretStr, Field(max_length=8192)] | None = None
+    credential_form: CredentialForm | None = None
     scope: Scope = Scope.ORGANIZATION
     enabled: bool = True
     description: Annotated[str, Field(max_length=1000, pattern=_TEXT)] = ""
@@ -66,7 +57,7 @@ def check_input(
     *,
     stored: Upstream | None,
     refusal: str | None,
-    commands: Iterable[str],
+    commands: Mapping[str, Collection[str]],
 ) -> None:
     """Check what depends on more than one field.
 
@@ -74,26 +65,16 @@ def check_input(
         given: The body.
         stored: What it replaces, or None for a new one.
         refusal: Why the address guard refuses the endpoint, or None where it does not.
-        commands: Names of the allowed stdio commands.
+        commands: The allowed stdio commands, each with the variables that users may bring to it.
 
     Raises:
         InvalidRequestError: All complaints at once.
     """
-    complaints = [*_target(given, refusal, commands), *_credential(given, stored)]
+    complaints = [*_target(given, refusal, commands), *_credential(given, stored), *_form(given, commands)]
     if stored is not None and given.scope is not stored.scope:
         complaints.append(FieldError("/scope", "The scope of a configuration cannot change; create another one."))
     if complaints:
         raise InvalidRequestError(INVALID_BODY, tuple(complaints))
-
-
-def carries_credential(header: str) -> bool:
-    """Return whether an upstream's credential may travel in ``header``: a field name that the transport leaves free."""
-    return _HEADER_NAME.fullmatch(header) is not None and header.lower() not in _RESERVED_HEADERS
-
-
-def is_header_value(text: str) -> bool:
-    """Return whether ``text`` can be sent as it is in a header field (RFC 9110, section 5.5)."""
-    return _HEADER_VALUE.fullmatch(text) is not None
 
 
 def _target(given: UpstreamInput, refusal: str | None, commands: Iterable[str]) -> Iterable[FieldError]:
@@ -114,7 +95,7 @@ def _target(given: UpstreamInput, refusal: str | None, commands: Iterable[str]) 
 
 
 def _credential(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldError]:
-    if given.transport is Transport.STDIO and given.auth is not Auth.NONE:
+    if given.transport is Transport.STDIO and given.auth not in {Auth.NONE, Auth.USER}:
         yield FieldError("/auth", "A stdio server takes its credential from the allowed command's environment.")
         return
     if given.auth_header is not None:
@@ -138,6 +119,18 @@ def _secret(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldErro
         elif _destination(given) != _destination(stored):
             # Whoever may edit must not thereby learn: a kept secret never follows to another address.
             yield FieldError("/secret", "Give the secret again: the stored one goes only where it was meant to go.")
+
+
+def _form(given: UpstreamInput, commands: Mapping[str, Collection[str]]) -> Iterable[FieldError]:
+    if (given.auth is Auth.USER) is not (given.credential_form is not None):
+        yield FieldError("/credential_form", "Auth 'user' needs a form, and no other takes one.")
+    elif given.credential_form is not None:
+        yield from form_complaints(
+            given.credential_form,
+            is_command=given.transport is Transport.STDIO,
+            endpoint=given.endpoint,
+            variables=commands.get(given.command or "", ()),
+        )
 
 
 def _destination(upstream: UpstreamInput | Upstream) -> tuple[object, ...]:

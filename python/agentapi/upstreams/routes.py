@@ -169,6 +169,7 @@ class UpstreamRoutes:
 
 def _document(upstream: Upstream, workspace: str) -> dict[str, Any]:
     """Return what a client may see of ``upstream``: everything but the secret."""
+    form = upstream.credential_form
     return {
         "id": str(upstream.id),
         "workspace": workspace,
@@ -178,6 +179,7 @@ def _document(upstream: Upstream, workspace: str) -> dict[str, Any]:
         "command": upstream.command,
         "auth": upstream.auth,
         "auth_header": upstream.auth_header,
+        "credential_form": None if form is None else form.model_dump(mode="json"),
         "has_secret": upstream.secret is not None,
         "scope": upstream.scope,
         "enabled": upstream.enabled,

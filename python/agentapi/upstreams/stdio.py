@@ -93,6 +93,11 @@ class StdioCommands:
         """The names that tenants may use, sorted."""
         return tuple(sorted(self._commands))
 
+    @property
+    def user_variables(self) -> dict[str, frozenset[str]]:
+        """The variables that users may bring to each command."""
+        return {name: command.user_env for name, command in self._commands.items()}
+
     def get(self, name: str) -> StdioCommand:
         """Return the command called ``name``.
 

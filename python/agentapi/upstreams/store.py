@@ -13,6 +13,7 @@ import asyncpg
 
 from agentapi.errors import ConflictError, NotFoundError
 from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
+from agentapi.upstreams.forms import CredentialForm
 from agentapi.upstreams.models import Auth, Scope, Transport, Upstream
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ __all__ = [
 ]
 
 _COLUMNS = (
-    "id, org_id, workspace_id, name, transport, endpoint, command, auth, auth_header, secret, scope,"
-    " owner_id, enabled, description, version, created_by, created_at, updated_at"
+    "id, org_id, workspace_id, name, transport, endpoint, command, auth, auth_header, secret, credential_form,"
+    " scope, owner_id, enabled, description, version, created_by, created_at, updated_at"
 )
 _INSERT = f"""
 INSERT INTO upstreams ({_COLUMNS})
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 """  # noqa: S608 - the columns are the constant above
 _GET = f"SELECT {_COLUMNS} FROM upstreams WHERE id = $1"  # noqa: S608
 _PAGE_OF_ORGANIZATION = f"""
@@ -54,7 +55,7 @@ SELECT {_COLUMNS} FROM upstreams WHERE workspace_id = $1 AND enabled ORDER BY na
 _UPDATE = f"""
 UPDATE upstreams SET
     name = $3, transport = $4, endpoint = $5, command = $6, auth = $7, auth_header = $8, secret = $9,
-    enabled = $10, description = $11, version = version + 1, updated_at = $12
+    credential_form = $10, enabled = $11, description = $12, version = version + 1, updated_at = $13
 WHERE id = $1 AND version = $2
 RETURNING {_COLUMNS}
 """  # noqa: S608
@@ -85,6 +86,7 @@ async def insert_upstream(connection: Connection, upstream: Upstream) -> None:
             upstream.auth,
             upstream.auth_header,
             upstream.secret,
+            _form(upstream),
             upstream.scope,
             upstream.owner_id,
             upstream.enabled,
@@ -163,6 +165,7 @@ async def update_upstream(connection: Connection, upstream: Upstream, *, now: da
             upstream.auth,
             upstream.auth_header,
             upstream.secret,
+            _form(upstream),
             upstream.enabled,
             upstream.description,
             now,
@@ -189,7 +192,13 @@ def _name_taken(name: str) -> ConflictError:
     return ConflictError(f"The name {name} is taken in this workspace.")
 
 
+def _form(upstream: Upstream) -> str | None:
+    form = upstream.credential_form
+    return None if form is None else form.model_dump_json(exclude_defaults=True)
+
+
 def _upstream(row: asyncpg.Record) -> Upstream:
+    form = row["credential_form"]
     return Upstream(
         id=UpstreamId(row["id"]),
         org_id=OrgId(row["org_id"]),
@@ -201,6 +210,7 @@ def _upstream(row: asyncpg.Record) -> Upstream:
         auth=Auth(row["auth"]),
         auth_header=row["auth_header"],
         secret=row["secret"],
+        credential_form=None if form is None else CredentialForm.model_validate_json(form),
         scope=Scope(row["scope"]),
         owner_id=None if row["owner_id"] is None else UserId(row["owner_id"]),
         enabled=row["enabled"],

@@ -50,6 +50,7 @@ async def test_a_configuration_is_created_with_its_defaults(api: Api) -> None:
         "command": None,
         "auth": "none",
         "auth_header": None,
+        "credential_form": None,
         "has_secret": False,
         "scope": "organization",
         "enabled": True,

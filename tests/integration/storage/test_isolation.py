@@ -35,9 +35,10 @@ TENANT_TABLES = (
     "oauth_upstreams",
     "oauth_flows",
     "oauth_connections",
+    "brought_credentials",
 )
 _WRITABLE: tuple[str | None, ...] = ("name", "name", "email", "name", "document", "description", "revision", "state")
-_WRITABLE += ("client_id", "provider", None, "status")
+_WRITABLE += ("client_id", "provider", None, "status", "status")
 """A column of each that the application may update; of flows it may update none."""
 
 APPEND_ONLY = {"audit_log", "audit_checkpoints"}
@@ -237,6 +238,12 @@ async def test_without_context_there_are_no_rows_and_writes_are_refused(
             org_id,
             user_id,
         ),
+        (
+            "INSERT INTO brought_credentials (id, org_id, user_id, upstream_id, sealed) VALUES ($1, $2, $3, $1, '')",
+            uuid4(),
+            org_id,
+            user_id,
+        ),
     )
     for context in (None, ""):
         if context is not None:
@@ -306,6 +313,8 @@ async def test_a_tenant_cannot_write_into_another(database: Database) -> None:
         "UPDATE oauth_connections SET user_id = gen_random_uuid()",
         "UPDATE oauth_connections SET upstream_id = gen_random_uuid()",
         "UPDATE oauth_clients SET issuer = 'x'",
+        "UPDATE brought_credentials SET user_id = gen_random_uuid()",
+        "UPDATE brought_credentials SET upstream_id = gen_random_uuid()",
         "UPDATE oauth_flows SET expires_at = now() + interval '1 day'",
         "INSERT INTO schema_migrations (name, checksum) VALUES ('x', 'x')",
         "DELETE FROM schema_migrations",
