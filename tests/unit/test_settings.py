@@ -4,9 +4,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import ValidationError
 
 from agentapi.errors import StartupError
-from agentapi.settings import Settings, describe_settings, load_issuers, load_settings
+from agentapi.settings import Settings, StdioCommand, describe_settings, load_issuers, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,3 +138,9 @@ def test_a_missing_issuers_file_is_one_sentence(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.json", tmp_path):
         with pytest.raises(StartupError, match="AGENTAPI_ISSUERS_FILE cannot be read"):
             load_issuers(load_settings(issuers_file=path))
+
+
+def test_a_variable_of_a_command_is_its_own_or_the_users() -> None:
+    StdioCommand.model_validate({"command": "x", "env": {"A": "1"}, "user_env": ["B"]})
+    with pytest.raises(ValidationError, match="'env' or in 'user_env'"):
+        StdioCommand.model_validate({"command": "x", "env": {"A": "1"}, "user_env": ["A", "B"]})

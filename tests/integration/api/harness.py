@@ -58,7 +58,12 @@ def settings_for(
     )
     source = str(Path(agentapi.__file__).parent.parent)
     clock = StdioCommand.model_validate(
-        {"command": sys.executable, "args": ["-m", "agentapi.demo.clock"], "env": {"PYTHONPATH": source}}
+        {
+            "command": sys.executable,
+            "args": ["-m", "agentapi.demo.clock"],
+            "env": {"PYTHONPATH": source},
+            "user_env": ["CLOCK_TOKEN"],
+        }
     )
     broken = StdioCommand(command="/nonexistent/mcp-server")
     given: dict[str, Any] = {
