@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from agentapi.egress.addresses import AddressPolicy, IPAddress
     from agentapi.egress.resolver import Resolver
 
-__all__ = ["GuardedBackend", "GuardedTransport", "PooledTransport", "ResponseTooLargeError", "first_connected"]
+__all__ = [
+    "BoundedStream",
+    "GuardedBackend",
+    "GuardedTransport",
+    "PooledTransport",
+    "ResponseTooLargeError",
+    "first_connected",
+]
 
 _MAX_ATTEMPTS: Final = 6
 _EVENT_STREAM: Final = "text/event-stream"
@@ -223,7 +230,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(
             status_code=response.status_code,
             headers=response.headers,
-            stream=_BoundedStream(stream, self._max_response_bytes),
+            stream=BoundedStream(stream, self._max_response_bytes),
             extensions=response.extensions,
         )
 
@@ -242,7 +249,9 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         """Do nothing; ``Egress`` closes the pool."""
 
 
-class _BoundedStream(httpx2.AsyncByteStream):
+class BoundedStream(httpx2.AsyncByteStream):
+    """A body that ends with ``ResponseTooLargeError`` once it is past ``limit`` bytes."""
+
     def __init__(self, inner: httpx2.AsyncByteStream, limit: int) -> None:
         self._inner = inner
         self._limit = limit

@@ -20,9 +20,10 @@ from mcp import MCPError
 
 from agentapi.errors import NotFoundError, UpstreamError, UpstreamNeedsConnectionError
 from agentapi.gateway.items import CatalogueItem, named
-from agentapi.gateway.listing import Kind, Listing, ListTooLargeError, fetch
+from agentapi.gateway.listing import Kind, Listing, fetch
 from agentapi.gateway.names import upstream_of
 from agentapi.upstreams.link import Caller
+from agentapi.upstreams.lists import ListTooLargeError
 from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -325,10 +326,10 @@ class Catalogue:
         entry = _Entry(upstream, kind)
         try:
             entry.listing = await fetch(self._client, upstream, caller, kind, timeout_s=self._list_timeout_s)
+        except ListTooLargeError as error:
+            entry.failure = UpstreamError(f"Upstream '{upstream.name}' lists {error.message}.")
         except UpstreamError as error:
             entry.failure = error
-        except ListTooLargeError as error:
-            entry.failure = UpstreamError(f"Upstream '{upstream.name}' lists {error}.")
         except (MCPError, ValueError) as error:
             reason = reason_of(error)
             entry.failure = UpstreamError(f"Upstream '{upstream.name}' did not list its {kind.capability}: {reason}.")

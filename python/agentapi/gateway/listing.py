@@ -7,7 +7,6 @@ client could read would otherwise cost the workspace all the others.
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +18,7 @@ from mcp_types import METHOD_NOT_FOUND, Prompt, Resource, ResourceTemplate, Tool
 from pydantic import ValidationError
 
 from agentapi.errors import UpstreamTimeoutError
+from agentapi.upstreams.lists import is_fit, read_pages
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from agentapi.upstreams.link import Caller
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["Kind", "ListTooLargeError", "Listing", "fetch"]
+__all__ = ["Kind", "Listing", "fetch"]
 
 _log = structlog.get_logger(__name__)
 
-_MAX_PAGES = 100
-_MAX_ITEMS = 10_000
-_MAX_LIST_BYTES = 2 * 1024 * 1024
+_MAX_LOGGED = 64
+"""How much of a name that is not shown is written to the log, in characters."""
 
 
 class Kind(StrEnum):
@@ -80,10 +79,6 @@ _MODELS: Final[dict[Kind, type[BaseModel]]] = {
 }
 
 
-class ListTooLargeError(ValueError):
-    """A list exceeds what the gateway keeps."""
-
-
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What an upstream listed."""
@@ -120,47 +115,43 @@ async def fetch(client: UpstreamClient, upstream: Upstream, caller: Caller, kind
 
 
 async def _pages(client: UpstreamClient, upstream: Upstream, caller: Caller, kind: Kind, timeout_s: float) -> Listing:
+    async def request(params: dict[str, Any]) -> dict[str, Any]:
+        return await client.request(upstream, caller, kind.method, params, timeout_s=timeout_s, repeatable=True)
+
     definitions: list[dict[str, Any]] = []
-    size = dropped = 0
+    size = unreadable = 0
+    unfit: list[str] = []
     ttl_s: float | None = None
-    cursor: str | None = None
-    for _ in range(_MAX_PAGES):
-        params = {"cursor": cursor} if cursor else {}
-        page = await client.request(upstream, caller, kind.method, params, timeout_s=timeout_s, repeatable=True)
-        items = page.get(kind.value)
-        if not isinstance(items, list):
-            raise ValueError(kind.value)  # noqa: TRY004 - foreign data, not a wrong argument
-        for item in items:
-            written = _written(kind, item)
-            if written is None:
-                dropped += 1
-                continue
-            definitions.append(item)
-            size += len(written)
-        ttl_s = _shortest(ttl_s, page.get("ttlMs"))
-        if len(definitions) > _MAX_ITEMS or size > _MAX_LIST_BYTES:
-            break
-        cursor = page.get("nextCursor")
-        # Some servers say with an empty cursor that there is no other page.
-        if not cursor:
-            if dropped:
-                _log.warning("items_left_out", upstream=upstream.name, kind=kind.value, count=dropped)
-            return Listing(tuple(definitions), size, ttl_s)
-        if not isinstance(cursor, str):
-            raise ValueError("nextCursor")  # noqa: TRY004 - as above
-    bounds = f"{_MAX_ITEMS} {kind.value}, {_MAX_PAGES} pages or {_MAX_LIST_BYTES} bytes"
-    raise ListTooLargeError(f"more than {bounds}")
+    async for page in read_pages(kind.method, request):
+        for item in page.items:
+            if not _is_readable(kind, item):
+                unreadable += 1
+            elif not is_fit(kind.method, name := item[kind.member]):
+                unfit.append(name)
+            else:
+                definitions.append(item)
+        size += page.size
+        unreadable += page.unreadable
+        ttl_s = _shortest(ttl_s, page.ttl_ms)
+    if unreadable or unfit:
+        _log.warning(
+            "items_left_out",
+            upstream=upstream.name,
+            kind=kind.value,
+            unreadable=unreadable,
+            unfit_names=len(unfit),
+            first_unfit=ascii(unfit[0][:_MAX_LOGGED]) if unfit else None,
+        )
+    return Listing(tuple(definitions), size, ttl_s)
 
 
-def _written(kind: Kind, item: Any) -> bytes | None:  # noqa: ANN401 - foreign data
-    """Return ``item`` as JSON, or None if no client could read it."""
+def _is_readable(kind: Kind, item: Any) -> bool:  # noqa: ANN401 - foreign data
+    """Return whether a client that knows the protocol's models could read ``item``."""
     try:
         _MODELS[kind].model_validate(item, by_name=False)
-        if kind is Kind.TOOLS and find_invalid_x_mcp_header(item["inputSchema"]) is not None:
-            return None
-        return json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return kind is not Kind.TOOLS or find_invalid_x_mcp_header(item["inputSchema"]) is None
     except (ValidationError, ValueError, TypeError, RecursionError):
-        return None
+        return False
 
 
 def _shortest(so_far: float | None, ttl_ms: object) -> float | None:

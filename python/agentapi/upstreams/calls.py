@@ -48,6 +48,8 @@ class Call:
     """What that said of the user's own credential, if it refused it."""
     failure: Exception | None = None
     """Why no answer can come, where the transport found out."""
+    max_answer_bytes: int | None = None
+    """A longer answer is not read to its end, where the transport can tell whose it is."""
     done: bool = False
     _waiting: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)
     _delivering: anyio.Lock = field(default_factory=anyio.Lock)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from mcp import MCPError
 
+from agentapi.egress.transport import ResponseTooLargeError
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
 from agentapi.upstreams.challenges import Challenge, parse_challenge
 from agentapi.upstreams.reasons import reason_of
@@ -113,6 +114,9 @@ def judge(  # noqa: C901, PLR0911 - one line per kind of failure reads better th
     """
     if call.refusal is not None:
         return CredentialRefusedError(f"Upstream '{name}' failed: {reason_of(error, call.status)}.", call.refusal)
+    if isinstance(call.failure, ResponseTooLargeError):
+        # It would be as large another time.
+        return UpstreamError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
     if call.failure is not None:
         return BrokenError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
     if isinstance(error, TimeoutError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import httpx2
 
+from agentapi.egress.transport import BoundedStream
 from agentapi.upstreams.calls import current_call
 from agentapi.upstreams.failures import refusal_of
 
@@ -79,6 +80,8 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
         stream = response.stream
         if not isinstance(stream, httpx2.AsyncByteStream):
             raise TypeError("the client answered with a stream that is not asynchronous")
+        if call.max_answer_bytes is not None:
+            stream = BoundedStream(stream, call.max_answer_bytes)
         return httpx2.Response(
             response.status_code,
             headers=response.headers,

@@ -14,6 +14,7 @@ from mcp_types import METHOD_NOT_FOUND
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
 from agentapi.principal import OrgId, UserId
 from agentapi.upstreams.link import Caller
+from agentapi.upstreams.lists import LIST_METHODS, ListTooLargeError, is_fit, read_pages
 from agentapi.upstreams.reasons import reason_of
 from agentapi.upstreams.session import open_link
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ProbeResult", "probe"]
 
-_PAGE_LIMIT = 100
-_LISTS = (
-    ("tools", "tools/list", "tools", "name"),
-    ("resources", "resources/list", "resources", "uri"),
-    ("resources", "resources/templates/list", "resourceTemplates", "uriTemplate"),
-    ("prompts", "prompts/list", "prompts", "name"),
-)
+_LISTS = {
+    "tools/list": ("tools", "name"),
+    "resources/list": ("resources", "uri"),
+    "resources/templates/list": ("resources", "uriTemplate"),
+    "prompts/list": ("prompts", "name"),
+}
+"""The capability that each list belongs to, and the member of an item that identifies it."""
 _NOBODY = Caller(OrgId(UUID(int=0)), UserId(UUID(int=0)))
 """A connection test asks on nobody's behalf."""
 
@@ -49,6 +50,8 @@ class ProbeResult:
     resources: tuple[str, ...] = ()
     resource_templates: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    left_out: int = 0
+    """Things whose name or definition is not of the protocol, so that clients do not see them."""
     connect_ms: float | None = None
     list_ms: float | None = None
     total_ms: float = 0.0
@@ -73,7 +76,7 @@ async def probe(
                 open_link(channel, name="under test", timeout_s=timeout_s) as link,
             ):
                 connected = clock()
-                found = await _inventory(link, timeout_s)
+                found, left_out = await _inventory(link, timeout_s)
                 listed = clock()
                 result = ProbeResult(
                     ok=True,
@@ -87,6 +90,7 @@ async def probe(
                     resources=found.get("resources", ()),
                     resource_templates=found.get("resourceTemplates", ()),
                     prompts=found.get("prompts", ()),
+                    left_out=left_out,
                 )
     except TimeoutError:
         result = ProbeResult(
@@ -104,34 +108,38 @@ async def probe(
     return result
 
 
-async def _inventory(link: Link, timeout_s: float) -> dict[str, tuple[str, ...]]:
+async def _inventory(link: Link, timeout_s: float) -> tuple[dict[str, tuple[str, ...]], int]:
+    """Return the names by kind that clients would be shown, and how many things are left out."""
     offered = link.profile.capabilities
     found: dict[str, tuple[str, ...]] = {}
-    for capability, method, items, name in _LISTS:
+    left_out = 0
+    for method, (capability, name) in _LISTS.items():
         if offered.get(capability) is not None:
-            found[items] = await _names(link, method, items, name, timeout_s)
-    return found
+            found[LIST_METHODS[method]], unfit = await _names(link, method, name, timeout_s)
+            left_out += unfit
+    return found, left_out
 
 
-async def _names(link: Link, method: str, items: str, name: str, timeout_s: float) -> tuple[str, ...]:
+async def _names(link: Link, method: str, member: str, timeout_s: float) -> tuple[tuple[str, ...], int]:
+    async def request(params: dict[str, Any]) -> dict[str, Any]:
+        return await link.request(method, params, caller=_NOBODY, timeout_s=timeout_s)
+
     names: list[str] = []
-    cursor: str | None = None
+    left_out = 0
     try:
-        for _ in range(_PAGE_LIMIT):
-            params = {"cursor": cursor} if cursor else {}
-            page = await link.request(method, params, caller=_NOBODY, timeout_s=timeout_s)
-            listed = page.get(items)
-            if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-                raise UpstreamError(f"its answer to {method} is no list")
-            names.extend(str(item.get(name)) for item in listed)
-            cursor = page.get("nextCursor")
-            if not cursor:
-                break
+        async for page in read_pages(method, request):
+            shown = [item[member] for item in page.items if isinstance(item, dict) and is_fit(method, item.get(member))]
+            names.extend(shown)
+            left_out += len(page.items) - len(shown) + page.unreadable
+    except ListTooLargeError as error:
+        raise UpstreamError(f"it lists {error.message}, so that none of them would be shown") from None
+    except ValueError:
+        raise UpstreamError(f"its answer to {method} is no list") from None
     except MCPError as error:
         # A server may offer a capability and implement part of it; what it lacks it does not have.
         if error.code != METHOD_NOT_FOUND:
             raise
-    return tuple(names)
+    return tuple(names), left_out
 
 
 def _ms(seconds: float) -> float:

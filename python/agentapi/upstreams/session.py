@@ -24,6 +24,7 @@ from agentapi.upstreams.envelope import GATEWAY_INFO, MirroredParams, header_map
 from agentapi.upstreams.failures import HttpRefusalError, is_http_refusal, judge
 from agentapi.upstreams.inbox import Inbox
 from agentapi.upstreams.link import Era, Profile
+from agentapi.upstreams.lists import LIST_METHODS, MAX_LIST_BYTES
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.negotiation import negotiate
 
@@ -98,6 +99,7 @@ class Link:
         level = meta.pop(LOG_LEVEL_META_KEY, None)
         call = self._call(timeout_s, peer)
         call.wants_log = level is not None
+        call.max_answer_bytes = MAX_LIST_BYTES if method in LIST_METHODS else None
         call.progress_token = meta.pop("progressToken", None)
         if call.progress_token is not None:
             meta["progressToken"] = call.request_id

@@ -442,6 +442,9 @@ NO_TOOLS: dict[str, Any] = {
     "annotations that are none": {"name": "a", "inputSchema": {}, "annotations": "x"},
     "a wrong header": tool("a", inputSchema={"properties": {"p": {"type": "number", "x-mcp-header": "P"}}}),
     "a lone surrogate": tool("a", title="\ud800"),
+    "no characters": tool(""),
+    "a control character": tool("a\n"),
+    "a character that names do not have": tool("a b"),
     "not a number": tool("a", inputSchema={"minimum": float("nan")}),
 }
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
 from agentapi.upstreams.connections import Limits
 from agentapi.upstreams.link import Era
+from agentapi.upstreams.lists import MAX_LIST_BYTES
 from unit.upstreams.servers import (
     ALICE,
     Heard,
@@ -55,6 +56,7 @@ class Raw:
 
     discovered: Response | None = None
     tools: dict[str, Callable[[Any], Response]] = field(default_factory=dict)
+    tools_list: Callable[[Any], Response] | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     broken: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -75,6 +77,8 @@ class Raw:
             answer = self.discovered or result(asked, DISCOVERED)
         elif asked.get("method") == "tools/call":
             answer = self.tools[asked["params"]["name"]](asked)
+        elif asked.get("method") == "tools/list" and self.tools_list is not None:
+            answer = self.tools_list(asked)
         else:
             answer = PlainTextResponse("no", 404)
         await answer(scope, receive, send)
@@ -160,6 +164,22 @@ async def test_a_broken_answer_is_told_in_words_and_breaks_nothing_else(
         slow.set()
         assert await asyncio.wait_for(other, 5) == {"content": []}
         assert sum(body["method"] == "server/discover" for body in raw.bodies) == 1
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_a_list_page_is_not_read_past_what_a_list_may_hold(kind: str) -> None:
+    def padded(asked: Any) -> Response:
+        streams = kind == "text/event-stream"
+        padding = (b": wait\n\n" if streams else b" " * 8) * (MAX_LIST_BYTES // 8)
+        message = json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": {"tools": []}}).encode()
+        return Response(padding + (b"data: " if streams else b"") + message + b"\n\n", media_type=kind)
+
+    raw = Raw(tools_list=padded, tools={"t": lambda asked: result(asked, {"content": []})})
+    async with setting(raw) as (made, up):
+        with pytest.raises(UpstreamError, match="failed: its answer is too large"):
+            await made.client.request(up, ALICE, "tools/list", {}, timeout_s=20, repeatable=True)
+        assert [body["method"] for body in raw.bodies].count("tools/list") == 1
+        assert await call(made.client, up, ALICE, "t") == {"content": []}
 
 
 async def test_an_error_with_a_status_is_the_upstreams_own() -> None:

@@ -49,11 +49,22 @@ async def test_an_empty_cursor_is_the_end() -> None:
     assert (result.tools, paged.cursors) == (("t1",), [None])
 
 
-async def test_a_list_without_end_is_left_after_a_hundred_pages() -> None:
+async def test_a_list_without_end_is_said_to_be_too_long() -> None:
     paged = Paged(lambda _: "more")
     result = await probe(Opener(transport=paged.server), timeout_s=60)
-    assert result.ok, result.reason
-    assert (len(result.tools), len(paged.cursors)) == (PAGES, PAGES)
+    assert (result.ok, result.tools, len(paged.cursors)) == (False, (), PAGES)
+    assert result.reason == (
+        "It lists more than 10000 tools, 100 pages or 2097152 bytes, so that none of them would be shown."
+    )
+
+
+async def test_what_clients_would_not_see_is_counted_and_not_shown() -> None:
+    async def listed(*_: Any) -> ListToolsResult:
+        names = ["good", "", "two words", "bell\a"]
+        return ListToolsResult(tools=[Tool(name=name, input_schema={"type": "object"}) for name in names])
+
+    result = await probe(Opener(transport=Server("odd", on_list_tools=listed)), timeout_s=10)
+    assert (result.ok, result.tools, result.left_out) == (True, ("good",), 3)
 
 
 @pytest.mark.parametrize(("code", "ok"), [(METHOD_NOT_FOUND, True), (INTERNAL_ERROR, False)])
