@@ -285,6 +285,7 @@ async def _routes(
         catalogue=gateway.router.catalogue,
         policy=policy,
         members=MemberDirectory(database),
+        issuers=directory,
     )
     board = HealthBoard([Probe("database", database.ping, critical=True)])
     return [

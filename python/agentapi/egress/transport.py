@@ -265,4 +265,5 @@ class BoundedStream(httpx2.AsyncByteStream):
             yield chunk
 
     async def aclose(self) -> None:
+        """Close the body below."""
         await self._inner.aclose()

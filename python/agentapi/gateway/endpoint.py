@@ -126,8 +126,10 @@ class McpEndpoint:
             place = Place.of(scope)
             token = await self._authenticate(scope, place)
             incoming = await self._read(scope, receive) if scope["method"] == "POST" else None
-            self._check_scopes(token, incoming)
-            call = await self._admit(scope, token, place)
+            needed = self._needed_scopes(token, incoming)
+            if not token.scopes >= needed:
+                raise InsufficientScopeError(tuple(sorted(needed)))
+            call = await self._admit(scope, token, place, needed)
             if self._rate_limit is not None:
                 self._rate_limit.take(call.principal)
             if _is_modern(scope, incoming):
@@ -163,15 +165,14 @@ class McpEndpoint:
         body = await read_body(scope, receive, max_bytes=limit, timeout_s=self._body_timeout_s)
         return read_message(body, max_bytes=limit, max_depth=self._max_json_depth)
 
-    def _check_scopes(self, token: VerifiedToken, incoming: Incoming | None) -> None:
-        """Refuse a token that lacks a scope, naming all that the operation needs (RFC 6750, section 3.1)."""
+    def _needed_scopes(self, token: VerifiedToken, incoming: Incoming | None) -> frozenset[str]:
+        """Return all scopes that the operation needs; a challenge names them all (RFC 6750, section 3.1)."""
         needed = frozenset(self._issuers.required_scopes(token.issuer))
         if incoming is not None and self._issuers.asks_operation_scopes(token.issuer):
             needed |= scopes_of(incoming.method, incoming.params)
-        if not token.scopes >= needed:
-            raise InsufficientScopeError(tuple(sorted(needed)))
+        return needed
 
-    async def _admit(self, scope: Scope, token: VerifiedToken, place: Place) -> Call:
+    async def _admit(self, scope: Scope, token: VerifiedToken, place: Place, needed: frozenset[str]) -> Call:
         try:
             principal = await self._admission.admit(token)
         except NotFoundError:
@@ -184,8 +185,7 @@ class McpEndpoint:
         scope.setdefault("state", {}).update(principal=principal, workspace=place.workspace)
 
         def challenge(error: InsufficientScopeError) -> str:
-            required = self._issuers.required_scopes(token.issuer)
-            return self._resource.challenge(InsufficientScopeError(tuple(sorted({*error.scopes, *required}))), place)
+            return self._resource.challenge(InsufficientScopeError(tuple(sorted(needed.union(error.scopes)))), place)
 
         return Call(
             principal=principal,

@@ -13,6 +13,7 @@ from agentapi.gateway.catalogue import UnknownToolError
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import upstream_of
 from agentapi.gateway.policy import subject_of
+from agentapi.gateway.scopes import scopes_of
 from agentapi.identity.permissions import Permission, permits, require
 from agentapi.policy.decisions import Outcome, Reason, conclude, decide
 from agentapi.policy.models import Actor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from agentapi.gateway.catalogue import Catalogue
     from agentapi.gateway.items import CatalogueItem
     from agentapi.gateway.policy import Policy
+    from agentapi.identity.issuers import IssuerDirectory
     from agentapi.policy.decisions import Verdict
     from agentapi.policy.registry import WorkspacePolicy
     from agentapi.tenancy.directory import MemberDirectory
@@ -48,6 +50,7 @@ class Explainer:
         catalogue: What they list.
         policy: What holds in each workspace.
         members: Who the organisation has seen.
+        issuers: What is asked of a token before any policy.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class Explainer:
         catalogue: Catalogue,
         policy: Policy,
         members: MemberDirectory,
+        issuers: IssuerDirectory,
     ) -> None:
         self._authorize = authorize
         self._upstreams = upstreams
         self._catalogue = catalogue
         self._policy = policy
         self._members = members
+        self._issuers = issuers
 
     def routes(self) -> list[Route]:
         """Return the route, for the application to mount."""
@@ -113,22 +118,42 @@ class Explainer:
         view = await self._upstreams.view(somebody, workspace)
         holds = await self._policy.holds(view, somebody)
         chosen = holds.toolset(toolset)
-        reasons: list[Reason] = []
+        reasons, needed = self._token(somebody)
+        of_the_token = tuple(reasons)
         original = _original(holds, name, reasons)
         tool = await self._listed(caller, somebody, view, original, reasons)
         if tool is None:
-            verdict = conclude(reasons)
+            verdict = conclude(reasons, required=needed)
         else:
             reasons += _naming(holds, tool)
             if tool.profile.fingerprint not in holds.known(tool.upstream, tool.upstream_name):
                 reasons.append(Reason("approval", Outcome.IGNORED, "Nobody has met this definition of the tool yet."))
             told = decide(holds.policy, Actor(somebody.role, somebody.scopes), subject_of(holds, tool), chosen)
             reasons += told.reasons[:-1]
-            verdict = conclude(reasons, required=told.required_scopes, missing=told.missing_scopes)
+            verdict = conclude(reasons, required=told.required_scopes | needed, missing=told.missing_scopes)
         if not verdict.visible and not permits(caller, Permission.POLICY_READ):
             # Whoever may not read policies learns no more of what is hidden than a call would tell.
-            return _document(conclude([_HIDDEN]), None, None)
+            return _document(conclude([*of_the_token, _HIDDEN], required=needed), None, None)
         return _document(verdict, tool, None if tool is None else holds.policy.renames.renamed(tool.name))
+
+    def _token(self, somebody: Principal) -> tuple[list[Reason], frozenset[str]]:
+        """Return what comes of the checks of the token that precede any policy, and the scopes that they ask for."""
+        issuer = somebody.issuer
+        if issuer not in self._issuers.issuers:
+            detail = f"The gateway takes no tokens of the issuer '{issuer}' any more."
+            return [Reason("issuer", Outcome.HIDES, detail)], frozenset()
+        asked = {
+            "Every request needs": frozenset(self._issuers.required_scopes(issuer)),
+            "Listing and calling tools needs": (
+                scopes_of("tools/call", {}) if self._issuers.asks_operation_scopes(issuer) else frozenset()
+            ),
+        }
+        reasons = [
+            _scopes_reason(f"{words} {_named(scopes)} of a token of '{issuer}'", scopes - somebody.scopes)
+            for words, scopes in asked.items()
+            if scopes
+        ]
+        return reasons, frozenset().union(*asked.values())
 
     async def _listed(
         self, caller: Principal, somebody: Principal, view: WorkspaceView, name: str, reasons: list[Reason]
@@ -172,6 +197,16 @@ class Explainer:
             return None
         reasons.append(Reason("upstream", Outcome.PASSES, f"The upstream '{upstream.name}' is enabled."))
         return upstream
+
+
+def _scopes_reason(words: str, missing: frozenset[str]) -> Reason:
+    if missing:
+        return Reason("token_scopes", Outcome.HIDES, f"{words}, and this one lacks {_named(missing)}.")
+    return Reason("token_scopes", Outcome.PASSES, f"{words}.")
+
+
+def _named(scopes: frozenset[str]) -> str:
+    return f"the scope{'s' * (len(scopes) != 1)} {', '.join(sorted(scopes))}"
 
 
 def _original(holds: WorkspacePolicy, name: str, reasons: list[Reason]) -> str:

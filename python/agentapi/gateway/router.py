@@ -203,7 +203,7 @@ class Router:
             resources=interest.resources and permits(principal, Permission.RESOURCES_LIST),
             uris=frozenset(honoured),
         )
-        async with self._subscriptions.listen(principal, sources, reported, on_event):
+        async with self._subscriptions.listen(principal, visitor.view.workspace.id, sources, reported, on_event):
             yield reported
 
     async def ended(self, visitor: Visitor) -> None:
@@ -212,8 +212,9 @@ class Router:
             self._client.end_conversation(visitor.principal.org_id, visitor.client.conversation)
 
     def policy_changed(self, workspace_id: WorkspaceId) -> None:
-        """Tell the open streams of a workspace that they may be listed other tools now."""
-        self._subscriptions.announce(workspace_id, "notifications/tools/list_changed")
+        """Tell the open streams of a workspace that they may be listed other things now: a toolset selects them all."""
+        for kind in ("tools", "prompts", "resources"):
+            self._subscriptions.announce(workspace_id, f"notifications/{kind}/list_changed")
 
     def _rewriter(self, exchange: Exchange, target: Target) -> Rewriter:
         return Rewriter(target.upstream.name, self.catalogue.is_bare(exchange.view.upstreams))

@@ -39,7 +39,8 @@ SEARCH_TOOLS: tuple[dict[str, Any], ...] = (
         "title": "Find tools",
         "description": (
             "Search the tools of this workspace by what they do. Returns the best matches with their name, description"
-            f" and input schema; call one of them with {CALL_TOOL}. An empty query lists the first tools."
+            f" and input schema, and how many match in total; call one of them with {CALL_TOOL}. An empty query matches"
+            " every tool."
         ),
         "inputSchema": {
             "type": "object",
@@ -103,14 +104,14 @@ class Index:
         self._mean = sum(self._lengths) / len(self._lengths) if self._lengths else 1.0
         self._frequency = Counter(word for counts in self._counts for word in counts)
 
-    def rank(self, query: str, limit: int) -> list[CatalogueItem]:
-        """Return the best matches, the best first; equal ones stay in the order of the list."""
+    def rank(self, query: str) -> list[CatalogueItem]:
+        """Return what matches, the best first; equal ones stay in the order of the list. No words match everything."""
         wanted = dict.fromkeys(words(query))
         if not wanted:
-            return list(self._tools[:limit])
+            return list(self._tools)
         scores = [sum(self._score(word, position) for word in wanted) for position in range(len(self._tools))]
-        best = sorted(range(len(self._tools)), key=lambda position: -scores[position])
-        return [self._tools[position] for position in best[:limit] if scores[position] > 0]
+        matching = (position for position, score in enumerate(scores) if score > 0)
+        return [self._tools[position] for position in sorted(matching, key=lambda position: -scores[position])]
 
     def _score(self, word: str, position: int) -> float:
         count = self._counts[position].get(word, 0)
@@ -142,8 +143,8 @@ class Finder:
             InvalidRequestError: The arguments do not fit the schema.
         """
         search = _Search.of(arguments)
-        found = self._index(tools).rank(search.query, search.limit)
-        document = {"tools": [_shown(tool) for tool in found], "total": len(tools)}
+        found = self._index(tools).rank(search.query)
+        document = {"tools": [_shown(tool) for tool in found[: search.limit]], "total": len(found)}
         text = json.dumps(document, ensure_ascii=False)
         return {"content": [{"type": "text", "text": text}], "structuredContent": document, "isError": False}
 

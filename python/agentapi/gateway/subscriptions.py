@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -62,6 +63,14 @@ class _Listener:
             self.on_event(method, params)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stream:
+    """A client's stream, whatever its workspace has of upstreams."""
+
+    interest: Interest
+    on_event: Callable[[str, dict[str, Any]], None]
+
+
 @dataclass(slots=True, eq=False)
 class _Hold:
     """One subscription at the upstream, for as long as it lasts."""
@@ -111,6 +120,7 @@ class Subscriptions:
         self._ready_s = ready_s
         self._retry_s = retry_s
         self._feeds: dict[_FeedKey, _Feed] = {}
+        self._streams: defaultdict[WorkspaceId, set[_Stream]] = defaultdict(set)
         self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
 
@@ -133,15 +143,19 @@ class Subscriptions:
     async def listen(
         self,
         principal: Principal,
+        workspace_id: WorkspaceId,
         sources: Iterable[Source],
         interest: Interest,
         on_event: Callable[[str, dict[str, Any]], None],
     ) -> AsyncIterator[None]:
         """Give ``on_event`` what the sources report of ``interest``, for the length of the context.
 
-        A source that cannot be listened to keeps nobody waiting; it is tried again in the background.
+        What is announced to the workspace it is given as well, whether there are sources or not. A source that cannot
+        be listened to keeps nobody waiting; it is tried again in the background.
         """
         joined: list[tuple[_Feed, _Listener]] = []
+        stream = _Stream(interest, on_event)
+        self._streams[workspace_id].add(stream)
         try:
             for source in sources:
                 feed = self._feed(source.upstream, principal)
@@ -156,6 +170,9 @@ class Subscriptions:
                         await feed.ready.wait()
             yield
         finally:
+            self._streams[workspace_id].discard(stream)
+            if not self._streams[workspace_id]:
+                del self._streams[workspace_id]
             for feed, listener in joined:
                 feed.listeners.discard(listener)
                 feed.dirty.set()
@@ -168,10 +185,9 @@ class Subscriptions:
 
     def announce(self, workspace_id: WorkspaceId, method: str) -> None:
         """Tell every stream of a workspace once of a change that is the gateway's own."""
-        feeds = [feed for feed in self._feeds.values() if feed.upstream.workspace_id == workspace_id]
-        told = {listener.on_event: listener for feed in feeds for listener in feed.listeners}
-        for listener in told.values():
-            listener.hear(method, {})
+        for stream in tuple(self._streams.get(workspace_id, ())):
+            if _is_wanted(stream.interest, method):
+                stream.on_event(method, {})
 
     def _feed(self, upstream: Upstream, principal: Principal) -> _Feed:
         if self._tasks is None:

@@ -2,7 +2,8 @@
 
 Invariants:
     * Deny wins: a tool that one rule denies is denied, whatever allows it and wherever the rules stand.
-    * Every check is told, the deciding ones too, and the last reason is the decision.
+    * Every check is told, the deciding ones too, and the last reason is the decision. Alone what other tools need of
+      scopes is not.
     * What may be called is visible. What is hidden is neither.
 """
 
@@ -65,10 +66,11 @@ def decide(policy: ToolPolicy, actor: Actor, subject: Subject, toolset: Toolset 
     ]
     required: set[str] = set()
     for rule in policy.scope_rules:
-        applies = rule.selector.selects(subject, actor.role)
-        required |= rule.scopes if applies else frozenset()
-        lacks = applies and not rule.scopes <= actor.scopes
-        outcome = Outcome.REFUSES_CALL if lacks else Outcome.PASSES if applies else Outcome.IGNORED
+        if not rule.selector.selects(subject, actor.role):
+            # It reads as if the tool needed these scopes, and says nothing of this one.
+            continue
+        required |= rule.scopes
+        outcome = Outcome.PASSES if rule.scopes <= actor.scopes else Outcome.REFUSES_CALL
         reasons.append(Reason("scopes", outcome, rule.label))
     return conclude(reasons, required=frozenset(required), missing=frozenset(required) - actor.scopes)
 

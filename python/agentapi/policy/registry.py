@@ -109,7 +109,7 @@ class PolicyRegistry:
         self._on_change: list[Callable[[WorkspaceId], None]] = []
 
     def on_change(self, callback: Callable[[WorkspaceId], None]) -> None:
-        """Call ``callback`` with every workspace whose tools may be others once somebody has changed what holds."""
+        """Call ``callback`` with every workspace whose lists may be others once somebody has changed what holds."""
         self._on_change.append(callback)
 
     async def view(self, principal: Principal, workspace_id: WorkspaceId) -> WorkspacePolicy:
@@ -217,7 +217,7 @@ class PolicyRegistry:
             if len(there) >= _MAX_TOOLSETS:
                 raise ConflictError(f"A workspace has at most {_MAX_TOOLSETS} toolsets.")
             await store.insert_toolset(connection, toolset)
-        self._views.forget(principal.org_id)
+        self._changed(principal, toolset.workspace_id)
 
     async def update_toolset(self, principal: Principal, toolset: Toolset) -> Toolset:
         """Replace a stored toolset whose version is still ``toolset.version``.
@@ -241,8 +241,10 @@ class PolicyRegistry:
         """
         require(principal, Permission.POLICY_WRITE)
         async with self._database.tenant_transaction(principal) as connection:
+            toolset = await store.get_toolset(connection, toolset_id)
             await store.delete_toolset(connection, toolset_id)
-        self._views.forget(principal.org_id)
+        # Streams of the toolset's own address may still be open.
+        self._changed(principal, toolset.workspace_id)
 
     async def page_of_approvals(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["TenantViews"]
 
 _V = TypeVar("_V")
+
+
+@dataclass(slots=True, eq=False)
+class _Read:
+    outdated: bool = False
 
 
 class TenantViews(Generic[_V]):
@@ -30,7 +36,8 @@ class TenantViews(Generic[_V]):
         self._clock = clock
         self._ttl_s = ttl_s
         self._max_views = max_views
-        self._generations: dict[OrgId, int] = {}
+        self._reads: dict[OrgId, set[_Read]] = {}
+        """What is being read just now, so that a change meanwhile can tell it to be forgotten."""
         self._views: OrderedDict[tuple[OrgId, Hashable], tuple[float, _V]] = OrderedDict()
 
     async def get(self, org_id: OrgId, key: Hashable, load: Callable[[], Awaitable[_V]]) -> _V:
@@ -40,9 +47,13 @@ class TenantViews(Generic[_V]):
         if remembered is not None and remembered[0] > self._clock():
             self._views.move_to_end(full)
             return remembered[1]
-        generation = self._generations.get(org_id, 0)
-        view = await load()
-        if generation != self._generations.get(org_id, 0):
+        read = _Read()
+        self._reads.setdefault(org_id, set()).add(read)
+        try:
+            view = await load()
+        finally:
+            self._end(org_id, read)
+        if read.outdated:
             # Something changed while this was read: good for this call, stale for the next.
             return view
         self._views[full] = (self._clock() + self._ttl_s, view)
@@ -53,6 +64,13 @@ class TenantViews(Generic[_V]):
 
     def forget(self, org_id: OrgId) -> None:
         """Drop every view of an organisation, those that are being read as well."""
-        self._generations[org_id] = self._generations.get(org_id, 0) + 1
+        for read in self._reads.pop(org_id, ()):
+            read.outdated = True
         for key in [key for key in self._views if key[0] == org_id]:
             del self._views[key]
+
+    def _end(self, org_id: OrgId, read: _Read) -> None:
+        reads = self._reads.get(org_id, set())
+        reads.discard(read)
+        if not reads:
+            self._reads.pop(org_id, None)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
+    from agentapi.upstreams.calls import Call
     from agentapi.upstreams.challenges import Challenge
 
 __all__ = ["WatchedTransport"]
@@ -77,15 +78,10 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
             if not response.is_success:
                 call.fail(httpx2.HTTPStatusError("", request=request, response=response))
             return response
-        stream = response.stream
-        if not isinstance(stream, httpx2.AsyncByteStream):
-            raise TypeError("the client answered with a stream that is not asynchronous")
-        if call.max_answer_bytes is not None:
-            stream = BoundedStream(stream, call.max_answer_bytes)
         return httpx2.Response(
             response.status_code,
             headers=response.headers,
-            stream=_WatchedStream(stream),
+            stream=_WatchedStream(_body(response, call)),
             extensions=response.extensions,
         )
 
@@ -107,6 +103,14 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Do nothing; what is below belongs to the process."""
+
+
+def _body(response: httpx2.Response, call: Call) -> httpx2.AsyncByteStream:
+    """Return the body, bounded where the call is."""
+    stream = response.stream
+    if not isinstance(stream, httpx2.AsyncByteStream):
+        raise TypeError("the client answered with a stream that is not asynchronous")
+    return stream if call.max_answer_bytes is None else BoundedStream(stream, call.max_answer_bytes)
 
 
 class BrokenBodyError(httpx2.StreamError):

@@ -154,13 +154,14 @@ class Api:
     issuer: TokenIssuer
     tenant: Tenant
 
-    def caller(self, role: Role = Role.ORG_ADMIN, subject: str = "alice") -> Caller:
+    def caller(self, role: Role = Role.ORG_ADMIN, subject: str = "alice", scopes: tuple[str, ...] = ()) -> Caller:
         minted = self.issuer.mint(
             subject=subject,
             audiences=[PUBLIC_URL],
             organization=self.tenant.principal.org_slug,
             role=role,
             lifetime_s=600,
+            scopes=scopes,
         )
         return Caller(self.http, minted)
 

@@ -57,6 +57,7 @@ def shop_tool(name: str, description: str = "", **annotations: bool) -> Tool:
     )
 
 
+EXPLAIN = "/api/v1/mcp/explain"
 TOOLS = [
     shop_tool("get_item", readOnlyHint=True),
     shop_tool("delete_item"),
@@ -100,6 +101,17 @@ async def eager_gateway(
 ) -> AsyncIterator[Starlette]:
     """A gateway that asks upstreams for their lists every time."""
     async with lifespan_of(settings_for(postgres, issuer, keyring, state_dir, catalogue_ttl_s=0)) as app:
+        yield app
+
+
+@pytest.fixture
+async def scoped_gateway(
+    postgres: EmbeddedPostgres, issuer: TokenIssuer, keyring: str, state_dir: Path
+) -> AsyncIterator[Starlette]:
+    """A gateway that asks for scopes of every token, and for those of the operation."""
+    settings = settings_for(postgres, issuer, keyring, state_dir)
+    scoped = settings.issuers[0].model_copy(update={"required_scopes": ("mcp:use",), "operation_scopes": True})
+    async with lifespan_of(settings.model_copy(update={"issuers": (scoped,)})) as app:
         yield app
 
 
@@ -166,7 +178,7 @@ class World:
         self, tool: str, role: Role = Role.ORG_ADMIN, *, who: str | None = None, **parameters: str
     ) -> httpx2.Response:
         params = {"tool": tool, **parameters} | ({} if who is None else {"as": who})
-        return await self.api.caller(role).request("GET", "/api/v1/mcp/explain", params=params)
+        return await self.api.caller(role).request("GET", EXPLAIN, params=params)
 
 
 ALL = ["shop__get_item", "shop__delete_item", "shop__post_item"]
@@ -367,6 +379,27 @@ async def test_an_explanation_names_renames_toolsets_and_scopes(world: World) ->
     assert "clients call it 'look'" in (await world.explained("shop__get_item")).text
     assert (await world.explained("look", toolset="writing")).json()["visible"] is False
     assert (await world.explained("look", toolset="missing")).status_code == 404
+
+
+async def test_an_explanation_names_the_scopes_that_the_issuers_settings_ask_for(
+    scoped_gateway: Starlette, issuer: TokenIssuer, database: Database, shop: Shop
+) -> None:
+    transport = httpx2.ASGITransport(app=scoped_gateway)
+    async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as http:
+        admin = Api(http, issuer, await make_tenant(database)).caller(scopes=("mcp:use",))
+        await admin.created(name="shop", endpoint=shop.url)
+
+        async def told(**parameters: Any) -> dict[str, Any]:
+            answer = await admin.request("GET", EXPLAIN, params={"tool": "shop__get_item", **parameters})
+            document: dict[str, Any] = answer.json()
+            return document
+
+        lacking, having = await told(), await told(scope=["mcp:use", "mcp:tools"])
+    assert (lacking["visible"], having["callable"]) == (False, True)
+    assert lacking["required_scopes"] == having["required_scopes"] == ["mcp:tools", "mcp:use"]
+    words = [reason["detail"] for reason in lacking["reasons"] if reason["check"] == "token_scopes"]
+    assert [issuer.issuer in each for each in words] == [True, True]
+    assert words[1].endswith(", and this one lacks the scope mcp:tools.")
 
 
 async def test_others_are_explained_to_admins_alone(world: World) -> None:

@@ -141,7 +141,8 @@ async def test_whoever_shows_tools_is_told_that_they_may_be_others(database: Dat
     await policies.decide(tenant.principal, approval.id, HELD)
     await policies.create_toolset(tenant.principal, made := toolset(tenant))
     await policies.update_toolset(tenant.principal, made)
-    assert told == [tenant.workspace_id] * 3
+    await policies.delete_toolset(tenant.principal, made.id)
+    assert told == [tenant.workspace_id] * 5
 
 
 async def test_of_two_who_change_one_version_the_second_is_told(database: Database) -> None:

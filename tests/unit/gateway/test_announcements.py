@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from uuid import UUID
 
+import pytest
+
 from agentapi.errors import UpstreamError
 from agentapi.gateway.exchange import Interest
 from agentapi.gateway.rewrite import Rewriter
@@ -40,26 +42,39 @@ class SilentClient:
         raise UpstreamError("down")
 
 
-async def heard(workspace: WorkspaceId, interest: Interest) -> list[str]:
-    """What a stream of a workspace with two upstreams hears of a change in ``workspace``."""
+async def heard(workspace: WorkspaceId, interest: Interest, *upstreams: str) -> list[str]:
+    """What a stream of a workspace with these upstreams hears of a change in ``workspace``."""
     sources = [
         Source(replace(UPSTREAM, id=UpstreamId(UUID(int=number)), name=name), Rewriter(name, bare=False))
-        for number, name in ((6, "one"), (7, "two"))
+        for number, name in enumerate(upstreams, 6)
     ]
     methods: list[str] = []
     subscriptions = Subscriptions(cast("UpstreamClient", SilentClient()), ready_s=5.0)
     async with (
         subscriptions.run(),
-        subscriptions.listen(ALICE, sources, interest, lambda method, _: methods.append(method)),
+        subscriptions.listen(ALICE, MAIN, sources, interest, lambda method, _: methods.append(method)),
     ):
         subscriptions.announce(workspace, CHANGED)
     return methods
 
 
-async def test_a_change_is_told_once_to_the_streams_of_its_workspace() -> None:
-    assert await heard(MAIN, Interest(tools=True)) == [CHANGED]
-    assert await heard(OTHER, Interest(tools=True)) == []
+@pytest.mark.parametrize("upstreams", [(), ("one",), ("one", "two")])
+async def test_a_change_is_told_once_to_the_streams_of_its_workspace(upstreams: tuple[str, ...]) -> None:
+    assert await heard(MAIN, Interest(tools=True), *upstreams) == [CHANGED]
+    assert await heard(OTHER, Interest(tools=True), *upstreams) == []
+
+
+async def test_a_stream_that_has_ended_is_told_nothing_and_leaves_nothing() -> None:
+    subscriptions = Subscriptions(cast("UpstreamClient", SilentClient()), ready_s=5.0)
+    methods: list[str] = []
+    async with subscriptions.run():
+        async with subscriptions.listen(
+            ALICE, MAIN, [], Interest(tools=True), lambda method, _: methods.append(method)
+        ):
+            pass
+        subscriptions.announce(MAIN, CHANGED)
+    assert (methods, subscriptions._streams) == ([], {})
 
 
 async def test_who_asked_for_other_things_is_not_told() -> None:
-    assert await heard(MAIN, Interest(prompts=True)) == []
+    assert await heard(MAIN, Interest(prompts=True), "one") == []

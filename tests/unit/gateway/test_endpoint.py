@@ -233,10 +233,10 @@ async def test_a_missing_scope_is_challenged_with_all_that_are_needed(
         assert gateway.doubles.admitted == 0
 
 
-async def test_what_policy_misses_is_named_with_what_every_token_needs(gateway: Gateway) -> None:
+async def test_what_policy_misses_is_named_with_all_else_that_the_operation_needs(gateway: Gateway) -> None:
     await gateway.post(CALL, claims={"scope": "mcp:use mcp:tools"})
     challenge = gateway.modern.calls[0].challenge(InsufficientScopeError(("tool:danger",)))
-    assert 'scope="mcp:use tool:danger"' in challenge
+    assert 'scope="mcp:tools mcp:use tool:danger"' in challenge
 
 
 async def test_a_stream_knows_when_its_token_ends(gateway: Gateway) -> None:

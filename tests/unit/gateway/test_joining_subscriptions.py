@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from agentapi.gateway.exchange import Interest
 from agentapi.gateway.rewrite import Rewriter
 from agentapi.gateway.subscriptions import Source, Subscriptions
-from unit.gateway.doubles import Client, Server
+from unit.gateway.doubles import WORKSPACE, Client, Server
 from unit.upstreams.doubles import PRINCIPAL, upstream
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ async def test_listener_that_joins_while_another_is_subscribed_waits_for_its_own
     first, both = frozenset({"note://a"}), frozenset({"note://a", "note://b"})
 
     async def listen(uri: str, listens: asyncio.Event) -> None:
-        async with subscriptions.listen(PRINCIPAL, [_source(uri)], Interest(), lambda _method, _params: None):
+        async with subscriptions.listen(
+            PRINCIPAL, WORKSPACE.id, [_source(uri)], Interest(), lambda _method, _params: None
+        ):
             listens.set()
             await asyncio.Event().wait()
 

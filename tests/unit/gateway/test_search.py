@@ -30,7 +30,7 @@ TOOLS = [
 
 
 def names(query: str, limit: int = 10) -> list[str]:
-    return [found.name for found in Index(TOOLS).rank(query, limit)]
+    return [found.name for found in Index(TOOLS).rank(query)[:limit]]
 
 
 def test_the_best_match_comes_first_and_the_rest_is_left_out() -> None:
@@ -42,17 +42,17 @@ def test_the_best_match_comes_first_and_the_rest_is_left_out() -> None:
 
 def test_a_word_of_the_name_counts_more_than_one_of_the_description() -> None:
     tools = [tool("a__note", "Send it."), tool("b__send", "Note it.")]
-    assert [found.name for found in Index(tools).rank("send", 10)] == ["b__send", "a__note"]
+    assert [found.name for found in Index(tools).rank("send")] == ["b__send", "a__note"]
 
 
 def test_equal_matches_stay_in_the_order_of_the_list() -> None:
     tools = [tool(f"{letter}__same", "Equal words.") for letter in "dbca"]
-    assert [found.name for found in Index(tools).rank("equal", 3)] == ["d__same", "b__same", "c__same"]
+    assert [found.name for found in Index(tools).rank("equal")[:3]] == ["d__same", "b__same", "c__same"]
 
 
 def test_an_empty_query_lists_the_first_tools() -> None:
     assert names("  ", 2) == [TOOLS[0].name, TOOLS[1].name]
-    assert Index([]).rank("anything", 5) == []
+    assert Index([]).rank("anything") == []
 
 
 @pytest.mark.parametrize("text", ["listOpenIssues", "list_open_issues", "List open-issues!", "LIST OPEN ISSUES"])
@@ -74,9 +74,15 @@ def test_find_tools_answers_with_definitions_as_text_and_as_data() -> None:
                 "inputSchema": {"type": "object"},
             }
         ],
-        "total": 4,
+        "total": 1,
     }
     assert json.loads(result["content"][0]["text"]) == result["structuredContent"]
+
+
+@pytest.mark.parametrize(("query", "total"), [("", 4), ("time", 1), ("zebra", 0)])
+def test_the_total_counts_what_matches(query: str, total: int) -> None:
+    found = Finder().find(TOOLS, {"query": query, "limit": 1})["structuredContent"]
+    assert (len(found["tools"]), found["total"]) == (min(1, total), total)
 
 
 def test_a_changed_list_is_searched_anew() -> None:

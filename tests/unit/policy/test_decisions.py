@@ -149,6 +149,14 @@ def test_the_reasons_tell_every_rule_in_words() -> None:
     assert told[-1] == ("decision", Outcome.PASSES, "The tool is visible and callable.")
 
 
+def test_the_scopes_of_other_tools_are_not_told() -> None:
+    rules = [{"scopes": ["a"], "tools": ["github__*"]}, {"scopes": ["d"], "tools": ["mail__*"]}]
+    told = [
+        reason for reason in decide(policy(requires_scope=rules), MEMBER, tool()).reasons if reason.check == "scopes"
+    ]
+    assert [(reason.outcome, "github__*" in reason.detail) for reason in told] == [(Outcome.REFUSES_CALL, True)]
+
+
 PATTERN = st.sampled_from(["*", "github__*", "*search", "mail__send", "issues", "*e*"])
 SELECTOR = {
     "tools": st.lists(PATTERN, min_size=1, max_size=2),
