@@ -37,6 +37,7 @@ from agentapi.gateway.explain import Explainer
 from agentapi.gateway.policy import Policy
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
+from agentapi.http_server import WRITE_TIMEOUT_STATE
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.limits.local import LocalRateLimit
@@ -113,7 +114,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
     database_url = settings.database_url.get_secret_value()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, float]]:
         async with contextlib.AsyncExitStack() as stack:
             database = await Database.connect(
                 database_url,
@@ -131,7 +132,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             )
             await directory.load()
             async with extension.lifespan():
-                yield
+                yield {WRITE_TIMEOUT_STATE: settings.client_write_timeout_s}
 
     app = Starlette(
         routes=list(extension.routes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agentapi.errors import PayloadTooLargeError, RequestTimeoutError
+from agentapi.errors import PayloadTooLargeError, RequestTimeoutError, UnsupportedMediaTypeError
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
@@ -21,6 +21,7 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
     """Return the whole body of an ASGI request.
 
     Raises:
+        UnsupportedMediaTypeError: It is compressed.
         PayloadTooLargeError: It exceeds ``max_bytes``; a body that says so itself is not read at all.
         RequestTimeoutError: It is not there after ``timeout_s``, however steadily it dribbles in.
         ClientGoneError: The client left.
@@ -33,9 +34,11 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
 
 
 async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-    if declared.isdigit() and int(declared[:20]) > max_bytes:
-        raise _too_large(max_bytes)
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > max_bytes:
+            raise _too_large(max_bytes)
+        if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            raise UnsupportedMediaTypeError("The request body is compressed; send it without Content-Encoding.")
     chunks: list[bytes] = []
     size, more = 0, True
     while more:

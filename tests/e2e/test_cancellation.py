@@ -158,9 +158,9 @@ async def test_cancelled_calls_leave_nothing_behind(running: tuple[Gateway, Cens
 
     await vanish_once()
     before = await asyncio.to_thread(census.take)
-    for _ in range(16):
+    for _ in range(8):
         await vanish_once()
-    await asyncio.to_thread(census.settles_to, before, spare_sockets=8)
+    await asyncio.to_thread(census.settles_to, before, spare_sockets=2)
 
 
 def test_the_log_holds_no_traceback(gateway: Gateway) -> None:

@@ -281,7 +281,7 @@ ROWS: tuple[Row, ...] = (
     _row("one byte over the limit", lambda t: t.send(_padded(t, LIMIT_BYTES + 1)), 413, sdk=True),
     _row("over the limit, streamed", _oversized_stream, 413, sdk=True),
     _row("exactly the limit", lambda t: t.send(_padded(t, LIMIT_BYTES)), 200, sdk=True),
-    _row("gzip", lambda t: t.send(gzip.compress(_text(t)), content_encoding="gzip"), {400, 415}),
+    _row("gzip", lambda t: t.send(gzip.compress(_text(t)), content_encoding="gzip"), 415),
     # Content negotiation.
     _row("content type text", lambda t: t.send(t.call(), content_type="text/plain"), 415),
     _row("content type form", lambda t: t.send(t.call(), content_type="application/x-www-form-urlencoded"), 415),

@@ -6,12 +6,14 @@ are cheap views on the shared pool, each with its own headers and cookie jar.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 import httpcore2
 import httpx2
+import structlog
 
 from agentapi.egress.addresses import AddressPolicy
 from agentapi.egress.dialer import Dialer
@@ -27,10 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Egress", "default_tls_context"]
 
+_log = structlog.get_logger(__name__)
+
 _MAX_REDIRECTS: Final = 3
 _MAX_RESPONSE_BYTES: Final = 32 * 1024 * 1024
 _SPARE_CONNECTIONS: Final = 64
 _READ_TIMEOUT_S: Final = 300.0
+_REAP_S: Final = 2.0
+"""How long a connection that its server has closed may hold a socket."""
 
 
 def default_tls_context() -> ssl.SSLContext:
@@ -80,6 +86,7 @@ class Egress:
         context = ssl_context or default_tls_context()
         context.set_alpn_protocols(["http/1.1"])
         self._pool = PooledTransport(self._backend, ssl_context=context, max_connections=max_connections)
+        self._reaper: asyncio.Task[None] | None = None
         self.dialer = Dialer(policy, self._backend, ssl_context=context)
         self.max_response_bytes = max_response_bytes
         self.transport = GuardedTransport(self._pool, policy, max_response_bytes=max_response_bytes)
@@ -97,6 +104,7 @@ class Egress:
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
+        self._reaper = asyncio.create_task(self._reap())
         return self
 
     async def __aexit__(
@@ -105,6 +113,8 @@ class Egress:
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
+        if self._reaper is not None:
+            self._reaper.cancel()
         await self._resolver.aclose()
         await self._pool.__aexit__(exc_type, exc_value, traceback)
 
@@ -178,6 +188,14 @@ class Egress:
                 url_host=_host(url),
                 reason=f"{type(error).__name__}: {error}",
             ) from error
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(_REAP_S)
+            try:
+                await self._pool.close_idle()
+            except Exception:  # noqa: BLE001 - a socket that does not close well must not keep the others open
+                _log.exception("idle_connection_not_closed")
 
     async def _get(self, url: httpx2.URL, max_bytes: int, headers: dict[str, str]) -> bytes:
         for _ in range(_MAX_REDIRECTS + 1):

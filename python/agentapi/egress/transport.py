@@ -188,6 +188,15 @@ class PooledTransport(httpx2.AsyncHTTPTransport):
             network_backend=backend,
         )
 
+    async def close_idle(self) -> None:
+        """Close what has idled for too long, and what its server has closed: by itself the pool looks when it is used.
+
+        The pool goes on listing what is closed here until then, which holds nothing.
+        """
+        for connection in self._pool.connections:
+            if connection.is_idle() and connection.has_expired():
+                await connection.aclose()
+
 
 class ResponseTooLargeError(httpx2.StreamError):
     """A response body grew past the bound."""

@@ -74,8 +74,8 @@ class ClientStream:
             await self._pass_on(_body(_event(answer.body), more=False))
             return
         headers = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send(_body(answer.body, more=False))
+        start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
+        await self._pass_on(start, _body(answer.body, more=False))
 
     async def _write(self, event: bytes) -> None:
         if not self._streaming:
@@ -83,10 +83,11 @@ class ClientStream:
             await self._pass_on({"type": "http.response.start", "status": HTTPStatus.OK, "headers": [*_STREAM]})
         await self._pass_on(_body(event, more=True))
 
-    async def _pass_on(self, message: Message) -> None:
+    async def _pass_on(self, *messages: Message) -> None:
         try:
             async with asyncio.timeout(self._write_timeout_s):
-                await self._send(message)
+                for message in messages:
+                    await self._send(message)
         except TimeoutError:
             _log.info("client_does_not_read", waited_s=self._write_timeout_s)
             raise ClientGoneError from None

@@ -187,8 +187,9 @@ class Reply:
         elif answer is not None:
             length = (b"content-length", str(len(answer.body)).encode())
             headers = [_JSON, length, *answer.headers]
-            await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            await self._write(answer.body, more=False)
+            start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+            if await self._pass_on(start):
+                await self._write(answer.body, more=False)
 
     async def _begin(self) -> bool:
         self._streaming = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -22,6 +23,11 @@ __all__ = ["ConnectionTest", "UpstreamInput", "check_input"]
 _SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 _TEXT = r"^[^\x00]*$"
 """PostgreSQL stores every character but one."""
+
+
+_URL = re.compile(r"""[^\s\x00-\x20\x7f#"<>\\^`{|}]+""")
+"""What a URL may hold (RFC 3986, section 2; an international host name may come as it is spoken). A fragment is never
+sent, and other characters would be escaped without a word, so that not what is stored would be requested."""
 
 
 class UpstreamInput(BaseModel):
@@ -92,6 +98,10 @@ def _target(given: UpstreamInput, refusal: str | None, commands: Iterable[str]) 
         yield FieldError("/endpoint", f"A server reached by {given.transport} needs an endpoint URL.")
     elif refusal is not None:
         yield FieldError("/endpoint", refusal)
+    elif _URL.fullmatch(given.endpoint) is None:
+        yield FieldError(
+            "/endpoint", "The endpoint URL has a fragment (#), a space, or another character that must be escaped."
+        )
 
 
 def _credential(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldError]:

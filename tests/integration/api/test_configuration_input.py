@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,11 @@ FIELDS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a null in the description": ({"description": "a\0b"}, ["/description"]),
     "an object as secret": ({"auth": "bearer", "secret": {}}, ["/secret"]),
     "a bad workspace": ({"workspace": "../other"}, ["/workspace"]),
+    "an endpoint with a fragment": ({"endpoint": "http://127.0.0.1:18080/mcp#x"}, ["/endpoint"]),
+    "an endpoint with an empty fragment": ({"endpoint": "http://127.0.0.1:18080/mcp#"}, ["/endpoint"]),
+    "an endpoint with a space": ({"endpoint": "http://127.0.0.1:18080/m cp"}, ["/endpoint"]),
+    "an endpoint with a space before it": ({"endpoint": " http://127.0.0.1:18080/mcp"}, ["/endpoint"]),
+    "an endpoint with a backslash": ({"endpoint": "http://127.0.0.1:18080/mcp\\x"}, ["/endpoint"]),
     "no endpoint": ({"endpoint": ...}, ["/endpoint"]),
     "null endpoint": ({"endpoint": None}, ["/endpoint"]),
     "a command beside an endpoint": ({"command": "clock"}, ["/command"]),
@@ -249,6 +255,14 @@ async def test_a_body_of_another_media_type_is_refused(api: Api, kind: str) -> N
     body = json.dumps(configuration()).encode()
     answer = await api.caller().request("POST", CONFIGURATIONS, content=body, headers={"content-type": kind})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+async def test_a_compressed_body_is_refused(api: Api) -> None:
+    headers = {**JSON_TYPE, "content-encoding": "gzip"}
+    body = gzip.compress(json.dumps(configuration()).encode())
+    answer = await api.caller().request("POST", CONFIGURATIONS, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert "Content-Encoding" in answer.json()["detail"]
 
 
 async def test_a_key_given_twice_is_named(api: Api) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mcp.client.sse import sse_client
 
 from agentapi.egress import AddressPolicy, Egress, Resolver
+from agentapi.egress import client as egress_client
 from agentapi.egress.client import default_tls_context
 from agentapi.errors import AgentAPIError, EgressRefusedError, UpstreamError, UpstreamTimeoutError
 from agentapi.settings import Settings
@@ -51,6 +52,30 @@ async def test_fetches_from_an_allowed_server_over_one_connection() -> None:
         assert headers["host"] == f"upstream.example:{server.port}"
         assert headers["accept-encoding"] == "identity"
         assert server.connections == 1
+
+
+async def test_a_connection_that_its_server_has_closed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool would notice at its next use, and hold the socket until then."""
+    monkeypatch.setattr(egress_client, "_REAP_S", 0.01)
+    had, closed = asyncio.Event(), asyncio.Event()
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply(b"ok"))
+        await had.wait()
+        writer.write_eof()
+        # The end of what the client sends is that of its socket.
+        assert await reader.read() == b""
+        closed.set()
+        writer.close()
+
+    server = await asyncio.start_server(converse, "127.0.0.1", 0)
+    async with server, egress() as out:
+        port = server.sockets[0].getsockname()[1]
+        assert await out.get_bytes(f"http://upstream.example:{port}/", max_bytes=100) == b"ok"
+        had.set()
+        async with asyncio.timeout(5):
+            await closed.wait()
 
 
 @pytest.mark.parametrize(
