@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from typing import TYPE_CHECKING, Final
-from uuid import uuid4
 
 import structlog
 
@@ -62,30 +62,33 @@ class RequestContextMiddleware:
 
         failed: str | None = None
         served = current_request.set(scope)
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive, observed)
-            except BaseException as error:
-                failed = type(error).__name__
-                raise
-            finally:
-                current_request.reset(served)
-                elapsed_ms = round((self._clock() - started) * 1000, 2)
-                fallback = 500 if failed is not None and failed != "CancelledError" else _CLIENT_CLOSED
-                _log_request(scope, status or fallback, elapsed_ms, sent, failed)
+        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._app(scope, receive, observed)
+        except BaseException as error:
+            failed = type(error).__name__
+            raise
+        finally:
+            current_request.reset(served)
+            elapsed_ms = round((self._clock() - started) * 1000, 2)
+            fallback = 500 if failed is not None and failed != "CancelledError" else _CLIENT_CLOSED
+            _log_request(scope, status or fallback, elapsed_ms, sent, failed)
+            structlog.contextvars.reset_contextvars(**bound)
 
 
 def _request_id(scope: Scope) -> str:
     given = [value for name, value in scope["headers"] if name == _HEADER]
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return bytes(given[0]).decode()
-    return uuid4().hex
+    # It names a request and guards nothing; random bytes of the kernel would cost a system call.
+    return f"{random.getrandbits(128):032x}"
 
 
 def _log_request(scope: Scope, status: int, duration_ms: float, sent: int, failed: str | None) -> None:
     state = scope["state"]
     principal = state.get("principal")
     entry: dict[str, object] = {
+        "request_id": state["request_id"],
         "method": scope["method"],
         "path": _path(scope),
         "status": status,

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
 
 import pytest
 import structlog
@@ -231,3 +232,47 @@ def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> No
     assert "on_stderr" in captured.err
     assert captured.out == ""
     assert sys.stderr is not None
+
+
+REQUEST: dict[str, Any] = {
+    "request_id": "r-1",
+    "method": "POST",
+    "path": "/mcp/{org}/{workspace}",
+    "status": 200,
+    "duration_ms": 0.25,
+    "bytes_out": 300,
+    "org": "acme",
+    "workspace": "main",
+    "user_id": UUID(int=7),
+}
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "request_id": st.from_regex(r"\A[A-Za-z0-9._-]{1,64}\Z") | st.just(JWT[:64]),
+            "path": st.text(st.characters(exclude_categories=["C", "Z"]), max_size=80) | st.just(f"/x/{JWT}"),
+            "status": st.integers(100, 599),
+            "duration_ms": st.floats(0, 1e9).map(lambda value: round(value, 2)),
+            "bytes_out": st.integers(0, 2**40),
+        },
+        optional={"error": st.just("RuntimeError"), "org": st.just("other")},
+    )
+)
+def test_the_line_of_a_request_is_like_any_other(changes: dict[str, Any]) -> None:
+    stream = configured()
+    for event in ("request", "other"):
+        structlog.get_logger().info(event, **{**REQUEST, **changes})
+    told, other = lines(stream)
+    assert other.pop("event") == "other"
+    assert told.pop("event") == "request"
+    assert told.pop("timestamp") <= other.pop("timestamp")
+    assert told == other
+    assert JWT[:40] not in stream.getvalue()
+
+
+def test_an_entry_that_only_shares_the_name_of_the_line_is_written_as_well() -> None:
+    stream = configured()
+    structlog.get_logger().info("request", reason="other")
+    structlog.get_logger().warning("request", **REQUEST)
+    assert [(line["event"], line["level"]) for line in lines(stream)] == [("request", "info"), ("request", "warning")]

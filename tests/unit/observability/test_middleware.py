@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,7 @@ async def test_a_sane_request_id_is_kept(given: str) -> None:
 async def test_an_odd_request_id_is_replaced(given: str) -> None:
     response, _ = await call("/bound", headers=[(b"X-Request-ID", given.encode())])  # type: ignore[list-item]
     assert response.headers["x-request-id"] != given
-    assert uuid.UUID(hex=response.headers["x-request-id"]).version == 4
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 async def test_two_request_ids_are_replaced() -> None:
