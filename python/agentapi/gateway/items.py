@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from operator import is_
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcp.shared.inbound import x_mcp_header_map
@@ -55,6 +56,9 @@ class CatalogueItem:
     _target: Target | None = field(default=None, init=False, repr=False, compare=False)
     _profile: ToolProfile | None = field(default=None, init=False, repr=False, compare=False)
     _called: CatalogueItem | None = field(default=None, init=False, repr=False, compare=False)
+    _cleared: tuple[tuple[object, ...], CatalogueItem] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
     @property
     def raw(self) -> bytes:
@@ -98,6 +102,16 @@ class CatalogueItem:
         if self._called is None:
             raise AssertionError(self.name)
         return self._called
+
+    def cleared(self, terms: tuple[object, ...]) -> CatalogueItem | None:
+        """Return what was ``clear``ed last if that was under these very terms."""
+        if self._cleared is None or not all(map(is_, self._cleared[0], terms)):
+            return None
+        return self._cleared[1]
+
+    def clear(self, terms: tuple[object, ...], item: CatalogueItem) -> None:
+        """Remember that under these terms, objects that do not change, the item may be used as ``item``."""
+        object.__setattr__(self, "_cleared", (terms, item))
 
 
 def named(

@@ -38,6 +38,7 @@ import agentapi
 from agentapi.errors import AgentAPIError
 from agentapi.gateway.call import check_accept, failure
 from agentapi.gateway.exchange import ClientTraits, Exchange
+from agentapi.gateway.introductions import Introductions
 from agentapi.gateway.listening import MAX_URIS, Changes, filter_of, interest_of
 from agentapi.gateway.logging_levels import passes
 from agentapi.gateway.pages import RawResult
@@ -82,6 +83,7 @@ class ModernFront:
         self._streams = streams
         self._limits = limits
         self._relay = relay
+        self._introductions = Introductions()
 
     async def serve(self, call: Call, incoming: Incoming, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one message.
@@ -99,7 +101,8 @@ class ModernFront:
             _check_version(headers)
             await Response(status_code=HTTPStatus.ACCEPTED)(scope, receive, send)
             return
-        client = _climb(incoming, headers)
+        known = self._introductions.known(incoming, scope["headers"])
+        client = known or _climb(incoming, headers)
         reply = Reply(receive, send, self._limits)
         exchange = Exchange(
             principal=call.principal,
@@ -117,7 +120,9 @@ class ModernFront:
             await reply.run(self._guard(call, incoming, lambda: self._listen(call, exchange, reply)))
             return
         try:
-            check_params(exchange.method, client.revision, exchange.params)
+            if known is None:
+                check_params(exchange.method, client.revision, exchange.params)
+                self._introductions.remember(incoming, client)
             exchange = await self._router.meant(exchange)
             target = await self._target(exchange, headers)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told and the log has it

@@ -142,9 +142,14 @@ class Policy:
             NotFoundError: The workspace has no such toolset.
         """
         holds = await self.holds(view, principal)
+        chosen = holds.toolset(toolset)
+        terms = (holds, chosen, principal)
+        cleared = tool.cleared(terms)
+        if cleared is not None:
+            return cleared
         await self._meet(holds, principal, (tool,))
         name = holds.policy.renames.renamed(tool.name)
-        verdict = self._verdict(holds, holds.toolset(toolset), principal, tool)
+        verdict = self._verdict(holds, chosen, principal, tool)
         if name is None or not verdict.visible:
             raise unknown_tool(tool.name if name is None else name)
         if not verdict.callable:
@@ -152,7 +157,11 @@ class Policy:
             if verdict.missing_scopes:
                 raise InsufficientScopeError(tuple(sorted(verdict.required_scopes)))
             raise ForbiddenError("This tool may not be called.")
-        return tool.called(name)
+        called = tool.called(name)
+        # A definition that could not be recorded is to be met again.
+        if tool.profile.fingerprint in holds.known(tool.upstream, tool.upstream_name):
+            tool.clear(terms, called)
+        return called
 
     async def _meet(self, holds: WorkspacePolicy, principal: Principal, tools: Iterable[CatalogueItem]) -> None:
         """Record the definitions that nobody has met.

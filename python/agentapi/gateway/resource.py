@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
@@ -40,11 +41,9 @@ class Place:
                 not everybody on the way takes it for one.
         """
         path = scope["path_params"]
-        place = cls(path["org"], path["workspace"], path.get("toolset"))
-        encoded = b"%2f" in scope.get("raw_path", b"").lower()
-        if encoded or any(_SLUG.fullmatch(name) is None for name in place.names):
+        if b"%2f" in scope.get("raw_path", b"").lower():
             raise NotFoundError(NO_WORKSPACE)
-        return place
+        return _place(path["org"], path["workspace"], path.get("toolset"))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,6 +59,14 @@ class Place:
     def parent(self) -> Place | None:
         """The workspace of a toolset."""
         return Place(self.org, self.workspace) if self.toolset is not None else None
+
+
+@lru_cache(maxsize=1024)
+def _place(org: str, workspace: str, toolset: str | None) -> Place:
+    place = Place(org, workspace, toolset)
+    if any(_SLUG.fullmatch(name) is None for name in place.names):
+        raise NotFoundError(NO_WORKSPACE)
+    return place
 
 
 class ProtectedResource:
