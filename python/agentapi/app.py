@@ -17,7 +17,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agentapi._core import Keyring, KeyringError
 from agentapi.audit.log import AuditLog
 from agentapi.egress.client import Egress
 from agentapi.errors import (
@@ -40,6 +39,8 @@ from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.http_server import WRITE_TIMEOUT_STATE
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
+from agentapi.jobs.queue import JobQueue
+from agentapi.keyring_source import load_keyring
 from agentapi.limits.local import LocalRateLimit
 from agentapi.oauth.room import OAuthRoom
 from agentapi.observability.health import HealthBoard, Probe
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from agentapi._core import Keyring
     from agentapi.principal import Principal
     from agentapi.settings import IssuerSettings, Settings
 
@@ -105,7 +107,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
         StartupError: The settings cannot work; one sentence says which and how to mend it.
     """
     extension = extension or Extension()
-    keyring = _keyring(settings)
+    keyring = load_keyring(settings)
     issuers = load_issuers(settings)
     if not issuers:
         raise StartupError("No issuer is configured; set AGENTAPI_ISSUERS or AGENTAPI_ISSUERS_FILE.")
@@ -127,8 +129,11 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             egress = await stack.enter_async_context(Egress.from_settings(settings))
             directory = _directory(settings, issuers, egress)
             stack.push_async_callback(directory.close)
+            jobs = JobQueue(database_url, keyring=keyring, timeout_s=settings.database_timeout_s)
             app.router.routes.extend(
-                await _routes(settings, stack, database=database, egress=egress, directory=directory, keyring=keyring)
+                await _routes(
+                    settings, stack, database=database, egress=egress, directory=directory, keyring=keyring, jobs=jobs
+                )
             )
             await directory.load()
             async with extension.lifespan():
@@ -191,6 +196,7 @@ async def _routes(
     egress: Egress,
     directory: IssuerDirectory,
     keyring: Keyring,
+    jobs: JobQueue,
 ) -> list[BaseRoute]:
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
@@ -214,7 +220,7 @@ async def _routes(
         commands=commands,
         max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
     )
-    oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring)
+    oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring, jobs=jobs)
     stack.push_async_callback(oauth.refresher.aclose)
     credentials = CredentialsByAuth(SharedSecrets(keyring), {Auth.OAUTH: oauth.credentials})
     pool = ConnectionPool(Limits.from_settings(settings))
@@ -288,6 +294,8 @@ async def _routes(
         members=MemberDirectory(database),
         issuers=directory,
     )
+    # Last, so that every room has said what it does, and first to end.
+    await stack.enter_async_context(jobs.run())
     board = HealthBoard([Probe("database", database.ping, critical=True)])
     return [
         *board.routes(),
@@ -320,24 +328,6 @@ def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Eg
         min_interval_s=settings.key_set_min_interval_s,
         clock=time.monotonic,
     )
-
-
-def _keyring(settings: Settings) -> Keyring:
-    if settings.keyring is not None:
-        text = settings.keyring.get_secret_value()
-    elif settings.keyring_file is not None:
-        try:
-            text = settings.keyring_file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise StartupError(f"AGENTAPI_KEYRING_FILE cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError:
-            raise StartupError("AGENTAPI_KEYRING_FILE holds no keyring; `agentapi keys generate` makes one.") from None
-    else:
-        raise StartupError("Set AGENTAPI_KEYRING or AGENTAPI_KEYRING_FILE; `agentapi keys generate` makes a keyring.")
-    try:
-        return Keyring.parse(text)
-    except KeyringError as error:
-        raise StartupError(f"The keyring cannot be used: {error}.") from None
 
 
 async def _problem(_: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ import click
 
 import agentapi
 from agentapi.errors import AgentAPIError, InvalidRequestError, StartupError
+from agentapi.key_commands import keys
 from agentapi.remote_commands import explain, upstream_commands
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def cli() -> None:
 
 
 cli.add_command(explain)
+cli.add_command(keys)
 cli.add_command(upstream_commands)
 
 
@@ -254,23 +256,6 @@ def token_mint(
         scopes=scopes,
     )
     click.echo(minted)
-
-
-@cli.group()
-def keys() -> None:
-    """The sealing keyring."""
-
-
-@keys.command("generate")
-@click.option("--key-id", default="k1", show_default=True)
-def keys_generate(*, key_id: str) -> None:
-    """Print a new keyring for AGENTAPI_KEYRING or AGENTAPI_KEYRING_FILE. Keep it safe: nothing opens without it."""
-    from agentapi._core import Keyring, KeyringError  # noqa: PLC0415
-
-    try:
-        click.echo(Keyring.generate(key_id))
-    except KeyringError as error:
-        raise StartupError(f"--key-id: {error}.") from None
 
 
 def _run(coroutine: Any) -> None:  # noqa: ANN401 - whatever asyncio.run takes

@@ -137,6 +137,8 @@ class Settings(BaseSettings):
     keyring: SecretStr | None = None
     """Sealing keyring as ``agentapi keys generate`` prints it."""
     keyring_file: Path | None = None
+    keyring_command: str | None = None
+    """Command line, split as a shell would and run without one, that prints the keyring: for a KMS or a vault."""
 
     issuers: tuple[IssuerSettings, ...] = ()
     issuers_file: Path | None = None

@@ -19,6 +19,7 @@ SQL_ALLOWED = {
     "storage/database.py": "the context of a transaction",
     "storage/embedded.py": "makes the roles and the database of `agentapi dev`",
     "storage/migrations.py": "runs the migrations",
+    "storage/resealing.py": "goes through the sealed columns that rooms declare",
 }
 ENVIRONMENT_ALLOWED = {
     "settings.py": "the only reader of AGENTAPI_*, through pydantic-settings",

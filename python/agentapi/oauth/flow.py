@@ -36,7 +36,7 @@ from agentapi.upstreams import store as upstream_store
 from agentapi.upstreams.models import Auth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection
     from datetime import datetime
 
     from agentapi._core import Keyring
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from agentapi.oauth.revoke import Revoker
     from agentapi.oauth.vault import Vault
     from agentapi.principal import Principal
+    from agentapi.storage.database import Connection as Transaction
     from agentapi.storage.database import Database
     from agentapi.upstreams.models import Upstream
 
@@ -105,6 +106,7 @@ class Flows:
         protocol: Redeems codes.
         revoker: Gives back what came too late.
         return_urls: Where a browser may be sent in the end; compared exactly.
+        plan: Called in the transaction that stores a connection.
         clock: The time, with its zone.
         changes: Is told of connections that were made.
     """
@@ -119,6 +121,7 @@ class Flows:
         protocol: AuthorizationClient,
         revoker: Revoker,
         return_urls: Collection[str],
+        plan: Callable[[Transaction, Connection], Awaitable[None]],
         clock: Callable[[], datetime],
         changes: Changes | None = None,
     ) -> None:
@@ -129,6 +132,7 @@ class Flows:
         self._protocol = protocol
         self._revoker = revoker
         self._return_urls = frozenset(return_urls)
+        self._plan = plan
         self._clock = clock
         self._changes = changes or Changes()
 
@@ -288,6 +292,7 @@ class Flows:
                 if upstream.auth is not Auth.OAUTH or upstream.endpoint != flow.endpoint:
                     raise NotFoundError("The upstream was changed meanwhile; begin again.")
                 kept = await store.put_connection(connection, made)
+                await self._plan(connection, kept)
         except AgentAPIError:
             await self._revoker.give_back(made)
             raise

@@ -28,7 +28,7 @@ from agentapi.oauth.errors import AuthorizationServerError, ClientMissingError, 
 from agentapi.oauth.models import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from datetime import datetime
 
     from agentapi.oauth.clients.registry import ClientRegistry
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from agentapi.storage.database import Connection as Transaction
     from agentapi.storage.database import Database
 
-__all__ = ["Refresher"]
+__all__ = ["Refresher", "due_at"]
 
 _SPENT: Final = frozenset({"invalid_grant", "bad_refresh_token", "interaction_required", "consent_required"})
 """Errors that say that the grant is over; ``bad_refresh_token`` is GitHub's."""
@@ -48,8 +48,18 @@ _STORE_AGAIN_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 300
 _AT_ONCE: Final = 4
 """Refreshes under way in one process, each of which keeps a database connection meanwhile."""
+_PART_OF_LIFE: Final = 4
+"""A token is refreshed ahead by a quarter of its life at most: one that lasts for minutes is used for most of them."""
 
 _log = structlog.get_logger(__name__)
+
+
+def due_at(connection: Connection, ahead: timedelta) -> datetime | None:
+    """Return when a grant is to be refreshed, or None if its token has no end."""
+    if connection.expires_at is None:
+        return None
+    lifetime = max(connection.expires_at - connection.updated_at, timedelta())
+    return connection.expires_at - min(ahead, lifetime / _PART_OF_LIFE)
 
 
 class Refresher:
@@ -65,6 +75,7 @@ class Refresher:
         ahead_s: How long before its end a token is refreshed in the background, while it is still used.
         skew_s: How far clocks may differ: this long before its end a token is not used any more.
         lock_wait_s: How long to wait for another process that refreshes the same connection.
+        plan: Called in the transaction that stores a new grant.
     """
 
     def __init__(
@@ -79,6 +90,7 @@ class Refresher:
         ahead_s: float = 300.0,
         skew_s: float = 30.0,
         lock_wait_s: float = 20.0,
+        plan: Callable[[Transaction, Connection], Awaitable[None]],
     ) -> None:
         self._database = database
         self._vault = vault
@@ -89,6 +101,7 @@ class Refresher:
         self._ahead = timedelta(seconds=ahead_s)
         self._skew = timedelta(seconds=skew_s)
         self._lock_wait_s = lock_wait_s
+        self._plan = plan
         self._running: dict[ConnectionId, asyncio.Task[Connection]] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
 
@@ -101,11 +114,14 @@ class Refresher:
         """
         if connection.status is Status.RECONNECT_NEEDED:
             raise _reconnect(connection.status_reason)
-        left = None if connection.expires_at is None else connection.expires_at - self._clock()
-        if left is None or left > self._ahead:
+        now = self._clock()
+        due = due_at(connection, self._ahead)
+        if due is None or connection.expires_at is None:
             return connection
-        if left <= self._skew:
+        if connection.expires_at - now <= self._skew:
             return await self.refresh(connection)
+        if due > now:
+            return connection
         if self._vault.open_grant(connection).refresh_token is not None and self._may_try(connection):
             self._started(connection)
         return connection
@@ -127,6 +143,24 @@ class Refresher:
         """
         await self._require_reconnect(connection, reason)
         raise _reconnect(reason)
+
+    async def refresh_if_due(self, connection: Connection) -> timedelta | None:
+        """Refresh ``connection`` ahead of its end, or return how long that still has time; None if it never will be.
+
+        Raises:
+            ReconnectNeededError: Only its owner can renew it.
+            AuthorizationServerError: The provider cannot do so now.
+        """
+        due = due_at(connection, self._ahead)
+        if due is None or connection.status is not Status.ACTIVE:
+            return None
+        if self._vault.open_grant(connection).refresh_token is None:
+            return None
+        wait = max(due, connection.refresh_not_before or due) - self._clock()
+        if wait > timedelta():
+            return wait
+        await self.refresh(connection)
+        return None
 
     async def aclose(self) -> None:
         """Wait for the refreshes under way: their answers must not be lost."""
@@ -166,6 +200,7 @@ class Refresher:
 
     async def _ask(self, connection: Connection, grant: Grant, client: Client) -> Connection:
         """Ask the provider with the row locked; what it says is stored in the same transaction, then raised."""
+        made: Connection | None = None
         refreshed: Connection | None = None
         failure: AuthorizationServerError | ReconnectNeededError | None = None
         try:
@@ -182,13 +217,13 @@ class Refresher:
                     # Within the transaction, so that whoever waits for the row finds the outcome.
                     failure = await self._failed(transaction, connection, locked, error)
                 else:
-                    refreshed = self._with(connection, grant, tokens)
-                    stored = await store.store_refreshed(transaction, refreshed)
-                    refreshed = stored or refreshed
+                    made = self._with(connection, grant, tokens)
+                    refreshed = await self._stored(transaction, made)
         except StorageUnavailableError:
-            if refreshed is None:
+            if made is None:
                 raise
-            return await self._store_late(refreshed)
+            # Not what the transaction returned: that names the generation which it failed to commit.
+            return await self._store_late(made)
         self._tell(connection)
         if failure is not None:
             raise failure
@@ -250,7 +285,6 @@ class Refresher:
             connection.id,
             connection.generation,
             not_before=now + timedelta(seconds=wait_s),
-            now=now,
             begun_at=None if answered else now,
         )
         return error
@@ -272,7 +306,7 @@ class Refresher:
         while True:
             try:
                 async with self._database.user_transaction(refreshed.org_id, refreshed.user_id) as transaction:
-                    stored = await store.store_refreshed(transaction, refreshed)
+                    stored = await self._stored(transaction, refreshed)
             except StorageUnavailableError:
                 if loop.time() >= deadline:
                     _log.error("oauth_refresh_lost", upstream_id=str(refreshed.upstream_id))
@@ -280,7 +314,14 @@ class Refresher:
                 await asyncio.sleep(_STORE_AGAIN_S)
             else:
                 self._tell(refreshed)
-                return stored or refreshed
+                return stored
+
+    async def _stored(self, transaction: Transaction, refreshed: Connection) -> Connection:
+        stored = await store.store_refreshed(transaction, refreshed)
+        if stored is None:
+            return refreshed
+        await self._plan(transaction, stored)
+        return stored
 
 
 def _reconnect(reason: str | None) -> ReconnectNeededError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from agentapi.oauth.ahead import RefreshAhead, RefreshPlan
 from agentapi.oauth.book import ConnectionBook
 from agentapi.oauth.changes import Changes
 from agentapi.oauth.clients.registry import ClientRegistry
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import Keyring
     from agentapi.egress.client import Egress
+    from agentapi.jobs.queue import JobQueue
     from agentapi.oauth.models import ProviderName
     from agentapi.oauth.providers import Preset
     from agentapi.principal import Principal
@@ -58,6 +60,7 @@ class OAuthRoom:
         database: Database,
         egress: Egress,
         keyring: Keyring,
+        jobs: JobQueue,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         presets: Mapping[ProviderName, Preset] = PRESETS,
     ) -> OAuthRoom:
@@ -76,6 +79,7 @@ class OAuthRoom:
             presets=presets,
         )
         changes = Changes()
+        plan = RefreshPlan(jobs, clock=clock, ahead_s=settings.oauth_refresh_ahead_s).plan
         revoker = Revoker(database=database, vault=vault, clients=clients, protocol=protocol, changes=changes)
         refresher = Refresher(
             database=database,
@@ -86,7 +90,9 @@ class OAuthRoom:
             changes=changes,
             ahead_s=settings.oauth_refresh_ahead_s,
             lock_wait_s=settings.egress_timeout_s * 2,
+            plan=plan,
         )
+        RefreshAhead(database=database, refresher=refresher, clock=clock).attach(jobs)
         flows = Flows(
             database=database,
             keyring=keyring,
@@ -95,6 +101,7 @@ class OAuthRoom:
             protocol=protocol,
             revoker=revoker,
             return_urls=settings.oauth_return_urls,
+            plan=plan,
             clock=clock,
             changes=changes,
         )

@@ -98,7 +98,7 @@ RETURNING id
 """
 _RECORD_FAILURE = """
 UPDATE oauth_connections SET
-    refresh_begun_at = $5, refresh_failures = refresh_failures + 1, refresh_not_before = $3, updated_at = $4
+    refresh_begun_at = $4, refresh_failures = refresh_failures + 1, refresh_not_before = $3
 WHERE id = $1 AND generation = $2
 RETURNING id
 """
@@ -247,11 +247,10 @@ async def record_refresh_failure(
     generation: int,
     *,
     not_before: datetime,
-    now: datetime,
     begun_at: datetime | None,
 ) -> bool:
     """Note that a refresh failed and may be tried again from ``not_before``; ``begun_at`` if its outcome is unknown."""
-    return await connection.fetchval(_RECORD_FAILURE, id_, generation, not_before, now, begun_at) is not None
+    return await connection.fetchval(_RECORD_FAILURE, id_, generation, not_before, begun_at) is not None
 
 
 def _connection(row: asyncpg.Record) -> Connection:

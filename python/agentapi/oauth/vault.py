@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
 from pydantic import SecretStr
@@ -26,6 +26,7 @@ from agentapi.oauth.models import (
     ProviderName,
     Revocation,
 )
+from agentapi.storage.resealing import SealedColumn
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,9 +35,42 @@ if TYPE_CHECKING:
     from agentapi.oauth.models import Connection
     from agentapi.principal import OrgId, UpstreamId, UserId
 
-__all__ = ["Vault", "connection_id"]
+__all__ = ["SEALED", "Vault", "connection_id"]
 
 _CONNECTIONS = UUID("5c9d1d5e-6b0f-4d52-9a2e-0f6d1f4a8f0b")
+
+SEALED: Final = (
+    SealedColumn(
+        table="oauth_clients",
+        column="secret",
+        key=("org_id", "issuer"),
+        aad=lambda row: _client_aad(row["org_id"], row["issuer"]),
+    ),
+    SealedColumn(
+        table="oauth_flows",
+        column="sealed",
+        key=("org_id", "id"),
+        context=("user_id",),
+        aad=lambda row: _flow_aad(row["org_id"], row["user_id"], row["id"]),
+    ),
+    SealedColumn(
+        table="oauth_connections",
+        column="sealed",
+        key=("org_id", "id"),
+        context=("user_id", "provider"),
+        aad=lambda row: _grant_aad(row["id"], row["org_id"], row["user_id"], row["provider"]),
+    ),
+    SealedColumn(
+        table="brought_credentials",
+        column="sealed",
+        key=("org_id", "user_id", "upstream_id"),
+        context=("id",),
+        aad=lambda row: (
+            f"brought_credentials.sealed/{row['org_id']}/{row['user_id']}/{row['upstream_id']}/{row['id']}".encode()
+        ),
+    ),
+)
+"""What this room keeps sealed, for the rotation of keys."""
 
 
 def connection_id(org_id: OrgId, user_id: UserId, upstream_id: UpstreamId) -> ConnectionId:
@@ -141,7 +175,7 @@ def _flow_aad(org_id: OrgId, user_id: UserId, flow_id: FlowId) -> bytes:
     return f"oauth_flows.sealed/{org_id}/{user_id}/{flow_id}".encode()
 
 
-def _grant_aad(id_: ConnectionId, org_id: OrgId, user_id: UserId, provider: ProviderName) -> bytes:
+def _grant_aad(id_: ConnectionId, org_id: OrgId, user_id: UserId, provider: ProviderName | str) -> bytes:
     return f"oauth_connections.sealed/{org_id}/{user_id}/{provider}/{id_}".encode()
 
 

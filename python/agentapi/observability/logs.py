@@ -34,6 +34,8 @@ _FLOORS: Final = {
     # It would log what an upstream sent, word for word; what matters of it the gateway says itself.
     "mcp.client": logging.CRITICAL,
     "asyncpg": logging.INFO,
+    # It would log messages of what failed; the queue tells of its jobs itself.
+    "pgqueuer": logging.CRITICAL,
     "asyncio": logging.INFO,
     "uvicorn.access": logging.CRITICAL,
 }

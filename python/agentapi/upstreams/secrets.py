@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from agentapi.storage.resealing import SealedColumn
 from agentapi.upstreams.models import Auth, secret_aad
 
 if TYPE_CHECKING:
@@ -11,7 +12,17 @@ if TYPE_CHECKING:
     from agentapi.principal import OrgId, UpstreamId
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["credential_headers", "seal_secret"]
+__all__ = ["SEALED", "credential_headers", "seal_secret"]
+
+SEALED: Final = (
+    SealedColumn(
+        table="upstreams",
+        column="secret",
+        key=("org_id", "id"),
+        aad=lambda row: secret_aad(row["org_id"], row["id"]),
+    ),
+)
+"""What this room keeps sealed, for the rotation of keys."""
 
 
 def seal_secret(keyring: Keyring, org_id: OrgId, upstream_id: UpstreamId, secret: str) -> bytes:

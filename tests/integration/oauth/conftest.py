@@ -9,6 +9,7 @@ import pytest
 
 from agentapi._core import Keyring
 from agentapi.egress import Egress
+from agentapi.jobs.queue import JobQueue
 from agentapi.oauth.flow import Answer, Begun, Finished
 from agentapi.oauth.room import OAuthRoom
 from agentapi.settings import load_settings
@@ -89,14 +90,25 @@ async def oauth_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
     await database.close()
 
 
-def room_of(database: Database, egress: Egress, keyring: Keyring, clock: Clock, **settings: Any) -> OAuthRoom:
+def room_of(
+    database: Database,
+    egress: Egress,
+    keyring: Keyring,
+    clock: Clock,
+    *,
+    jobs: Any = None,
+    **settings: Any,
+) -> OAuthRoom:
     given = {
         "public_url": "http://gateway.example",
         "egress_timeout_s": 5.0,
         "oauth_return_urls": ("https://app.example/done",),
         **settings,
     }
-    return OAuthRoom.build(load_settings(**given), database=database, egress=egress, keyring=keyring, clock=clock)
+    jobs = jobs or JobQueue("", keyring=keyring, timeout_s=5.0)
+    return OAuthRoom.build(
+        load_settings(**given), database=database, egress=egress, keyring=keyring, jobs=jobs, clock=clock
+    )
 
 
 @pytest.fixture

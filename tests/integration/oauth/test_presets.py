@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from agentapi.egress import Egress
+from agentapi.jobs.queue import JobQueue
 from agentapi.oauth.clients import store as client_store
 from agentapi.oauth.errors import GrantRefusedError, ReconnectNeededError
 from agentapi.oauth.flow import Answer
@@ -107,6 +108,7 @@ async def bound(bench: Bench, keyring: Keyring, provider: ProviderName, at: _S) 
             database=bench.database,
             egress=egress,
             keyring=keyring,
+            jobs=JobQueue("", keyring=keyring, timeout_s=5.0),
             clock=bench.clock,
             presets={provider: elsewhere(PRESETS[provider], url)},
         )

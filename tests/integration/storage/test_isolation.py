@@ -44,7 +44,8 @@ _WRITABLE += ("client_id", "provider", None, "status", "status")
 APPEND_ONLY = {"audit_log", "audit_checkpoints"}
 """Tables without policies to change a row; their partitions have none at all, and nobody has rights to them."""
 
-WITHOUT_TENANT = {"schema_migrations"}
+WITHOUT_TENANT = {"schema_migrations", "jobs", "jobs_log", "jobs_schedules", "jobs_statistics"}
+"""Payloads of jobs are sealed: who reads them without the keyring learns of no tenant."""
 
 SECURITY_OF_TABLES = """
 SELECT c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -54,6 +55,8 @@ class Site:
         answer = self.answers.get(asked.path)
         if callable(answer) and not isinstance(answer, Response):
             answer = answer(asked)
+            if inspect.isawaitable(answer):
+                answer = await answer
         if answer is None:
             answer = Response(status_code=404)
         response = answer if isinstance(answer, Response) else JSONResponse(answer)
