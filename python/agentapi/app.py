@@ -27,7 +27,6 @@ from agentapi.errors import (
     NotFoundError,
     StartupError,
     UnauthenticatedError,
-    first_leaf,
 )
 from agentapi.gateway.browser_guard import BrowserGuard
 from agentapi.gateway.composition import Gateway
@@ -42,10 +41,12 @@ from agentapi.identity.issuers import IssuerDirectory
 from agentapi.jobs.queue import JobQueue
 from agentapi.keyring_source import load_keyring
 from agentapi.limits.local import LocalRateLimit
+from agentapi.oauth.brought.room import BroughtRoom
 from agentapi.oauth.room import OAuthRoom
 from agentapi.observability.health import HealthBoard, Probe
 from agentapi.observability.logs import configure_from_settings
 from agentapi.observability.middleware import RequestContextMiddleware
+from agentapi.outermost import CrashGuard, PlainStartupFailure
 from agentapi.policy.registry import PolicyRegistry
 from agentapi.policy.routes import PolicyRoutes
 from agentapi.problems import bearer_challenge, problem_response
@@ -74,7 +75,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.routing import BaseRoute
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from agentapi._core import Keyring
     from agentapi.principal import Principal
@@ -154,34 +154,6 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
     return app
 
 
-class _PlainStartupFailure:
-    """Tells the server in one sentence why the gateway did not start, where that is a person's to mend."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
-        failed: Message | None = None
-
-        async def hold_failure(message: Message) -> None:
-            nonlocal failed
-            if message["type"] == "lifespan.startup.failed":
-                failed = message
-            else:
-                await send(message)
-
-        try:
-            await self._app(scope, receive, hold_failure)
-        except BaseException as error:
-            if failed is not None:
-                cause = first_leaf(error)
-                await send({**failed, "message": cause.message} if isinstance(cause, AgentAPIError) else failed)
-            raise
-
-
 async def _require_current_schema(database: Database) -> None:
     missing = await database.pending_migrations()
     if missing:
@@ -222,7 +194,12 @@ async def _routes(
     )
     oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring, jobs=jobs)
     stack.push_async_callback(oauth.refresher.aclose)
-    credentials = CredentialsByAuth(SharedSecrets(keyring), {Auth.OAUTH: oauth.credentials})
+    brought = BroughtRoom.build(
+        settings, database=database, keyring=keyring, transports=transports, changes=oauth.changes
+    )
+    credentials = CredentialsByAuth(
+        SharedSecrets(keyring), {Auth.OAUTH: oauth.credentials, Auth.USER: brought.credentials}
+    )
     pool = ConnectionPool(Limits.from_settings(settings))
     await stack.enter_async_context(pool.run())
     client = UpstreamClient(
@@ -312,6 +289,7 @@ async def _routes(
         *policy_routes.routes(),
         *explainer.routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
+        *brought.routes(authorize=authorize, upstreams=registry),
     ]
 
 
@@ -356,35 +334,11 @@ async def _nobody(_: Request, __: Exception) -> Response:
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
-class _CrashGuard:
-    """Answers for a defect of ours, inside the request's context: the log has it, the client need not."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except Exception:
-            if scope["type"] != "http" or started:
-                raise
-            _log.exception("request_crashed")
-            answer = problem_response(AgentAPIError("Something went wrong here; the log has the details."))
-            await answer(scope, receive, send)
-
-
 def _middleware(settings: Settings, routes: Callable[[], Sequence[BaseRoute]]) -> list[Middleware]:
     middleware = [
-        Middleware(_PlainStartupFailure),
+        Middleware(PlainStartupFailure),
         Middleware(RequestContextMiddleware),
-        Middleware(_CrashGuard),
+        Middleware(CrashGuard),
     ]
     if settings.allowed_origins:
         cors = Middleware(

@@ -257,15 +257,19 @@ class Catalogue:
     def changed(self, upstream: Upstream, method: str) -> None:
         """Take note of a notification of ``upstream``, heard by whoever: a list that it says has changed is gone."""
         for key in self._keys.get(upstream.id, ()):
-            if key[3].change != method:
-                continue
-            entry = self._entries[key]
-            entry.expires = entry.gone = -math.inf
-        for key, running in list(self._fetching.items()):
-            if key[0] == upstream.id and key[3].change == method:
-                # It may have been answered before the change; who asks from now on must not get it.
-                running.outdated = True
-                del self._fetching[key]
+            if key[3].change == method:
+                entry = self._entries[key]
+                entry.expires = entry.gone = -math.inf
+        self._outdate(lambda key: key[0] == upstream.id and key[3].change == method)
+
+    def credential_changed(self, upstream_id: UpstreamId, user_id: UserId, *, gone: bool) -> None:
+        """Renew what an older credential of a user showed; forget it if there is no newer one, or it showed nothing."""
+        for key in self._keys.get(upstream_id, ()):
+            if key[2] == user_id:
+                entry = self._entries[key]
+                entry.expires = -math.inf
+                entry.gone = -math.inf if gone or entry.failure is not None else entry.gone
+        self._outdate(lambda key: key[0] == upstream_id and key[2] == user_id)
 
     def _at_hand(self, upstream: Upstream, principal: Principal, kind: Kind) -> _Entry | None:
         """Return what may be served at once; what is stale is renewed meanwhile."""
@@ -283,6 +287,13 @@ class Catalogue:
 
     async def _entry(self, upstream: Upstream, principal: Principal, kind: Kind, known: _Entry | None) -> _Entry:
         return known if known is not None else await self._fetch(upstream, principal, kind)
+
+    def _outdate(self, changed: Callable[[_Key], bool]) -> None:
+        """Keep from whoever asks from now on what may have been answered before a change."""
+        for key, running in list(self._fetching.items()):
+            if changed(key):
+                running.outdated = True
+                del self._fetching[key]
 
     def _renew(self, key: _Key, upstream: Upstream, principal: Principal) -> None:
         with contextlib.suppress(UpstreamError):

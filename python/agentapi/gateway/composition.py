@@ -55,6 +55,7 @@ class Gateway:
         del org_id
         self.client.close_user(upstream_id, user_id, at_once=gone)
         self.relay.close_user(upstream_id, user_id)
+        self.router.catalogue.credential_changed(upstream_id, user_id, gone=gone)
 
     @classmethod
     def build(

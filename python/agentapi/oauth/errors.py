@@ -5,12 +5,14 @@ from __future__ import annotations
 from agentapi.errors import (
     ConflictError,
     ForbiddenError,
+    InvalidRequestError,
     UpstreamError,
     UpstreamNeedsConnectionError,
 )
 
 __all__ = [
     "AuthorizationServerError",
+    "BroughtRefusedError",
     "ClientMissingError",
     "FlowRefusedError",
     "GrantRefusedError",
@@ -50,3 +52,13 @@ class ReconnectNeededError(UpstreamNeedsConnectionError):
     """The connection was there and is of no more use: only its owner can renew it."""
 
     code = "reconnect_needed"
+
+
+class BroughtRefusedError(InvalidRequestError):
+    """The upstream cannot be used with what a user brought; ``reason`` is one sentence that repeats no value."""
+
+    code = "credential_not_accepted"
+
+    def __init__(self, upstream: str, reason: str) -> None:
+        super().__init__(f"Nothing was stored, for upstream '{upstream}' cannot be used with this. {reason}")
+        self.reason = reason

@@ -65,6 +65,15 @@ def settings_for(
             "user_env": ["CLOCK_TOKEN"],
         }
     )
+    tests = str(Path(__file__).resolve().parents[2])
+    keyed = StdioCommand.model_validate(
+        {
+            "command": sys.executable,
+            "args": ["-m", "support.key_server"],
+            "env": {"PYTHONPATH": tests},
+            "user_env": ["KEY_TOKEN"],
+        }
+    )
     broken = StdioCommand(command="/nonexistent/mcp-server")
     given: dict[str, Any] = {
         "environment": "development",
@@ -75,7 +84,7 @@ def settings_for(
         "issuers": (accepted,),
         "egress_allow_http": True,
         "egress_allow_networks": ("127.0.0.0/8",),
-        "stdio_commands": {"clock": clock, "broken": broken},
+        "stdio_commands": {"clock": clock, "keyed": keyed, "broken": broken},
         "sandbox": "off",
         "state_dir": state_dir,
         **changes,

@@ -215,7 +215,7 @@ async def test_an_endpoint_does_not_become_a_forbidden_one_by_replacement(strict
 async def test_a_command_that_is_not_allowed_names_those_that_are(api: Api, command: object) -> None:
     answer = await api.caller().create(transport="stdio", endpoint=..., command=command)
     assert pointers(answer) == ["/command"]
-    assert "broken, clock" in answer.json()["errors"][0]["detail"]
+    assert "broken, clock, keyed" in answer.json()["errors"][0]["detail"]
 
 
 async def test_where_no_command_is_allowed_the_answer_says_so(strict_api: Api) -> None:
