@@ -33,6 +33,7 @@ from agentapi.gateway.composition import Gateway
 from agentapi.gateway.endpoint import McpEndpoint, StraightToMcp
 from agentapi.gateway.explain import Explainer
 from agentapi.gateway.policy import Policy
+from agentapi.gateway.refusals import Refusals
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.http_server import WRITE_TIMEOUT_STATE
@@ -216,6 +217,7 @@ async def _routes(
         egress=egress,
         http_pool=http_pool,
         policy=policy,
+        audit=audit,
     )
     await stack.enter_async_context(gateway.router.run())
     policies.on_change(gateway.router.policy_changed)
@@ -231,6 +233,7 @@ async def _routes(
         hosts=settings.allowed_hosts,
         allow_loopback=settings.environment == "development",
     )
+    refusals = Refusals(audit, admission, clock=clock)
     endpoint = McpEndpoint(
         resource=resource,
         issuers=directory,
@@ -244,11 +247,17 @@ async def _routes(
         body_timeout_s=settings.body_timeout_s,
         has_toolset=policy.has_toolset,
         rate_limit=LocalRateLimit.from_settings(settings),
+        refusals=refusals,
     )
 
     async def authorize(request: Request) -> Principal:
-        token = await authenticate(directory, request.scope["headers"], audience=public_url)
-        principal = await admission.admit(token)
+        token = None
+        try:
+            token = await authenticate(directory, request.scope["headers"], audience=public_url)
+            principal = await admission.admit(token)
+        except AgentAPIError as error:
+            await refusals.note(error, token)
+            raise
         request.state.principal = principal
         return principal
 

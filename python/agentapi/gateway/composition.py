@@ -15,6 +15,7 @@ from agentapi.gateway.listening import OpenStreams
 from agentapi.gateway.modern import ModernFront
 from agentapi.gateway.pages import Pages
 from agentapi.gateway.parked import ParkedCalls
+from agentapi.gateway.recording import CallRecorder
 from agentapi.gateway.relay import ByteRelay
 from agentapi.gateway.relay_passage import RelayLimits
 from agentapi.gateway.reply import StreamLimits
@@ -25,6 +26,7 @@ from agentapi.gateway.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from agentapi._core import Keyring
+    from agentapi.audit.log import AuditLog
     from agentapi.egress.client import Egress
     from agentapi.gateway.access import AccessPolicy
     from agentapi.principal import OrgId, UpstreamId, UserId
@@ -68,12 +70,14 @@ class Gateway:
         egress: Egress,
         http_pool: HttpPool,
         policy: AccessPolicy | None = None,
+        audit: AuditLog | None = None,
     ) -> Gateway:
         """Return a gateway that speaks to its upstreams through ``client``, or past it over ``http_pool``.
 
-        Without a policy all see everything.
+        Without a policy all see everything, and without an audit log no call is recorded.
         """
-        router = build_router(settings, client=client, keyring=keyring, policy=policy)
+        recorder = CallRecorder(audit)
+        router = build_router(settings, client=client, keyring=keyring, policy=policy, recorder=recorder)
         streams = OpenStreams(most=settings.max_streams, most_per_user=settings.max_streams_per_user)
         limits = StreamLimits(write_timeout_s=settings.client_write_timeout_s)
         legacy = LegacyFront(
@@ -90,6 +94,7 @@ class Gateway:
             credentials=credentials,
             states=RequestStates(keyring, settings.request_state_ttl_s),
             finish=router.finished,
+            recorder=recorder,
             era=client.era,
             limits=RelayLimits(settings.upstream_call_timeout_s, egress.max_response_bytes),
             stream_limits=limits,
@@ -99,7 +104,12 @@ class Gateway:
 
 
 def build_router(
-    settings: Settings, *, client: UpstreamClient, keyring: Keyring, policy: AccessPolicy | None = None
+    settings: Settings,
+    *,
+    client: UpstreamClient,
+    keyring: Keyring,
+    policy: AccessPolicy | None = None,
+    recorder: CallRecorder | None = None,
 ) -> Router:
     """Return a router; without a policy everybody sees every tool."""
     states = RequestStates(keyring, settings.request_state_ttl_s)
@@ -127,5 +137,6 @@ def build_router(
         forwarder=Forwarder(client=client, states=states, parked=parked, timeout_s=settings.upstream_call_timeout_s),
         parked=parked,
         subscriptions=Subscriptions(client, ready_s=settings.upstream_connect_timeout_s),
+        recorder=recorder or CallRecorder(None),
         profile_timeout_s=settings.upstream_connect_timeout_s,
     )

@@ -24,6 +24,7 @@ from agentapi.errors import (
     UnsupportedMediaTypeError,
 )
 from agentapi.gateway.call import Call, read_message
+from agentapi.gateway.refusals import ForeignOrganizationError
 from agentapi.gateway.resource import NO_WORKSPACE, Place
 from agentapi.gateway.rpc import RpcRefusalError, refusal_response
 from agentapi.gateway.scopes import scopes_of
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from agentapi._core import VerifiedToken
     from agentapi.gateway.browser_guard import BrowserGuard
     from agentapi.gateway.call import Incoming
+    from agentapi.gateway.refusals import Refusals
     from agentapi.gateway.resource import ProtectedResource
     from agentapi.identity.issuers import IssuerDirectory
     from agentapi.limits.local import LocalRateLimit
@@ -83,6 +85,7 @@ class McpEndpoint:
         modern: Serves modern clients.
         legacy: Serves older clients.
         rate_limit: Counts requests.
+        refusals: Told of credentials that are refused.
         has_toolset: Tells whether a workspace has a toolset that the principal may know of; without it, none has any.
         max_body_bytes: Bound on a message.
         max_json_depth: Bound on how deep it nests.
@@ -104,6 +107,7 @@ class McpEndpoint:
         body_timeout_s: float,
         has_toolset: Callable[[Principal, WorkspaceView, str], Awaitable[bool]] | None = None,
         rate_limit: LocalRateLimit | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._resource = resource
         self._issuers = issuers
@@ -114,6 +118,7 @@ class McpEndpoint:
         self._legacy = legacy
         self._has_toolset = has_toolset
         self._rate_limit = rate_limit
+        self._refusals = refusals
         self._max_body_bytes = max_body_bytes
         self._max_json_depth = max_json_depth
         self._body_timeout_s = body_timeout_s
@@ -122,6 +127,7 @@ class McpEndpoint:
         """Serve one request; see the module's description for the order of steps."""
         place: Place | None = None
         incoming: Incoming | None = None
+        token: VerifiedToken | None = None
         try:
             place = Place.of(scope)
             token = await self._authenticate(scope, place)
@@ -143,6 +149,8 @@ class McpEndpoint:
         except AgentAPIError as error:
             if error.log_context:
                 _log.info("request_refused", code=error.code, **error.log_context)
+            if self._refusals is not None:
+                await self._refusals.note(error, token)
             await self._refusal(error, place, incoming)(scope, receive, send)
         except RpcRefusalError as refusal:
             await refusal_response(refusal)(scope, receive, send)
@@ -154,7 +162,7 @@ class McpEndpoint:
         audiences = self._resource.audiences(place)
         token = await verified_token(self._issuers, scope["headers"], audiences=audiences)
         if token.organization != place.org:
-            raise NotFoundError(NO_WORKSPACE)
+            raise ForeignOrganizationError(token)
         return token
 
     async def _read(self, scope: Scope, receive: Receive) -> Incoming:

@@ -151,7 +151,7 @@ class Policy:
         name = holds.policy.renames.renamed(tool.name)
         verdict = self._verdict(holds, chosen, principal, tool)
         if name is None or not verdict.visible:
-            raise unknown_tool(tool.name if name is None else name)
+            raise unknown_tool(tool.name if name is None else name, hidden=True)
         if not verdict.callable:
             require(principal, Permission.TOOLS_CALL)
             if verdict.missing_scopes:

@@ -19,7 +19,7 @@ import structlog
 from mcp import MCPError
 
 from agentapi.egress.http1 import ConnectionEndedError
-from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
+from agentapi.errors import AgentAPIError, AuditUnavailableError, UpstreamError, UpstreamTimeoutError
 from agentapi.gateway.forwarding import caller_of
 from agentapi.gateway.relay_answer import ClientStream
 from agentapi.gateway.relay_passage import Passage
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from agentapi.egress.dialer import Dialer
     from agentapi.gateway.exchange import Exchange
     from agentapi.gateway.items import Target
+    from agentapi.gateway.recording import CallRecorder, Record
     from agentapi.gateway.relay_passage import Finish, RelayLimits
     from agentapi.gateway.relay_request import Wire
     from agentapi.gateway.reply import Answer, StreamLimits
@@ -63,6 +64,7 @@ class ByteRelay:
         credentials: With which upstreams are called.
         states: Opens what upstreams gave clients to carry.
         finish: Rewrites results.
+        recorder: Writes what becomes of calls into the audit log.
         era: What is known of an upstream.
         limits: On time and size.
         stream_limits: On the stream to the client.
@@ -76,6 +78,7 @@ class ByteRelay:
         credentials: Credentials,
         states: RequestStates,
         finish: Finish,
+        recorder: CallRecorder,
         era: Callable[[Upstream], Era | None],
         limits: RelayLimits,
         stream_limits: StreamLimits,
@@ -85,6 +88,7 @@ class ByteRelay:
         self._wires = Wires(dialer)
         self._states = states
         self._finish = finish
+        self._recorder = recorder
         self._era = era
         self._limits = limits
         self._stream_limits = stream_limits
@@ -99,7 +103,14 @@ class ByteRelay:
         self._pool.close(lambda key: key.upstream_id == upstream_id and key.user_id == user_id)
 
     async def forward(self, exchange: Exchange, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and stream the answer back; every failure becomes a JSON-RPC error."""
+        """Pass the request on and stream the answer back; every failure becomes a JSON-RPC error.
+
+        The answer is sent once it is recorded; what precedes it on a stream has been sent by then.
+
+        Raises:
+            AuditUnavailableError: It could not be recorded, so that it is not begun.
+        """
+        record = self._recorder.begin(exchange, target)
         stream = ClientStream(send, self._stream_limits)
         passage = Passage(exchange, target, stream=stream, receive=receive, limits=self._limits, finish=self._finish)
         try:
@@ -107,10 +118,14 @@ class ByteRelay:
                 answer = await self._pass(passage, scope)
             except (MCPError, AgentAPIError) as error:
                 answer = passage.failure(error)
+            if record is not None:
+                answer = await _recorded(record, passage, answer)
             await stream.finish(answer)
         except ClientGoneError:
             _log.debug("client_gone", upstream=target.upstream.name)
         finally:
+            if record is not None:
+                record.abandoned()
             await self._settle(passage)
 
     async def _pass(self, passage: Passage, scope: Scope) -> Answer:
@@ -175,3 +190,12 @@ class ByteRelay:
             await passage.drain(pooled.connection)
         finally:
             self._pool.give_back(pooled)
+
+
+async def _recorded(record: Record, passage: Passage, answer: Answer) -> Answer:
+    """Return ``answer`` once it is recorded, or the error that it cannot be."""
+    try:
+        await record.answered(answer.body)
+    except AuditUnavailableError as error:
+        return passage.failure(error)
+    return answer

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from agentapi.gateway.forwarding import Forwarder
     from agentapi.gateway.pages import Pages
     from agentapi.gateway.parked import ParkedCalls
+    from agentapi.gateway.recording import CallRecorder
     from agentapi.gateway.subscriptions import Subscriptions
     from agentapi.principal import UserId, WorkspaceId
     from agentapi.upstreams.client import UpstreamClient
@@ -74,6 +75,7 @@ class Router:
         forwarder: Sends what concerns one upstream there.
         parked: Calls that wait for their users.
         subscriptions: Changes of upstreams.
+        recorder: Writes what becomes of calls into the audit log.
         profile_timeout_s: How long discovery waits for an upstream.
     """
 
@@ -87,6 +89,7 @@ class Router:
         forwarder: Forwarder,
         parked: ParkedCalls,
         subscriptions: Subscriptions,
+        recorder: CallRecorder,
         profile_timeout_s: float,
     ) -> None:
         self._client = client
@@ -96,6 +99,7 @@ class Router:
         self._forwarder = forwarder
         self._parked = parked
         self._subscriptions = subscriptions
+        self._recorder = recorder
         self._profile_timeout_s = profile_timeout_s
         self._finder = Finder()
         client.on_change(self._changed)
@@ -117,9 +121,7 @@ class Router:
         method, modern = exchange.method, exchange.client.era is Era.MODERN
         if method in _TARGETED:
             target = await self.target(exchange)
-            if target is None:
-                return await self._find(exchange)
-            return await self._forwarder.forward(exchange, target, self._rewriter(exchange, target))
+            return await self._recorder.recorded(exchange, target, lambda: self._targeted(exchange, target))
         if method in _LISTS:
             return await self._list(exchange)
         if modern and method == "server/discover":
@@ -150,6 +152,13 @@ class Router:
             MCPError: The request names nothing that its caller can see.
             AgentAPIError: The caller may not do this, or the upstream cannot be asked what it has.
         """
+        try:
+            return await self._sought(exchange)
+        except (MCPError, AgentAPIError) as error:
+            await self._recorder.refused(exchange, error)
+            raise
+
+    async def _sought(self, exchange: Exchange) -> Target | None:
         match exchange.method:
             case "tools/call":
                 return None if await self._searches(exchange, FIND_TOOLS) else await self._tool(exchange)
@@ -164,6 +173,11 @@ class Router:
                     return await self._prompt(exchange, ref.get("name"))
                 return await self._resource(exchange, ref.get("uri"))
         return None
+
+    async def _targeted(self, exchange: Exchange, target: Target | None) -> dict[str, Any]:
+        if target is None:
+            return await self._find(exchange)
+        return await self._forwarder.forward(exchange, target, self._rewriter(exchange, target))
 
     async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
         """Return what the upstreams of the workspace can do together."""

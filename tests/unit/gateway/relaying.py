@@ -14,6 +14,7 @@ from agentapi._core import Keyring, scan_envelope
 from agentapi.egress import AddressPolicy, Egress
 from agentapi.gateway.exchange import ClientTraits, Exchange
 from agentapi.gateway.items import Target
+from agentapi.gateway.recording import CallRecorder
 from agentapi.gateway.relay import ByteRelay
 from agentapi.gateway.relay_passage import RelayLimits
 from agentapi.gateway.reply import StreamLimits
@@ -170,6 +171,7 @@ def target(given: str | Upstream, *, name: str = "echo", repeatable: bool = Fals
 async def relaying(
     *,
     egress: Egress | None = None,
+    recorder: CallRecorder | None = None,
     limits: RelayLimits = LIMITS,
     stream_limits: StreamLimits | None = None,
     clock: Callable[[], float] | None = None,
@@ -198,6 +200,7 @@ async def relaying(
             credentials=credentials or SharedSecrets(KEYRING),
             states=states,
             finish=finish,
+            recorder=recorder or CallRecorder(None),
             era=lambda _: Era.MODERN,
             limits=limits,
             stream_limits=stream_limits or StreamLimits(),
