@@ -32,13 +32,13 @@ CREATE INDEX audit_log_by_request ON audit_log (org_id, request_id) WHERE reques
 CREATE INDEX audit_log_by_outcome ON audit_log (org_id, outcome, recorded_at) WHERE outcome <> 'success';
 
 -- Where the chains of an organisation ended at a time, signed with a key that the database does not have. The
--- checkpoints of an organisation are a chain themselves. Heads are a JSON array of [writer, sequence, hash].
+-- checkpoints of an organisation are a chain themselves. audit/checkpoints.py says what a statement is.
 CREATE TABLE audit_checkpoints (
     org_id    uuid NOT NULL,
     sequence  bigint NOT NULL CHECK (sequence > 0),
     taken_at  timestamptz NOT NULL,
     kind      text NOT NULL CHECK (kind IN ('periodic', 'retention')),
-    heads     text NOT NULL,
+    statement text NOT NULL,
     previous  bytea NOT NULL CHECK (length(previous) = 32),
     hash      bytea NOT NULL CHECK (length(hash) = 32),
     key_id    text NOT NULL,
