@@ -147,10 +147,7 @@ class McpEndpoint:
             else:
                 await self._legacy.serve(call, incoming, scope, receive, send)
         except AgentAPIError as error:
-            if error.log_context:
-                _log.info("request_refused", code=error.code, **error.log_context)
-            if self._refusals is not None:
-                await self._refusals.note(error, token)
+            await self._tell(error, token)
             await self._refusal(error, place, incoming)(scope, receive, send)
         except RpcRefusalError as refusal:
             await refusal_response(refusal)(scope, receive, send)
@@ -203,6 +200,13 @@ class McpEndpoint:
             operation_scopes=self._issuers.asks_operation_scopes(token.issuer),
             challenge=challenge,
         )
+
+    async def _tell(self, error: AgentAPIError, token: VerifiedToken | None) -> None:
+        """Tell the operator's logs why a request is refused."""
+        if error.log_context:
+            _log.info("request_refused", code=error.code, **error.log_context)
+        if self._refusals is not None:
+            await self._refusals.note(error, token)
 
     def _refusal(self, error: AgentAPIError, place: Place | None, incoming: Incoming | None) -> Response:
         headers: dict[str, str] = {}
