@@ -71,7 +71,7 @@ from agentapi.upstreams.stdio import StdioCommands
 from agentapi.upstreams.transports import TransportFactory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from starlette.requests import Request
@@ -127,13 +127,22 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             )
             stack.push_async_callback(database.close)
             await _require_current_schema(database)
+            audit = AuditLog.from_settings(settings, database)
+            await stack.enter_async_context(audit.run())
             egress = await stack.enter_async_context(Egress.from_settings(settings))
             directory = _directory(settings, issuers, egress)
             stack.push_async_callback(directory.close)
             jobs = JobQueue(database_url, keyring=keyring, timeout_s=settings.database_timeout_s)
             app.router.routes.extend(
                 await _routes(
-                    settings, stack, database=database, egress=egress, directory=directory, keyring=keyring, jobs=jobs
+                    settings,
+                    stack,
+                    database=database,
+                    egress=egress,
+                    directory=directory,
+                    keyring=keyring,
+                    jobs=jobs,
+                    audit=audit,
                 )
             )
             await directory.load()
@@ -170,13 +179,10 @@ async def _routes(
     directory: IssuerDirectory,
     keyring: Keyring,
     jobs: JobQueue,
+    audit: AuditLog,
 ) -> list[BaseRoute]:
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
-    audit = AuditLog(
-        database, mode=settings.audit_mode, flush_s=settings.audit_flush_s, max_queue=settings.audit_max_queue
-    )
-    await stack.enter_async_context(audit.run())
     admission = Admission(database, clock=clock)
     registry = UpstreamRegistry(database, clock=clock)
     policies = PolicyRegistry(database, clock=clock)
@@ -250,17 +256,7 @@ async def _routes(
         refusals=refusals,
     )
 
-    async def authorize(request: Request) -> Principal:
-        token = None
-        try:
-            token = await authenticate(directory, request.scope["headers"], audience=public_url)
-            principal = await admission.admit(token)
-        except AgentAPIError as error:
-            await refusals.note(error, token)
-            raise
-        request.state.principal = principal
-        return principal
-
+    authorize = _authorizer(directory, admission, refusals, audience=public_url)
     registration = Registration(keyring=keyring, check_url=egress.check, commands=commands.user_variables)
     upstreams = UpstreamRoutes(
         authorize=authorize,
@@ -300,6 +296,23 @@ async def _routes(
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),
     ]
+
+
+def _authorizer(
+    directory: IssuerDirectory, admission: Admission, refusals: Refusals, *, audience: str
+) -> Callable[[Request], Awaitable[Principal]]:
+    async def authorize(request: Request) -> Principal:
+        token = None
+        try:
+            token = await authenticate(directory, request.scope["headers"], audience=audience)
+            principal = await admission.admit(token)
+        except AgentAPIError as error:
+            await refusals.note(error, token)
+            raise
+        request.state.principal = principal
+        return principal
+
+    return authorize
 
 
 def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Egress) -> IssuerDirectory:

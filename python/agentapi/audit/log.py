@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Self
 from uuid import uuid4
 
 from agentapi.audit import store
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from agentapi.audit.models import Doer, Entry
+    from agentapi.settings import Settings
     from agentapi.storage.database import Connection, Database
 
 __all__ = ["AuditLog", "AuditMode"]
@@ -63,6 +64,13 @@ class AuditLog:
         self._calls = GroupCommit(database, flush_s=flush_s, max_queue=max_queue)
         self._writer_id = WriterId(uuid4())
         self._writer_since_us = clock_us()
+
+    @classmethod
+    def from_settings(cls, settings: Settings, database: Database) -> Self:
+        """Return the log of a process."""
+        return cls(
+            database, mode=settings.audit_mode, flush_s=settings.audit_flush_s, max_queue=settings.audit_max_queue
+        )
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
