@@ -79,7 +79,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import Keyring
     from agentapi.principal import Principal
-    from agentapi.settings import IssuerSettings, Settings
+    from agentapi.settings import BrowserSignIn, IssuerSettings, Settings
 
 __all__ = ["Extension", "create_app", "from_environment"]
 
@@ -143,6 +143,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                     keyring=keyring,
                     jobs=jobs,
                     audit=audit,
+                    sign_ins={each.issuer: each.sign_in for each in issuers if each.sign_in is not None},
                 )
             )
             await directory.load()
@@ -180,6 +181,7 @@ async def _routes(
     keyring: Keyring,
     jobs: JobQueue,
     audit: AuditLog,
+    sign_ins: dict[str, BrowserSignIn],
 ) -> list[BaseRoute]:
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
@@ -224,6 +226,7 @@ async def _routes(
         http_pool=http_pool,
         policy=policy,
         audit=audit,
+        connector=oauth.links,
     )
     await stack.enter_async_context(gateway.router.run())
     policies.on_change(gateway.router.policy_changed)
@@ -295,6 +298,7 @@ async def _routes(
         *explainer.routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),
+        *oauth.connect_routes(issuers=directory, admission=admission, clients=sign_ins),
     ]
 
 

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from agentapi.errors import StartupError
 
 __all__ = [
+    "BrowserSignIn",
     "ClaimRules",
     "IssuerSettings",
     "OAuthClientSettings",
@@ -52,6 +53,16 @@ class ClaimRules(_Strict):
     """Claim with the scopes: a space-separated string or a list of strings."""
 
 
+class BrowserSignIn(_Strict):
+    """The gateway as a client of an issuer at which people sign in with a browser (OpenID Connect Core 1.0)."""
+
+    client_id: str
+    """Its redirect address is ``{public_url}/connect/signed-in``."""
+    client_secret: SecretStr | None = None
+    auth_method: Literal["client_secret_basic", "client_secret_post"] = "client_secret_post"
+    scopes: tuple[str, ...] = ("openid", "email")
+
+
 class IssuerSettings(_Strict):
     """One authorization server whose tokens are accepted."""
 
@@ -72,6 +83,8 @@ class IssuerSettings(_Strict):
     operation_scopes: bool = False
     """Ask for ``mcp:tools``, ``mcp:resources`` or ``mcp:prompts`` as well, by what a request is about."""
     claims: ClaimRules = ClaimRules()
+    sign_in: BrowserSignIn | None = None
+    """Unset: who opens a connect page shows a token of this issuer instead."""
 
 
 class OAuthClientSettings(_Strict):

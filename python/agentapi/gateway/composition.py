@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentapi.gateway.access import AllItems
 from agentapi.gateway.catalogue import Catalogue
+from agentapi.gateway.connect_on_demand import ConnectOnDemand
 from agentapi.gateway.conversations import Conversations
 from agentapi.gateway.forwarding import Forwarder
 from agentapi.gateway.legacy import LegacyFront
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from agentapi.audit.log import AuditLog
     from agentapi.egress.client import Egress
     from agentapi.gateway.access import AccessPolicy
+    from agentapi.gateway.connect_on_demand import Connector
     from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.settings import Settings
     from agentapi.upstreams.client import UpstreamClient
@@ -54,7 +56,7 @@ class Gateway:
 
     def connection_changed(self, org_id: OrgId, user_id: UserId, upstream_id: UpstreamId, gone: bool) -> None:
         """Let go of what a user's older credential for an upstream opened; at once, if there is no newer one."""
-        del org_id
+        self.router.connection_changed(org_id, user_id, upstream_id, gone)
         self.client.close_user(upstream_id, user_id, at_once=gone)
         self.relay.close_user(upstream_id, user_id)
         self.router.catalogue.credential_changed(upstream_id, user_id, gone=gone)
@@ -71,13 +73,17 @@ class Gateway:
         http_pool: HttpPool,
         policy: AccessPolicy | None = None,
         audit: AuditLog | None = None,
+        connector: Connector | None = None,
     ) -> Gateway:
         """Return a gateway that speaks to its upstreams through ``client``, or past it over ``http_pool``.
 
-        Without a policy all see everything, and without an audit log no call is recorded.
+        Without a policy all see everything, without an audit log no call is recorded, and without a connector nobody
+        is sent to connect an account.
         """
         recorder = CallRecorder(audit)
-        router = build_router(settings, client=client, keyring=keyring, policy=policy, recorder=recorder)
+        router = build_router(
+            settings, client=client, keyring=keyring, policy=policy, recorder=recorder, connector=connector
+        )
         streams = OpenStreams(most=settings.max_streams, most_per_user=settings.max_streams_per_user)
         limits = StreamLimits(write_timeout_s=settings.client_write_timeout_s)
         legacy = LegacyFront(
@@ -96,6 +102,7 @@ class Gateway:
             finish=router.finished,
             recorder=recorder,
             era=client.era,
+            connect=router.connect,
             limits=RelayLimits(settings.upstream_call_timeout_s, egress.max_response_bytes),
             stream_limits=limits,
         )
@@ -110,6 +117,7 @@ def build_router(
     keyring: Keyring,
     policy: AccessPolicy | None = None,
     recorder: CallRecorder | None = None,
+    connector: Connector | None = None,
 ) -> Router:
     """Return a router; without a policy everybody sees every tool."""
     states = RequestStates(keyring, settings.request_state_ttl_s)
@@ -136,6 +144,7 @@ def build_router(
         pages=Pages(keyring, settings.list_page_size, time.time),
         forwarder=Forwarder(client=client, states=states, parked=parked, timeout_s=settings.upstream_call_timeout_s),
         parked=parked,
+        connect=ConnectOnDemand(connector, states),
         subscriptions=Subscriptions(client, ready_s=settings.upstream_connect_timeout_s),
         recorder=recorder or CallRecorder(None),
         profile_timeout_s=settings.upstream_connect_timeout_s,

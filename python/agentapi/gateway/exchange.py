@@ -55,6 +55,8 @@ class Exchange(Visitor):
     envelope: Envelope = field(repr=False)
     inner: bool = False
     """Whether this is the call that the client asked for through the tool ``call_tool`` of search mode."""
+    connecting: bool = False
+    """Whether its user was sent to connect an account and the client says that they went."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 import agentapi
-from agentapi.errors import AgentAPIError
+from agentapi.errors import AgentAPIError, UpstreamNeedsConnectionError
 from agentapi.gateway.call import check_accept, failure
 from agentapi.gateway.exchange import ClientTraits, Exchange
 from agentapi.gateway.introductions import Introductions
@@ -125,6 +125,9 @@ class ModernFront:
                 self._introductions.remember(incoming, client)
             exchange = await self._router.meant(exchange)
             target = await self._target(exchange, headers)
+        except UpstreamNeedsConnectionError:
+            # The router finds the same, and knows what to answer.
+            target = None
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told and the log has it
             answer = failure(call, Era.MODERN, incoming.id_json, error)
             await reply.run(_at_once(answer))
@@ -185,7 +188,8 @@ class ModernFront:
 def _is_relayed(relay: Relay, exchange: Exchange, target: Target) -> bool:
     """Return whether the relay may pass the request on with the headers that the client sent."""
     # A call inside another came without headers that repeat its arguments; the router's way makes them.
-    return relay.serves(target) and not (exchange.inner and target.mirrors)
+    # One whose user may still be connecting waits there.
+    return relay.serves(target) and not exchange.connecting and not (exchange.inner and target.mirrors)
 
 
 class _Peer:

@@ -19,12 +19,20 @@ import structlog
 from mcp import MCPError
 
 from agentapi.egress.http1 import ConnectionEndedError
-from agentapi.errors import AgentAPIError, AuditUnavailableError, UpstreamError, UpstreamTimeoutError
+from agentapi.errors import (
+    AgentAPIError,
+    AuditUnavailableError,
+    UpstreamError,
+    UpstreamNeedsConnectionError,
+    UpstreamTimeoutError,
+)
 from agentapi.gateway.forwarding import caller_of
 from agentapi.gateway.relay_answer import ClientStream
 from agentapi.gateway.relay_passage import Passage
 from agentapi.gateway.relay_request import Wires, request_pieces
+from agentapi.gateway.reply import Answer
 from agentapi.gateway.request_state import Binding
+from agentapi.gateway.rpc import result_message
 from agentapi.request_body import ClientGoneError
 from agentapi.upstreams.credentials import with_credential
 from agentapi.upstreams.http_pool import PoolExhaustedError
@@ -38,12 +46,13 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from agentapi.egress.dialer import Dialer
+    from agentapi.gateway.connect_on_demand import ConnectOnDemand
     from agentapi.gateway.exchange import Exchange
     from agentapi.gateway.items import Target
     from agentapi.gateway.recording import CallRecorder, Record
     from agentapi.gateway.relay_passage import Finish, RelayLimits
     from agentapi.gateway.relay_request import Wire
-    from agentapi.gateway.reply import Answer, StreamLimits
+    from agentapi.gateway.reply import StreamLimits
     from agentapi.gateway.request_state import RequestStates
     from agentapi.principal import UpstreamId, UserId
     from agentapi.upstreams.credentials import Credential, Credentials
@@ -66,6 +75,7 @@ class ByteRelay:
         finish: Rewrites results.
         recorder: Writes what becomes of calls into the audit log.
         era: What is known of an upstream.
+        connect: Answers calls that lack a connection.
         limits: On time and size.
         stream_limits: On the stream to the client.
     """
@@ -80,6 +90,7 @@ class ByteRelay:
         finish: Finish,
         recorder: CallRecorder,
         era: Callable[[Upstream], Era | None],
+        connect: ConnectOnDemand,
         limits: RelayLimits,
         stream_limits: StreamLimits,
     ) -> None:
@@ -90,6 +101,7 @@ class ByteRelay:
         self._finish = finish
         self._recorder = recorder
         self._era = era
+        self._connect = connect
         self._limits = limits
         self._stream_limits = stream_limits
 
@@ -116,6 +128,8 @@ class ByteRelay:
         try:
             try:
                 answer = await self._pass(passage, scope)
+            except UpstreamNeedsConnectionError as error:
+                answer = self._needed(passage, error)
             except (MCPError, AgentAPIError) as error:
                 answer = passage.failure(error)
             if record is not None:
@@ -127,6 +141,14 @@ class ByteRelay:
             if record is not None:
                 record.abandoned()
             await self._settle(passage)
+
+    def _needed(self, passage: Passage, error: UpstreamNeedsConnectionError) -> Answer:
+        exchange = passage.exchange
+        try:
+            asked = self._connect.asked(exchange, error)
+        except (MCPError, AgentAPIError) as told:
+            return passage.failure(told)
+        return Answer(result_message(exchange.envelope.id_json or b"null", asked))
 
     async def _pass(self, passage: Passage, scope: Scope) -> Answer:
         exchange, target = passage.exchange, passage.target

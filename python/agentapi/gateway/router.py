@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 
     from agentapi.gateway.access import AccessPolicy
     from agentapi.gateway.catalogue import Catalogue
+    from agentapi.gateway.connect_on_demand import ConnectOnDemand
     from agentapi.gateway.exchange import Exchange, Visitor
     from agentapi.gateway.forwarding import Forwarder
     from agentapi.gateway.pages import Pages
     from agentapi.gateway.parked import ParkedCalls
     from agentapi.gateway.recording import CallRecorder
     from agentapi.gateway.subscriptions import Subscriptions
-    from agentapi.principal import UserId, WorkspaceId
+    from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.link import Profile
     from agentapi.upstreams.models import Upstream
@@ -76,6 +77,7 @@ class Router:
         parked: Calls that wait for their users.
         subscriptions: Changes of upstreams.
         recorder: Writes what becomes of calls into the audit log.
+        connect: Answers calls that lack a connection.
         profile_timeout_s: How long discovery waits for an upstream.
     """
 
@@ -90,6 +92,7 @@ class Router:
         parked: ParkedCalls,
         subscriptions: Subscriptions,
         recorder: CallRecorder,
+        connect: ConnectOnDemand,
         profile_timeout_s: float,
     ) -> None:
         self._client = client
@@ -100,6 +103,7 @@ class Router:
         self._parked = parked
         self._subscriptions = subscriptions
         self._recorder = recorder
+        self.connect = connect
         self._profile_timeout_s = profile_timeout_s
         self._finder = Finder()
         client.on_change(self._changed)
@@ -117,7 +121,9 @@ class Router:
             MCPError: An error of the protocol, passed on as it is.
             AgentAPIError: Everything else that was foreseen.
         """
-        exchange = await self.meant(exchange)
+        return await self.connect.answered(await self.meant(exchange), self._answer)
+
+    async def _answer(self, exchange: Exchange) -> dict[str, Any]:
         method, modern = exchange.method, exchange.client.era is Era.MODERN
         if method in _TARGETED:
             target = await self.target(exchange)
@@ -138,7 +144,9 @@ class Router:
 
         Raises:
             InvalidRequestError: It asks for none.
+            MCPError: It is the retry of one whose user would not connect an account.
         """
+        exchange = self.connect.resumed(exchange)
         return inner_call(exchange) if await self._searches(exchange, CALL_TOOL) else exchange
 
     def finished(self, exchange: Exchange, target: Target, result: dict[str, Any]) -> dict[str, Any]:
@@ -224,6 +232,11 @@ class Router:
         """Close the connections of a conversation that its client has ended."""
         if visitor.client.conversation:
             self._client.end_conversation(visitor.principal.org_id, visitor.client.conversation)
+
+    def connection_changed(self, org_id: OrgId, user_id: UserId, upstream_id: UpstreamId, gone: bool) -> None:
+        """Forget what an upstream listed to a user whose connection has changed, and go on with what waits for it."""
+        self.catalogue.forget(upstream_id, user_id)
+        self.connect.changed(org_id, user_id, upstream_id, gone)
 
     def policy_changed(self, workspace_id: WorkspaceId) -> None:
         """Tell the open streams of a workspace that they may be listed other things now: a toolset selects them all."""

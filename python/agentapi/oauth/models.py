@@ -159,6 +159,8 @@ class Tokens:
     """None where the answer does not name them: they are those that were asked for."""
     expires_in_s: int | None
     """None where the provider does not say: the token is used until it is refused."""
+    id_token: SecretStr | None = None
+    """For whoever signs in; a connection has no use for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ _Token = Annotated[str, Field(pattern=r"^[\x21-\x7e]+$", max_length=_MAX_TOKEN)]
 
 
 class _Answer(BaseModel):
-    """A token answer; members nobody here needs, such as an id token, are dropped."""
+    """A token answer; members nobody here needs are dropped."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -61,6 +61,7 @@ class _Answer(BaseModel):
     expires_in: Annotated[int, Field(ge=0, le=_TEN_YEARS_S)] | None = None
     refresh_token: _Token | None = None
     scope: Annotated[str, Field(max_length=8192)] | None = None
+    id_token: _Token | None = None
 
     @field_validator("token_type")
     @classmethod
@@ -276,13 +277,14 @@ def split_scopes(text: str) -> tuple[str, ...]:
 
 
 def _tokens(answer: Mapping[str, Any]) -> Tokens:
-    refresh_token = answer.get("refresh_token")
+    refresh_token, id_token = answer.get("refresh_token"), answer.get("id_token")
     scope = answer.get("scope")
     return Tokens(
         access_token=SecretStr(answer["access_token"]),
         refresh_token=None if refresh_token is None else SecretStr(refresh_token),
         scopes=None if scope is None else split_scopes(scope),
         expires_in_s=answer.get("expires_in"),
+        id_token=None if id_token is None else SecretStr(id_token),
     )
 
 

@@ -10,6 +10,12 @@ from agentapi.oauth.ahead import RefreshAhead, RefreshPlan
 from agentapi.oauth.book import ConnectionBook
 from agentapi.oauth.changes import Changes
 from agentapi.oauth.clients.registry import ClientRegistry
+from agentapi.oauth.connect.browser import Browsers
+from agentapi.oauth.connect.links import Links
+from agentapi.oauth.connect.routes import ConnectRoutes
+from agentapi.oauth.connect.sign_in import SignIns
+from agentapi.oauth.connect.tickets import Tickets
+from agentapi.oauth.connect.ways import OAuthWay
 from agentapi.oauth.credentials import ConnectionCredentials
 from agentapi.oauth.discovery import Discovery
 from agentapi.oauth.flow import Flows
@@ -20,6 +26,7 @@ from agentapi.oauth.refresh import Refresher
 from agentapi.oauth.revoke import Revoker
 from agentapi.oauth.routes import OAuthRoutes
 from agentapi.oauth.vault import Vault
+from agentapi.upstreams.models import Auth
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -30,11 +37,14 @@ if TYPE_CHECKING:
     from agentapi._core import Keyring
     from agentapi.egress.client import Egress
     from agentapi.jobs.queue import JobQueue
+    from agentapi.identity.issuers import IssuerDirectory
+    from agentapi.oauth.connect.ways import Way
     from agentapi.oauth.models import ProviderName
     from agentapi.oauth.providers import Preset
     from agentapi.principal import Principal
-    from agentapi.settings import Settings
+    from agentapi.settings import BrowserSignIn, Settings
     from agentapi.storage.database import Database
+    from agentapi.tenancy.admission import Admission
     from agentapi.upstreams.registry import UpstreamRegistry
 
 __all__ = ["OAuthRoom"]
@@ -51,6 +61,16 @@ class OAuthRoom:
     clients: ClientRegistry
     credentials: ConnectionCredentials
     changes: Changes
+    tickets: Tickets
+    links: Links
+    ways: dict[Auth, Way]
+    """Where ``/connect/{id}`` leads, by the kind of upstream; the composition root adds those of other rooms."""
+    keyring: Keyring
+    discovery: Discovery
+    protocol: AuthorizationClient
+    database: Database
+    clock: Callable[[], datetime]
+    public_url: str
 
     @classmethod
     def build(
@@ -65,14 +85,15 @@ class OAuthRoom:
         presets: Mapping[ProviderName, Preset] = PRESETS,
     ) -> OAuthRoom:
         """Put the room together."""
-        vault = Vault(keyring)
+        vault, public_url = Vault(keyring), str(settings.public_url).rstrip("/")
+        discovery = Discovery(egress, timeout_s=settings.egress_timeout_s)
         protocol = AuthorizationClient(egress, timeout_s=settings.egress_timeout_s)
         clients = ClientRegistry(
             database=database,
             vault=vault,
-            discovery=Discovery(egress, timeout_s=settings.egress_timeout_s),
+            discovery=discovery,
             protocol=protocol,
-            public_url=str(settings.public_url).rstrip("/"),
+            public_url=public_url,
             metadata_url=settings.oauth_client_metadata_url,
             clock=clock,
             defaults=_defaults(settings),
@@ -109,6 +130,8 @@ class OAuthRoom:
             database=database, vault=vault, refresher=refresher, clock=clock, ahead_s=settings.oauth_refresh_ahead_s
         )
         changes.listen(credentials.changed)
+        tickets = Tickets(keyring, public_url=public_url, clock=clock)
+        ways: dict[Auth, Way] = {Auth.OAUTH: OAuthWay(flows=flows, database=database, vault=vault)}
         return cls(
             flows=flows,
             book=ConnectionBook(database=database, clients=clients, refresher=refresher, clock=clock),
@@ -117,7 +140,44 @@ class OAuthRoom:
             clients=clients,
             credentials=credentials,
             changes=changes,
+            tickets=tickets,
+            links=Links(tickets, ways),
+            ways=ways,
+            keyring=keyring,
+            discovery=discovery,
+            protocol=protocol,
+            database=database,
+            clock=clock,
+            public_url=public_url,
         )
+
+    def connect_routes(
+        self, *, issuers: IssuerDirectory, admission: Admission, clients: Mapping[str, BrowserSignIn]
+    ) -> list[Route]:
+        """Return the routes of the connect page.
+
+        Args:
+            issuers: Verify the tokens that people show.
+            admission: Admits their owners.
+            clients: The gateway as a client at which people sign in, by issuer.
+        """
+        sign_ins = SignIns(
+            keyring=self.keyring,
+            issuers=issuers,
+            admission=admission,
+            clients=clients,
+            discovery=self.discovery,
+            protocol=self.protocol,
+            public_url=self.public_url,
+            clock=self.clock,
+        )
+        return ConnectRoutes(
+            database=self.database,
+            tickets=self.tickets,
+            browsers=Browsers(self.keyring, self.clock),
+            sign_ins=sign_ins,
+            links=self.links,
+        ).routes()
 
     def routes(
         self, *, authorize: Callable[[Request], Awaitable[Principal]], upstreams: UpstreamRegistry
@@ -130,6 +190,7 @@ class OAuthRoom:
             book=self.book,
             revoker=self.revoker,
             clients=self.clients,
+            tickets=self.tickets,
         ).routes()
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from agentapi.oauth.book import ConnectionBook
     from agentapi.oauth.clients.registry import ClientRegistry
+    from agentapi.oauth.connect.tickets import Tickets
     from agentapi.oauth.flow import Flows
     from agentapi.oauth.models import Connection
     from agentapi.oauth.revoke import Revoker
@@ -49,6 +50,7 @@ class OAuthRoutes:
         book: The users' connections.
         revoker: Takes them back.
         clients: The organisation's clients and providers.
+        tickets: Make links that can be followed in another browser.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class OAuthRoutes:
         book: ConnectionBook,
         revoker: Revoker,
         clients: ClientRegistry,
+        tickets: Tickets,
     ) -> None:
         self._authorize = authorize
         self._upstreams = upstreams
@@ -67,6 +70,7 @@ class OAuthRoutes:
         self._book = book
         self._revoker = revoker
         self._clients = clients
+        self._tickets = tickets
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application to mount."""
@@ -97,7 +101,12 @@ class OAuthRoutes:
             return_to=given.return_to,
             more_scopes=given.scopes,
         )
-        document = {"authorization_url": begun.url, "expires_at": begun.expires_at.isoformat()}
+        connect_url = self._tickets.url(principal, upstream.id, scopes=given.scopes)
+        document = {
+            "authorization_url": begun.url,
+            "expires_at": begun.expires_at.isoformat(),
+            "connect_url": connect_url,
+        }
         response = JSONResponse(document, headers={"Cache-Control": "no-store"})
         response.set_cookie(COOKIE, begun.browser, max_age=TTL_S, path="/", secure=True, httponly=True, samesite="lax")
         return response

@@ -75,7 +75,9 @@ class Credentials(Protocol):
     async def rejected(
         self, upstream: Upstream, caller: Caller, credential: Credential, challenge: Challenge
     ) -> Credential:
-        """Return another credential after the upstream refused ``credential``, asked for at most once per request.
+        """Return another credential after the upstream refused ``credential``.
+
+        Of one request it is asked at most twice: about the credential, and about the other one that it returned.
 
         Args:
             upstream: Which answered 401, or 403 ``insufficient_scope``.
@@ -198,6 +200,8 @@ async def with_credential(
     try:
         return await use(another)
     except CredentialRefusedError as refusal:
+        # There is no third try; this is asked for what it raises, and for what it makes of the next call.
+        await credentials.rejected(upstream, caller, another, refusal.challenge)
         raise UpstreamNeedsConnectionError(
             f"Upstream '{upstream.name}' does not accept your connection, renewed as it is; connect again.",
             upstream_id=upstream.id,

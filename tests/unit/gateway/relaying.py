@@ -12,6 +12,7 @@ from uuid import UUID
 
 from agentapi._core import Keyring, scan_envelope
 from agentapi.egress import AddressPolicy, Egress
+from agentapi.gateway.connect_on_demand import ConnectOnDemand
 from agentapi.gateway.exchange import ClientTraits, Exchange
 from agentapi.gateway.items import Target
 from agentapi.gateway.recording import CallRecorder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message
 
+    from agentapi.gateway.connect_on_demand import Connector
     from agentapi.principal import Principal
     from agentapi.upstreams.credentials import Credentials
     from agentapi.upstreams.models import Upstream
@@ -177,6 +179,7 @@ async def relaying(
     clock: Callable[[], float] | None = None,
     max_connections: int = 8,
     credentials: Credentials | None = None,
+    connector: Connector | None = None,
 ) -> AsyncIterator[Relaying]:
     finished: list[dict[str, Any]] = []
 
@@ -202,6 +205,7 @@ async def relaying(
             finish=finish,
             recorder=recorder or CallRecorder(None),
             era=lambda _: Era.MODERN,
+            connect=ConnectOnDemand(connector, states),
             limits=limits,
             stream_limits=stream_limits or StreamLimits(),
         )

@@ -1,0 +1,231 @@
+"""``/connect/{id}``: the page behind the link that a call answers with.
+
+Invariants:
+
+* Nothing happens before the one at the browser has shown to be the one who asked: the same user, and in the same
+  organisation where what was shown names one. Everybody else is told that the link is not for them, and no more.
+* Nothing happens by opening the link alone: what changes something is a form that was made for this browser.
+* No address that the page leads to comes from the request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
+
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from agentapi.errors import (
+    AgentAPIError,
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+    UnsupportedMediaTypeError,
+)
+from agentapi.oauth import pages
+from agentapi.oauth.connect.browser import set_cookie
+from agentapi.oauth.connect.sign_in import SIGNED_IN_PATH
+from agentapi.oauth.connect.tickets import CONNECT_PATH
+from agentapi.oauth.connect.ways import Visit
+from agentapi.oauth.flow import Answer
+from agentapi.oauth.routes import COOKIE
+from agentapi.problems import status_of
+from agentapi.request_body import read_body
+from agentapi.upstreams import store as upstream_store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from agentapi.oauth.connect.browser import Browsers, SignedIn
+    from agentapi.oauth.connect.links import Links
+    from agentapi.oauth.connect.sign_in import SignIns
+    from agentapi.oauth.connect.tickets import Ticket, Tickets
+    from agentapi.oauth.connect.ways import Way
+    from agentapi.storage.database import Database
+    from agentapi.upstreams.models import Upstream
+
+__all__ = ["ConnectRoutes"]
+
+_SIGN_IN: Final = "__Host-agentapi-sign-in"
+_MAX_FORM_BYTES: Final = 64 * 1024
+_MAX_FIELDS: Final = 64
+_FORM_TYPE: Final = "application/x-www-form-urlencoded"
+
+
+class ConnectRoutes:
+    """The connect page and the sign-in before it.
+
+    Args:
+        database: Where upstreams are.
+        tickets: Open the ids.
+        browsers: Know browsers again.
+        sign_ins: Sign people in.
+        links: Know where each kind of upstream leads.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        tickets: Tickets,
+        browsers: Browsers,
+        sign_ins: SignIns,
+        links: Links,
+    ) -> None:
+        self._database = database
+        self._tickets = tickets
+        self._browsers = browsers
+        self._sign_ins = sign_ins
+        self._links = links
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application to mount."""
+        one = f"{CONNECT_PATH}/{{id}}"
+        return [
+            Route(SIGNED_IN_PATH, self.signed_in, methods=["GET"]),
+            Route(one, self.show, methods=["GET"]),
+            Route(one, self.submit, methods=["POST"]),
+            Route(f"{one}/sign-in", self.sign_in, methods=["POST"]),
+            Route(f"{one}/sign-out", self.sign_out, methods=["POST"]),
+        ]
+
+    async def show(self, request: Request) -> Response:
+        """``GET /connect/{id}``: sign in, or see what is about to happen."""
+        return await self._page(request, self._show)
+
+    async def submit(self, request: Request) -> Response:
+        """``POST /connect/{id}``: go on to where the account is connected."""
+        return await self._page(request, self._submit)
+
+    async def sign_in(self, request: Request) -> Response:
+        """``POST /connect/{id}/sign-in``: at the issuer, or with the token in the form."""
+        return await self._page(request, self._sign_in)
+
+    async def sign_out(self, request: Request) -> Response:
+        """``POST /connect/{id}/sign-out``: for whoever is signed in as somebody else."""
+        return await self._page(request, self._sign_out)
+
+    async def signed_in(self, request: Request) -> Response:
+        """``GET /connect/signed-in``: where the issuer sends the browser back to."""
+        query = request.query_params
+        once = {name: values[0] for name in query if len(values := query.getlist(name)) == 1}
+        answer = Answer(state=once.get("state"), code=once.get("code"), error=once.get("error"), issuer=once.get("iss"))
+        try:
+            who, ticket = await self._sign_ins.finish(answer, request.cookies.get(_SIGN_IN))
+        except AgentAPIError as error:
+            return pages.not_connected(status_of(error), error.message)
+        response = _back_to(ticket)
+        self._browsers.sign_in(response, who)
+        set_cookie(response, _SIGN_IN, "", max_age_s=0)
+        return response
+
+    async def _page(self, request: Request, step: Callable[[Request, Ticket, str], Awaitable[Response]]) -> Response:
+        """Return what ``step`` makes of the ticket in the address; an error is a page too."""
+        browser = self._browsers.own_cookie(request)
+        try:
+            ticket = self._tickets.open(request.path_params["id"])
+            response = await step(request, ticket, browser)
+        except AgentAPIError as error:
+            response = pages.not_connected(status_of(error), error.message)
+        set_cookie(response, COOKIE, browser)
+        return response
+
+    async def _show(self, request: Request, ticket: Ticket, browser: str) -> Response:
+        sealed = request.path_params["id"]
+        csrf = self._browsers.form_token(browser, sealed)
+        who = self._browsers.signed_in(request)
+        path = f"{CONNECT_PATH}/{sealed}"
+        if who is None:
+            return pages.sign_in(path=f"{path}/sign-in", csrf=csrf, at_issuer=self._sign_ins.at_issuer(ticket))
+        if not _is_owner(who, ticket):
+            return pages.somebody_else(who.name, path=f"{path}/sign-out", csrf=csrf)
+        way, visit = await self._visit(ticket, who, browser, path=path, csrf=csrf)
+        if await self._links.is_connected(visit.principal, visit.upstream, visit.scopes):
+            return pages.connected(visit.upstream.name)
+        return await way.show(visit)
+
+    async def _submit(self, request: Request, ticket: Ticket, browser: str) -> Response:
+        sealed, form = await self._form(request)
+        who = self._browsers.signed_in(request)
+        if who is None or not _is_owner(who, ticket):
+            raise ForbiddenError("You are not signed in as the one whom this link is for. Open it again.")
+        csrf = self._browsers.form_token(browser, sealed)
+        way, visit = await self._visit(ticket, who, browser, path=f"{CONNECT_PATH}/{sealed}", csrf=csrf)
+        if await self._links.is_connected(visit.principal, visit.upstream, visit.scopes):
+            return pages.connected(visit.upstream.name)
+        return await way.submit(visit, form)
+
+    async def _sign_in(self, request: Request, ticket: Ticket, _: str) -> Response:
+        sealed, form = await self._form(request)
+        if self._sign_ins.at_issuer(ticket):
+            started = await self._sign_ins.start(ticket, sealed)
+            response = pages.going_on(started.url)
+            set_cookie(response, _SIGN_IN, started.cookie)
+            return response
+        who = await self._sign_ins.with_token(ticket, form.get("token", ""))
+        back = _back_to(sealed)
+        self._browsers.sign_in(back, who)
+        return back
+
+    async def _sign_out(self, request: Request, ticket: Ticket, _: str) -> Response:
+        del ticket
+        sealed, _form = await self._form(request)
+        response = _back_to(sealed)
+        self._browsers.sign_out(response)
+        return response
+
+    async def _form(self, request: Request) -> tuple[str, dict[str, str]]:
+        """Return the ticket's id and the fields of a form that this browser was given for it.
+
+        Raises:
+            ForbiddenError: It was not given it.
+            AgentAPIError: It is no form.
+        """
+        sealed = request.path_params["id"]
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        body = await read_body(request.scope, request.receive, max_bytes=_MAX_FORM_BYTES)
+        if kind != _FORM_TYPE:
+            raise UnsupportedMediaTypeError("The form could not be read.")
+        try:
+            fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        except ValueError:
+            raise InvalidRequestError("The form could not be read.") from None
+        form = dict(fields)
+        if len(form) != len(fields):
+            raise InvalidRequestError("The form could not be read.")
+        self._browsers.check_form(request, sealed, form.pop("csrf", None))
+        return sealed, form
+
+    async def _visit(self, ticket: Ticket, who: SignedIn, browser: str, *, path: str, csrf: str) -> tuple[Way, Visit]:
+        upstream = await self._upstream(ticket)
+        way = self._links.ways.get(upstream.auth)
+        if way is None:
+            raise NotFoundError(f"Upstream '{upstream.name}' takes no connections of users any more.")
+        visit = Visit(
+            principal=ticket.principal,
+            name=who.name,
+            upstream=upstream,
+            scopes=ticket.scopes,
+            browser=browser,
+            path=path,
+            csrf=csrf,
+        )
+        return way, visit
+
+    async def _upstream(self, ticket: Ticket) -> Upstream:
+        async with self._database.tenant_transaction(ticket.principal) as connection:
+            return await upstream_store.get_upstream(connection, ticket.upstream_id)
+
+
+def _is_owner(who: SignedIn, ticket: Ticket) -> bool:
+    owner = ticket.principal
+    return who.user_id == owner.user_id and who.org_id in {None, owner.org_id}
+
+
+def _back_to(sealed: str) -> RedirectResponse:
+    return RedirectResponse(
+        f"{CONNECT_PATH}/{sealed}", 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+    )

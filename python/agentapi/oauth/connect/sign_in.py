@@ -1,0 +1,230 @@
+"""How a person at a browser shows who they are: at the issuer of their tokens, or with a token of theirs.
+
+Invariants:
+
+* Whoever signs in is a subject of the issuer whose token made the call; only then do two ids of users mean the same.
+* The code goes to the issuer that was asked, with PKCE; its answer counts in the browser that began, once the state
+  and the nonce of the id token are those of the cookie. The id token's signature, audience and time are checked by
+  what checks every token here.
+* Where the issuer's settings have no client for browsers, the person gives a token of theirs instead, in a form.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from pydantic import SecretStr
+
+from agentapi._core import SealError
+from agentapi.errors import ForbiddenError, UnauthenticatedError
+from agentapi.identity.authentication import verified_token
+from agentapi.oauth.connect.browser import SignedIn
+from agentapi.oauth.connect.tickets import CONNECT_PATH
+from agentapi.oauth.errors import AuthorizationServerError, FlowRefusedError
+from agentapi.oauth.flow import TTL_S
+from agentapi.oauth.models import Client, ClientAuth, Registration
+from agentapi.tenancy.models import user_id_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from agentapi._core import Keyring, VerifiedToken
+    from agentapi.identity.issuers import IssuerDirectory
+    from agentapi.oauth.connect.tickets import Ticket
+    from agentapi.oauth.discovery import Discovery
+    from agentapi.oauth.flow import Answer
+    from agentapi.oauth.models import AuthorizationServer
+    from agentapi.oauth.protocol import AuthorizationClient
+    from agentapi.settings import BrowserSignIn
+    from agentapi.tenancy.admission import Admission
+
+__all__ = ["SIGNED_IN_PATH", "SignIns", "Started"]
+
+SIGNED_IN_PATH: Final = f"{CONNECT_PATH}/signed-in"
+_AAD: Final = b"connect.sign_in"
+_MAX_COOKIE: Final = 4096
+_MAX_CODE: Final = 4096
+_SECRET_BYTES: Final = 32
+_FAILED: Final = "You could not be signed in. Open the link again."
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Where the browser goes to sign in, and the cookie that has to come back with it."""
+
+    url: str
+    cookie: str
+
+
+class SignIns:
+    """Signs people in.
+
+    Args:
+        keyring: Seals what a browser keeps meanwhile.
+        issuers: Verify tokens.
+        admission: Admits their owners.
+        clients: The gateway as a client of issuers, by issuer, where they have one for browsers.
+        discovery: Finds their endpoints.
+        protocol: Redeems codes.
+        public_url: Where the gateway is, without a slash at its end.
+        clock: The time, with its zone.
+    """
+
+    def __init__(
+        self,
+        *,
+        keyring: Keyring,
+        issuers: IssuerDirectory,
+        admission: Admission,
+        clients: Mapping[str, BrowserSignIn],
+        discovery: Discovery,
+        protocol: AuthorizationClient,
+        public_url: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._keyring = keyring
+        self._issuers = issuers
+        self._admission = admission
+        self._clients = clients
+        self._discovery = discovery
+        self._protocol = protocol
+        self._public_url = public_url
+        self._clock = clock
+
+    def at_issuer(self, ticket: Ticket) -> bool:
+        """Return whether whoever asked can sign in at their issuer; otherwise a token is what they show."""
+        return ticket.principal.issuer in self._clients
+
+    async def start(self, ticket: Ticket, sealed: str) -> Started:
+        """Begin a sign-in at the issuer of the ticket's owner.
+
+        Raises:
+            AuthorizationServerError: It cannot be found.
+        """
+        issuer = ticket.principal.issuer
+        server, client, scopes = await self._server(issuer)
+        state, nonce = secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
+        verifier = SecretStr(secrets.token_urlsafe(48))
+        url = self._protocol.authorization_url(
+            replace(server, authorize_parameters=(*server.authorize_parameters, ("nonce", nonce))),
+            client,
+            redirect_uri=self._redirect_uri,
+            state=state,
+            verifier=verifier,
+            scopes=scopes,
+            resource=None,
+        )
+        document = {
+            "ticket": sealed,
+            "issuer": issuer,
+            "state": state,
+            "nonce": nonce,
+            "verifier": verifier.get_secret_value(),
+        }
+        plaintext = json.dumps(document, separators=(",", ":")).encode()
+        return Started(url, self._keyring.seal_text_until(plaintext, _AAD, self._now() + TTL_S))
+
+    async def finish(self, answer: Answer, cookie: str | None) -> tuple[SignedIn, str]:
+        """Return who signed in, and the ticket that they came for.
+
+        Raises:
+            FlowRefusedError: This browser has begun no such sign-in, or the answer must not be believed.
+            AuthorizationServerError: The issuer refused, or the code could not be redeemed.
+        """
+        begun = self._begun(cookie)
+        if answer.state is None or not hmac.compare_digest(answer.state.encode(), begun["state"].encode()):
+            raise FlowRefusedError(_FAILED, reason="state_differs")
+        server, client, _ = await self._server(begun["issuer"])
+        if answer.issuer != server.issuer and (answer.issuer is not None or server.announces_issuer):
+            raise FlowRefusedError(_FAILED, reason="issuer_differs")
+        if answer.error is not None or not answer.code or len(answer.code) > _MAX_CODE:
+            raise AuthorizationServerError("The sign-in was not completed. Open the link again.")
+        tokens = await self._protocol.exchange(
+            server,
+            client,
+            code=answer.code,
+            verifier=SecretStr(begun["verifier"]),
+            redirect_uri=self._redirect_uri,
+            resource=None,
+        )
+        if tokens.id_token is None:
+            raise AuthorizationServerError("The issuer gave no id token, so it is not known who signed in.")
+        id_token = tokens.id_token.get_secret_value()
+        verified = await self._verified(id_token, client.client_id)
+        if verified.issuer != begun["issuer"]:
+            raise FlowRefusedError(_FAILED, reason="id_token_of_another_issuer")
+        nonce = _payload(id_token).get("nonce")
+        if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), begun["nonce"].encode()):
+            raise FlowRefusedError(_FAILED, reason="nonce_differs")
+        return SignedIn(user_id_of(verified.issuer, verified.subject), _name(verified)), begun["ticket"]
+
+    async def with_token(self, ticket: Ticket, token: str) -> SignedIn:
+        """Return who gave ``token``, a bearer token for the place that the ticket was made at.
+
+        Raises:
+            ForbiddenError: It is not good here.
+        """
+        principal = ticket.principal
+        audiences = [self._public_url]
+        if ticket.workspace:
+            audiences.append(f"{self._public_url}/mcp/{principal.org_slug}/{ticket.workspace}")
+        header = [(b"authorization", b"Bearer " + token.strip().encode("ascii", "replace"))]
+        try:
+            verified = await verified_token(self._issuers, header, audiences=tuple(audiences))
+        except UnauthenticatedError as error:
+            raise ForbiddenError("This token is not good here: it is expired, or not for this gateway.") from error
+        who = await self._admission.admit(verified)
+        return SignedIn(who.user_id, _name(verified), who.org_id)
+
+    @property
+    def _redirect_uri(self) -> str:
+        return f"{self._public_url}{SIGNED_IN_PATH}"
+
+    async def _server(self, issuer: str) -> tuple[AuthorizationServer, Client, tuple[str, ...]]:
+        settings = self._clients[issuer]
+        client = Client(
+            issuer=issuer,
+            client_id=settings.client_id,
+            secret=settings.client_secret,
+            auth_method=ClientAuth.NONE if settings.client_secret is None else ClientAuth(settings.auth_method),
+            registration=Registration.MANUAL,
+        )
+        return await self._discovery.server(issuer, chosen=True), client, settings.scopes
+
+    async def _verified(self, id_token: str, client_id: str) -> VerifiedToken:
+        try:
+            verified = await self._issuers.verify(id_token, client_id)
+        except UnauthenticatedError as error:
+            raise FlowRefusedError(_FAILED, reason=f"id_token_{error.reason}") from None
+        # The issuer's settings may list audiences of access tokens besides.
+        if client_id not in verified.audiences:
+            raise FlowRefusedError(_FAILED, reason="id_token_for_another_client")
+        return verified
+
+    def _begun(self, cookie: str | None) -> dict[str, str]:
+        try:
+            opened = self._keyring.open_text_unexpired((cookie or "")[:_MAX_COOKIE], _AAD, self._now())
+        except SealError:
+            raise FlowRefusedError(_FAILED, reason="no_sign_in_begun") from None
+        begun: dict[str, str] = json.loads(opened)
+        return begun
+
+    def _now(self) -> int:
+        return int(self._clock().timestamp())
+
+
+def _name(token: VerifiedToken) -> str:
+    return token.email or token.subject
+
+
+def _payload(token: str) -> dict[str, object]:
+    """Return the claims of a token that has been verified."""
+    part = token.split(".")[1]
+    claims: dict[str, object] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return claims
