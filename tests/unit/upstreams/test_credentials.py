@@ -109,14 +109,14 @@ async def test_a_credential_that_is_refused_when_connecting_is_renewed_once(lega
 
 @ERAS
 async def test_an_upstream_that_refuses_everything_is_asked_twice(legacy: bool) -> None:
-    keeper = Keeper({ALICE.user_id: "alice-1"}, renewals=["alice-2", "alice-3"])
+    keeper = Keeper({ALICE.user_id: "alice-1"}, renewals=["alice-2"])
     async with echoing(keeper, legacy=legacy) as bench:
         await bench.ask(ALICE)
         bench.server.refuses["*"] = "Bearer"
         before = len(bench.server.seen)
-        with pytest.raises(UpstreamNeedsConnectionError, match="connect again"):
+        with pytest.raises(UpstreamNeedsConnectionError):
             await bench.ask(ALICE)
-        assert len(keeper.rejections) == 1
+        assert len(keeper.rejections) == 2
         assert {each.credential for each in bench.server.seen[before:]} == {"alice-1", "alice-2"}
         assert len([each for each in bench.server.seen[before:] if each.credential == "alice-2"]) == 1
 
