@@ -50,7 +50,6 @@ _KEY: Final = "agentapi-connect"
 """Names the question among those of an ``input_required`` result."""
 _OURS: Final = UpstreamId(UUID(int=0))
 """Binds the state of such a question, so that no state of an upstream passes for one."""
-_ANY_UPSTREAM: Final = "connect"
 _WITH_ELICITATION_ID: Final = "2025-11-25"
 _LOOK_S: Final = 2.0
 """How often it is asked whether the connection is there, for the case that another process made it."""
@@ -98,7 +97,7 @@ class ConnectOnDemand:
         if exchange.client.era is not Era.MODERN or not isinstance(responses, dict) or _KEY not in responses:
             return exchange
         try:
-            self._states.open(_binding(exchange), exchange.params.get("requestState"))
+            state = self._states.open(_binding(exchange), exchange.params.get("requestState"))
         except InvalidRequestStateError:
             # Not a question of ours, or too old to count; the latter is asked again.
             return exchange
@@ -114,22 +113,23 @@ class ConnectOnDemand:
         message = {"jsonrpc": "2.0", "id": exchange.request_id, "method": exchange.method, "params": params}
         body = json.dumps(message, separators=(",", ":")).encode()
         envelope = scan_envelope(body, max_bytes=len(body), max_depth=_MAX_DEPTH)
-        return replace(exchange, params=params, body=body, envelope=envelope, connecting=True)
+        upstream_id, *scopes = state.split(" ")
+        connecting = (UpstreamId(UUID(upstream_id)), tuple(scopes))
+        return replace(exchange, params=params, body=body, envelope=envelope, connecting=connecting)
 
     async def answered(
         self, exchange: Exchange, ask: Callable[[Exchange], Awaitable[dict[str, Any]]]
     ) -> dict[str, Any]:
         """Return what ``ask`` comes to, or what ``asked`` says if that lacks a connection.
 
+        Where the user is on the way to connect it waits for them first.
+
         Raises:
             MCPError: What ``asked`` raises.
             Exception: What ``ask`` raises otherwise.
         """
-        try:
-            return await ask(exchange)
-        except UpstreamNeedsConnectionError as error:
-            if not exchange.connecting or not await self._connected(exchange, error):
-                return self.asked(exchange, error)
+        if exchange.connecting is not None:
+            await self._connected(exchange, *exchange.connecting)
         try:
             return await ask(exchange)
         except UpstreamNeedsConnectionError as error:
@@ -151,11 +151,13 @@ class ConnectOnDemand:
         opens_urls = isinstance(elicitation, dict) and elicitation.get("url") is not None
         question = {"mode": "url", "message": error.message, "url": url}
         if opens_urls and exchange.client.era is Era.MODERN and exchange.method in INPUT_REQUIRED_METHODS:
-            if not exchange.connecting:
+            # Whoever has been sent there and comes back without it is not sent round in circles.
+            if exchange.connecting != (error.upstream_id, error.scopes):
+                state = " ".join((str(error.upstream_id), *error.scopes))
                 return {
                     "resultType": "input_required",
                     "inputRequests": {_KEY: {"method": "elicitation/create", "params": question}},
-                    "requestState": self._states.seal(_binding(exchange), _ANY_UPSTREAM),
+                    "requestState": self._states.seal(_binding(exchange), state),
                 }
         elif opens_urls and exchange.client.revision == _WITH_ELICITATION_ID:
             elicitation_id = self._remember(exchange, error.upstream_id)
@@ -177,28 +179,26 @@ class ConnectOnDemand:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _connected(self, exchange: Exchange, error: UpstreamNeedsConnectionError) -> bool:
-        """Wait until the user has connected; return whether they did."""
-        upstream = next((each for each in exchange.view.upstreams if each.id == error.upstream_id), None)
+    async def _connected(self, exchange: Exchange, upstream_id: UpstreamId, scopes: tuple[str, ...]) -> None:
+        """Wait until the user has connected, or has had the time to."""
+        upstream = next((each for each in exchange.view.upstreams if each.id == upstream_id), None)
         if self._connector is None or upstream is None:
-            return False
+            return
         place = (exchange.principal.org_id, exchange.principal.user_id, upstream.id)
         event = asyncio.Event()
         self._waiting[place].add(event)
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._wait_s):
-                    while not await self._connector.is_connected(exchange.principal, upstream, error.scopes):
+                    while not await self._connector.is_connected(exchange.principal, upstream, scopes):
                         event.clear()
                         with contextlib.suppress(TimeoutError):
                             async with asyncio.timeout(_LOOK_S):
                                 await event.wait()
-                    return True
         finally:
             self._waiting[place].discard(event)
             if not self._waiting[place]:
                 del self._waiting[place]
-        return False
 
     def _remember(self, exchange: Exchange, upstream_id: UpstreamId) -> str:
         elicitation_id = secrets.token_urlsafe(12)

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from agentapi._core import Envelope
+    from agentapi.errors import UpstreamNeedsConnectionError
     from agentapi.gateway.items import Target
-    from agentapi.principal import Principal
+    from agentapi.principal import Principal, UpstreamId
     from agentapi.upstreams.link import Era, Peer
     from agentapi.upstreams.registry import WorkspaceView
 
@@ -55,8 +56,8 @@ class Exchange(Visitor):
     envelope: Envelope = field(repr=False)
     inner: bool = False
     """Whether this is the call that the client asked for through the tool ``call_tool`` of search mode."""
-    connecting: bool = False
-    """Whether its user was sent to connect an account and the client says that they went."""
+    connecting: tuple[UpstreamId, tuple[str, ...]] | None = None
+    """The connection, with scopes, that its user was sent to make, if the client says that they went."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,14 @@ class RequestRouter(Protocol):
         Raises:
             MCPError: An error of the protocol, passed on as it is.
             AgentAPIError: Everything else that was foreseen.
+        """
+
+    async def connection_needed(self, exchange: Exchange, error: UpstreamNeedsConnectionError) -> dict[str, Any]:
+        """Return the result that sends the user of a request to connect, which ``target`` found to be needed.
+
+        Raises:
+            MCPError: The same as an error.
+            AgentAPIError: Nobody knows where.
         """
 
     async def meant(self, exchange: Exchange) -> Exchange:

@@ -125,9 +125,10 @@ class ModernFront:
                 self._introductions.remember(incoming, client)
             exchange = await self._router.meant(exchange)
             target = await self._target(exchange, headers)
-        except UpstreamNeedsConnectionError:
-            # The router finds the same, and knows what to answer.
-            target = None
+        except UpstreamNeedsConnectionError as error:
+            needed = self._router.connection_needed(exchange, error)
+            await reply.run(self._guard(call, incoming, lambda: needed))
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told and the log has it
             answer = failure(call, Era.MODERN, incoming.id_json, error)
             await reply.run(_at_once(answer))
@@ -152,6 +153,9 @@ class ModernFront:
     async def _target(self, exchange: Exchange, headers: Headers) -> Target | None:
         """Return the upstream that alone answers, where that matters here; its tool's headers are checked."""
         calls_tool = exchange.method == "tools/call"
+        if exchange.connecting is not None:
+            # Its user may still be on the way, and the router waits for them.
+            return None
         if not calls_tool and (self._relay is None or exchange.method not in _RELAYED):
             return None
         target = await self._router.target(exchange)
@@ -188,8 +192,7 @@ class ModernFront:
 def _is_relayed(relay: Relay, exchange: Exchange, target: Target) -> bool:
     """Return whether the relay may pass the request on with the headers that the client sent."""
     # A call inside another came without headers that repeat its arguments; the router's way makes them.
-    # One whose user may still be connecting waits there.
-    return relay.serves(target) and not exchange.connecting and not (exchange.inner and target.mirrors)
+    return relay.serves(target) and not (exchange.inner and target.mirrors)
 
 
 class _Peer:

@@ -130,6 +130,9 @@ class ByteRelay:
                 answer = await self._pass(passage, scope)
             except UpstreamNeedsConnectionError as error:
                 answer = self._needed(passage, error)
+                if record is not None:
+                    await record.failed(error)
+                    record = None
             except (MCPError, AgentAPIError) as error:
                 answer = passage.failure(error)
             if record is not None:

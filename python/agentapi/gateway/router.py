@@ -32,6 +32,7 @@ from agentapi.upstreams.link import Caller, Era
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from agentapi.errors import UpstreamNeedsConnectionError
     from agentapi.gateway.access import AccessPolicy
     from agentapi.gateway.catalogue import Catalogue
     from agentapi.gateway.connect_on_demand import ConnectOnDemand
@@ -138,6 +139,10 @@ class Router:
         if not modern and method in {"ping", "logging/setLevel"}:
             return {}
         raise MCPError(METHOD_NOT_FOUND, "There is no such method.", {"method": method})
+
+    async def connection_needed(self, exchange: Exchange, error: UpstreamNeedsConnectionError) -> dict[str, Any]:
+        """Return the result that sends the user of a request to connect, which ``target`` found to be needed."""
+        return self.connect.asked(exchange, error)
 
     async def meant(self, exchange: Exchange) -> Exchange:
         """Return the request that is meant: in search mode ``call_tool`` stands for the call that it asks for.

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from agentapi._core import Keyring
     from agentapi.egress.client import Egress
-    from agentapi.jobs.queue import JobQueue
     from agentapi.identity.issuers import IssuerDirectory
+    from agentapi.jobs.queue import JobQueue
     from agentapi.oauth.connect.ways import Way
     from agentapi.oauth.models import ProviderName
     from agentapi.oauth.providers import Preset

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
 
 from agentapi._core import Keyring
-from agentapi.errors import InsufficientScopeError
+from agentapi.errors import InsufficientScopeError, UpstreamNeedsConnectionError
 from agentapi.gateway.call import Call, read_message
 from agentapi.gateway.conversations import Conversations
 from agentapi.gateway.items import Target
@@ -92,6 +92,10 @@ class StubRouter:
     async def answer(self, exchange: Exchange) -> dict[str, Any]:
         self.exchanges.append(exchange)
         return await self.answers[exchange.method](exchange)
+
+    async def connection_needed(self, exchange: Exchange, error: UpstreamNeedsConnectionError) -> dict[str, Any]:
+        del exchange
+        raise error
 
     async def target(self, exchange: Exchange) -> Any:
         return self.targets.get(exchange.params["name"])
