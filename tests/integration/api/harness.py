@@ -39,6 +39,7 @@ __all__ = [
     "Api",
     "Caller",
     "lifespan_of",
+    "living",
     "served",
     "settings_for",
 ]
@@ -94,8 +95,15 @@ def settings_for(
 
 @contextlib.asynccontextmanager
 async def lifespan_of(settings: Settings) -> AsyncIterator[Starlette]:
-    """Run the application's lifespan in a task of its own, since fixtures begin and end in different ones."""
+    """Make the application and run its lifespan."""
     app = create_app(settings)
+    async with living(app):
+        yield app
+
+
+@contextlib.asynccontextmanager
+async def living(app: Starlette) -> AsyncIterator[None]:
+    """Run an application's lifespan in a task of its own, since fixtures begin and end in different ones."""
     started, stop = asyncio.Event(), asyncio.Event()
 
     async def live() -> None:
@@ -110,7 +118,7 @@ async def lifespan_of(settings: Settings) -> AsyncIterator[Starlette]:
         waiter.cancel()
         await task
     try:
-        yield app
+        yield
     finally:
         stop.set()
         await asyncio.wait_for(task, 30)
@@ -198,7 +206,9 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp, *, lifespan: bool = False) -> AsyncIterator[str]:
     """Serve ``app`` on a free port of loopback and yield its address."""
-    listener = socket.socket()
+    # asyncio turns off Nagle's algorithm only where the socket says that it is TCP; with it, an answer in two pieces
+    # takes 40 ms more.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     server = _Server(
         uvicorn.Config(

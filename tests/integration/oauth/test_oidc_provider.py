@@ -7,7 +7,6 @@ import re
 from collections.abc import AsyncIterator  # noqa: TC003 - pytest-asyncio reads it
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -27,36 +26,21 @@ from agentapi.oauth.errors import (
 from agentapi.oauth.flow import Answer, Begun
 from agentapi.oauth.models import Binding, Client, ClientAuth, ProviderName, Registration
 from integration.oauth.provider import both
-from support.node import install, node
+from support.oidc import oidc_provider
 from tenants import NOW
 from unit.oauth.sites import site
 
 if TYPE_CHECKING:
     from integration.oauth.conftest import Bench
 
-MANIFEST = Path(__file__).parent / "oidc"
 LIFETIME_S = 3600
 
 
 @pytest.fixture(scope="session")
 async def issuer() -> AsyncIterator[str]:
-    """The address of the server, which ends when its standard input does."""
-    tree = await asyncio.to_thread(install, MANIFEST)
-    program = tree / "server.mjs"
-    program.write_bytes((MANIFEST / "server.mjs").read_bytes())
-    process = await asyncio.create_subprocess_exec(
-        node(),
-        program,
-        str(LIFETIME_S),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    yield (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
-    process.stdin.close()
-    await asyncio.wait_for(process.wait(), 10)
+    """The address of the server."""
+    async with oidc_provider(LIFETIME_S) as address:
+        yield address
 
 
 @pytest.fixture

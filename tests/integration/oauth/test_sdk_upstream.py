@@ -15,7 +15,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import MCPServer
 
-from integration.api.harness import served
+from integration.api.harness import living, served
 from integration.oauth.test_oidc_provider import connect, issuer, moved  # noqa: F401 - a fixture among them
 
 if TYPE_CHECKING:
@@ -51,7 +51,12 @@ class Verifier:
             return None
         scopes = str(claims["scope"]).split()
         return AccessToken(
-            token=token, client_id=claims["client_id"], scopes=scopes, resource=claims["aud"], subject=claims["sub"]
+            token=token,
+            client_id=claims["client_id"],
+            scopes=scopes,
+            expires_at=claims["exp"],
+            resource=claims["aud"],
+            subject=claims["sub"],
         )
 
 
@@ -77,7 +82,7 @@ async def protected(issuer: str) -> AsyncIterator[Later]:  # noqa: F811 - its va
 
         app = server.streamable_http_app()
         later.app = app
-        async with app.router.lifespan_context(app):
+        async with living(app):
             yield later
 
 
