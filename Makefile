@@ -10,7 +10,7 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
-.PHONY: conformance bench-dev bench-gateway fuzz deny constraints clean
+.PHONY: browser conformance bench-dev bench-gateway bench-oauth-flow fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -43,11 +43,18 @@ test-rust: $(VENV)/.packages
 	cargo test $(CARGO_FLAGS)
 	cargo test $(CARGO_MODEL_FLAGS)
 
-test-python: $(VENV)/.extension
+test-python: $(VENV)/.extension browser
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+browser: ## Install the Chromium that the tests look at pages with, if there is none (Debian, as root)
+	@command -v chromium >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+			echo "The tests look at pages with Chromium: sudo apt-get install chromium, then run make again." >&2; exit 1; }; \
+		echo "Installing Chromium..." >&2; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 wheel: $(VENV)/.packages ## Build the wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist
@@ -63,6 +70,9 @@ FASTMCP := target/bench/fastmcp
 
 bench-gateway: $(VENV)/.extension $(FASTMCP)/bin/python ## Measure calls beside FastMCP's proxy into docs/performance.md
 	PYTHONPATH=tests:bench $(BIN)/python bench/gateway.py --fastmcp $(FASTMCP)/bin/python --out docs/performance.md
+
+bench-oauth-flow: $(VENV)/.extension ## Measure connecting an account into docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/oauth_flow.py --out docs/performance.md
 
 $(FASTMCP)/bin/python:
 	@$(PYTHON) -m venv $(FASTMCP)
