@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -48,8 +49,9 @@ def test_what_was_sealed_opens_for_its_row() -> None:
 @pytest.mark.parametrize("part", ["id", "org_id", "user_id", "upstream_id"])
 def test_it_opens_for_no_other(part: str) -> None:
     sealer = vault()
+    changed: dict[str, Any] = {part: uuid4()}
     with pytest.raises(SealError):
-        sealer.open(replace(stored(sealer), **{part: uuid4()}))
+        sealer.open(replace(stored(sealer), **changed))
 
 
 def test_it_opens_under_no_other_keyring_and_not_if_it_was_changed() -> None:
