@@ -147,6 +147,8 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                 )
             )
             await directory.load()
+            # Last, so that every room has said what it does, and first to end.
+            await stack.enter_async_context(jobs.run())
             async with extension.lifespan():
                 yield {WRITE_TIMEOUT_STATE: settings.client_write_timeout_s}
 
@@ -201,7 +203,7 @@ async def _routes(
         commands=commands,
         max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
     )
-    oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring, jobs=jobs)
+    oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring, jobs=jobs, audit=audit)
     stack.push_async_callback(oauth.refresher.aclose)
     brought = BroughtRoom.build(
         settings, database=database, keyring=keyring, transports=transports, changes=oauth.changes
@@ -279,11 +281,8 @@ async def _routes(
         members=MemberDirectory(database),
         issuers=directory,
     )
-    # Last, so that every room has said what it does, and first to end.
-    await stack.enter_async_context(jobs.run())
-    board = HealthBoard([Probe("database", database.ping, critical=True)])
     return [
-        *board.routes(),
+        *HealthBoard([Probe("database", database.ping, critical=True)]).routes(),
         *(
             route
             for path in ("/mcp/{org}/{workspace}", "/mcp/{org}/{workspace}/{toolset}")

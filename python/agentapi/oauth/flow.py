@@ -29,6 +29,7 @@ from agentapi.oauth import store
 from agentapi.oauth.changes import Changes
 from agentapi.oauth.discovery import union
 from agentapi.oauth.errors import AuthorizationServerError, FlowRefusedError
+from agentapi.oauth.journal import Event
 from agentapi.oauth.models import Connection, Flow, FlowId, Grant, Status
 from agentapi.oauth.vault import connection_id
 from agentapi.principal import OrgId, UserId
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import Keyring
     from agentapi.oauth.clients.registry import ClientRegistry
+    from agentapi.oauth.journal import Journal
     from agentapi.oauth.models import Tokens
     from agentapi.oauth.protocol import AuthorizationClient
     from agentapi.oauth.revoke import Revoker
@@ -107,6 +109,7 @@ class Flows:
         revoker: Gives back what came too late.
         return_urls: Where a browser may be sent in the end; compared exactly.
         plan: Called in the transaction that stores a connection.
+        journal: Is told of what happens.
         clock: The time, with its zone.
         changes: Is told of connections that were made.
     """
@@ -122,6 +125,7 @@ class Flows:
         revoker: Revoker,
         return_urls: Collection[str],
         plan: Callable[[Transaction, Connection], Awaitable[None]],
+        journal: Journal,
         clock: Callable[[], datetime],
         changes: Changes | None = None,
     ) -> None:
@@ -133,6 +137,7 @@ class Flows:
         self._revoker = revoker
         self._return_urls = frozenset(return_urls)
         self._plan = plan
+        self._journal = journal
         self._clock = clock
         self._changes = changes or Changes()
 
@@ -201,6 +206,7 @@ class Flows:
             )
             await store.sweep_flows(connection, principal.user_id, now=now, keep=_MAX_OPEN_FLOWS - 1)
             await store.insert_flow(connection, row)
+            await self._journal.record(connection, Event.INITIATED, flow)
         plaintext = random + principal.org_id.bytes + principal.user_id.bytes
         url = self._protocol.authorization_url(
             flow.server,
@@ -226,6 +232,7 @@ class Flows:
         try:
             return await self._complete(flow, answer)
         except AgentAPIError as error:
+            self._journal.note(Event.DENIED, flow, reason=error.code)
             _log.info(
                 "oauth_denied",
                 provider=flow.provider,
@@ -254,6 +261,7 @@ class Flows:
                 now=now,
             )
         if row is None:
+            self._journal.replayed(org_id, user_id)
             raise _refused("state_spent_or_of_another_browser")
         return self._vault.open_flow(
             row.sealed,
@@ -293,6 +301,7 @@ class Flows:
                     raise NotFoundError("The upstream was changed meanwhile; begin again.")
                 kept = await store.put_connection(connection, made)
                 await self._plan(connection, kept)
+                await self._journal.record(connection, Event.CONNECTED, kept)
         except AgentAPIError:
             await self._revoker.give_back(made)
             raise

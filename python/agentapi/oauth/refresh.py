@@ -25,6 +25,7 @@ from agentapi.errors import StorageUnavailableError, UpstreamNeedsConnectionErro
 from agentapi.oauth import store
 from agentapi.oauth.changes import Changes
 from agentapi.oauth.errors import AuthorizationServerError, ClientMissingError, GrantRefusedError, ReconnectNeededError
+from agentapi.oauth.journal import Event
 from agentapi.oauth.models import Status
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentapi.oauth.clients.registry import ClientRegistry
+    from agentapi.oauth.journal import Journal
     from agentapi.oauth.models import Client, Connection, ConnectionId, Grant, Tokens
     from agentapi.oauth.protocol import AuthorizationClient
     from agentapi.oauth.vault import Vault
@@ -76,6 +78,7 @@ class Refresher:
         skew_s: How far clocks may differ: this long before its end a token is not used any more.
         lock_wait_s: How long to wait for another process that refreshes the same connection.
         plan: Called in the transaction that stores a new grant.
+        journal: Is told of what happens.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Refresher:
         skew_s: float = 30.0,
         lock_wait_s: float = 20.0,
         plan: Callable[[Transaction, Connection], Awaitable[None]],
+        journal: Journal,
     ) -> None:
         self._database = database
         self._vault = vault
@@ -102,6 +106,7 @@ class Refresher:
         self._skew = timedelta(seconds=skew_s)
         self._lock_wait_s = lock_wait_s
         self._plan = plan
+        self._journal = journal
         self._running: dict[ConnectionId, asyncio.Task[Connection]] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
 
@@ -278,6 +283,7 @@ class Refresher:
             # As it was read before this refresh noted itself: an earlier one may have spent the token unseen.
             reason = "refresh_refused" if connection.refresh_begun_at is None else "refresh_interrupted"
             await store.require_reconnect(transaction, connection.id, connection.generation, reason=reason, now=now)
+            await self._journal.record(transaction, Event.REFRESH_FAILED, connection, reason=reason)
             return _reconnect(reason)
         wait_s = min(_MAX_BACKOFF_S, 2 ** min(locked.refresh_failures, 10))
         await store.record_refresh_failure(
@@ -287,13 +293,15 @@ class Refresher:
             not_before=now + timedelta(seconds=wait_s),
             begun_at=None if answered else now,
         )
+        await self._journal.record(transaction, Event.REFRESH_FAILED, connection, reason=error.code)
         return error
 
     async def _require_reconnect(self, connection: Connection, reason: str) -> None:
         async with self._database.user_transaction(connection.org_id, connection.user_id) as transaction:
-            await store.require_reconnect(
+            if await store.require_reconnect(
                 transaction, connection.id, connection.generation, reason=reason, now=self._clock()
-            )
+            ):
+                await self._journal.record(transaction, Event.REFRESH_FAILED, connection, reason=reason)
         self._tell(connection)
 
     def _tell(self, connection: Connection) -> None:
@@ -321,6 +329,7 @@ class Refresher:
         if stored is None:
             return refreshed
         await self._plan(transaction, stored)
+        await self._journal.record(transaction, Event.REFRESHED, stored)
         return stored
 
 

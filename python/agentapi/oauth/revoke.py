@@ -6,6 +6,8 @@ is left that nobody could revoke, and a provider that is down keeps nothing aliv
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -15,18 +17,22 @@ from agentapi._core import SealError
 from agentapi.errors import AgentAPIError, NotFoundError
 from agentapi.oauth import store
 from agentapi.oauth.changes import Changes
+from agentapi.oauth.journal import Event
 from agentapi.oauth.models import Revocation
+from agentapi.tenancy.store import list_member_ids
 
 if TYPE_CHECKING:
     from agentapi.oauth.clients.registry import ClientRegistry
+    from agentapi.oauth.journal import Journal
     from agentapi.oauth.models import Connection, Grant
     from agentapi.oauth.protocol import AuthorizationClient
     from agentapi.oauth.vault import Vault
-    from agentapi.principal import Principal, UpstreamId
+    from agentapi.principal import OrgId, Principal, UpstreamId, UserId
     from agentapi.storage.database import Database
 
 __all__ = ["AtProvider", "Revoker"]
 
+_AT_ONCE: Final = 8
 _NO_CONNECTION: Final = "You have no connection to this upstream."
 
 _log = structlog.get_logger(__name__)
@@ -51,6 +57,7 @@ class Revoker:
         clients: Knows the clients that they were given to.
         protocol: Speaks to the providers.
         changes: Is told of connections that are gone.
+        journal: Is told of what happens.
     """
 
     def __init__(
@@ -61,12 +68,14 @@ class Revoker:
         clients: ClientRegistry,
         protocol: AuthorizationClient,
         changes: Changes | None = None,
+        journal: Journal,
     ) -> None:
         self._database = database
         self._vault = vault
         self._clients = clients
         self._protocol = protocol
         self._changes = changes or Changes()
+        self._journal = journal
 
     async def revoke(self, principal: Principal, upstream_id: UpstreamId) -> AtProvider:
         """Remove the principal's connection to an upstream.
@@ -77,11 +86,46 @@ class Revoker:
         async with self._database.tenant_transaction(principal) as connection:
             held = await store.find_connection(connection, principal.user_id, upstream_id)
             removed = None if held is None else await store.delete_connection(connection, held.id)
+            if removed is not None:
+                await self._journal.record(connection, Event.REVOKED, removed)
         if removed is None:
             raise NotFoundError(_NO_CONNECTION)
+        return await self._ended(removed)
+
+    async def revoke_all(self, org_id: OrgId, user_id: UserId | None = None) -> Counter[AtProvider]:
+        """Remove every connection of an organisation, or of one of its users, and say what became of the grants.
+
+        To be called before the user or the organisation is deleted: whose connections there are is told by the members,
+        and the grants are given back as the organisation's clients. Flows under way end with it, so that no connection
+        comes of them afterwards.
+        """
+        if user_id is None:
+            async with self._database.organization_transaction(org_id) as transaction:
+                users = await list_member_ids(transaction)
+        else:
+            users = [user_id]
+        outcomes: Counter[AtProvider] = Counter()
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def end(removed: Connection) -> AtProvider:
+            async with places:
+                return await self._ended(removed)
+
+        for user in users:
+            async with self._database.user_transaction(org_id, user) as transaction:
+                gone = await store.delete_everything(transaction, user)
+                for removed in gone:
+                    await self._journal.record(transaction, Event.REVOKED, removed)
+            outcomes.update(await asyncio.gather(*(end(removed) for removed in gone)))
+        return outcomes
+
+    async def _ended(self, removed: Connection) -> AtProvider:
+        """Give back what is not stored any more, and tell of it."""
         self._changes.tell(removed.org_id, removed.user_id, removed.upstream_id, gone=True)
         outcome = await self.give_back(removed)
-        _log.info("oauth_revoked", provider=removed.provider, upstream_id=str(upstream_id), at_provider=outcome)
+        if outcome is AtProvider.FAILED:
+            self._journal.note(Event.REVOCATION_FAILED, removed)
+        _log.info("oauth_revoked", provider=removed.provider, upstream_id=str(removed.upstream_id), at_provider=outcome)
         return outcome
 
     async def give_back(self, connection: Connection) -> AtProvider:

@@ -19,6 +19,7 @@ from agentapi.oauth.connect.ways import OAuthWay
 from agentapi.oauth.credentials import ConnectionCredentials
 from agentapi.oauth.discovery import Discovery
 from agentapi.oauth.flow import Flows
+from agentapi.oauth.journal import Journal
 from agentapi.oauth.models import Client, ClientAuth, Registration
 from agentapi.oauth.protocol import AuthorizationClient
 from agentapi.oauth.providers import PRESETS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from agentapi._core import Keyring
+    from agentapi.audit.log import AuditLog
     from agentapi.egress.client import Egress
     from agentapi.identity.issuers import IssuerDirectory
     from agentapi.jobs.queue import JobQueue
@@ -81,6 +83,7 @@ class OAuthRoom:
         egress: Egress,
         keyring: Keyring,
         jobs: JobQueue,
+        audit: AuditLog,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         presets: Mapping[ProviderName, Preset] = PRESETS,
     ) -> OAuthRoom:
@@ -100,8 +103,11 @@ class OAuthRoom:
             presets=presets,
         )
         changes = Changes()
+        journal = Journal(audit)
         plan = RefreshPlan(jobs, clock=clock, ahead_s=settings.oauth_refresh_ahead_s).plan
-        revoker = Revoker(database=database, vault=vault, clients=clients, protocol=protocol, changes=changes)
+        revoker = Revoker(
+            database=database, vault=vault, clients=clients, protocol=protocol, changes=changes, journal=journal
+        )
         refresher = Refresher(
             database=database,
             vault=vault,
@@ -112,6 +118,7 @@ class OAuthRoom:
             ahead_s=settings.oauth_refresh_ahead_s,
             lock_wait_s=settings.egress_timeout_s * 2,
             plan=plan,
+            journal=journal,
         )
         RefreshAhead(database=database, refresher=refresher, clock=clock).attach(jobs)
         flows = Flows(
@@ -123,6 +130,7 @@ class OAuthRoom:
             revoker=revoker,
             return_urls=settings.oauth_return_urls,
             plan=plan,
+            journal=journal,
             clock=clock,
             changes=changes,
         )

@@ -31,6 +31,7 @@ __all__ = [
     "StoredFlow",
     "begin_refresh",
     "delete_connection",
+    "delete_everything",
     "find_connection",
     "insert_flow",
     "list_connections",
@@ -82,6 +83,8 @@ SELECT {_CONNECTION} FROM oauth_connections
 WHERE user_id = $1 AND upstream_id > $3 ORDER BY upstream_id LIMIT $2
 """  # noqa: S608
 _DELETE_CONNECTION = f"DELETE FROM oauth_connections WHERE id = $1 RETURNING {_CONNECTION}"  # noqa: S608
+_DELETE_CONNECTIONS = f"DELETE FROM oauth_connections WHERE user_id = $1 RETURNING {_CONNECTION}"  # noqa: S608
+_DELETE_FLOWS = "DELETE FROM oauth_flows WHERE user_id = $1"
 _BEGIN_REFRESH = "UPDATE oauth_connections SET refresh_begun_at = $3 WHERE id = $1 AND generation = $2 RETURNING id"
 _STORE_REFRESHED = f"""
 UPDATE oauth_connections SET
@@ -213,6 +216,12 @@ async def delete_connection(connection: Database, id_: ConnectionId) -> Connecti
     """Remove a connection and return it as it was."""
     row = await connection.fetchrow(_DELETE_CONNECTION, id_)
     return None if row is None else _connection(row)
+
+
+async def delete_everything(connection: Database, user_id: UserId) -> list[Connection]:
+    """Remove a user's flows and connections, and return these as they were."""
+    await connection.execute(_DELETE_FLOWS, user_id)
+    return [_connection(row) for row in await connection.fetch(_DELETE_CONNECTIONS, user_id)]
 
 
 async def begin_refresh(connection: Database, id_: ConnectionId, generation: int, *, now: datetime) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "find_members",
     "find_organization",
     "find_workspace",
+    "list_member_ids",
     "list_workspaces",
     "upsert_member",
 ]
@@ -52,6 +53,9 @@ SELECT org_id, user_id, issuer, subject, email, role, created_at, last_seen_at F
 WHERE subject = $1 OR email = $1 OR user_id = $2
 ORDER BY user_id LIMIT 2
 """
+
+
+_MEMBER_IDS = "SELECT user_id FROM members ORDER BY user_id"
 
 
 async def find_organization(connection: Connection, slug: str) -> Organization | None:
@@ -111,6 +115,11 @@ async def upsert_member(connection: Connection, principal: Principal, *, email: 
         principal.role,
     )
     return _member(_returned(row))
+
+
+async def list_member_ids(connection: Connection) -> list[UserId]:
+    """Return the ids of all members of the organisation."""
+    return [UserId(row["user_id"]) for row in await connection.fetch(_MEMBER_IDS)]
 
 
 async def find_members(connection: Connection, text: str) -> list[Member]:

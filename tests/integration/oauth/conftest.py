@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentapi._core import Keyring
+from agentapi.audit.log import AuditLog
 from agentapi.egress import Egress
 from agentapi.jobs.queue import JobQueue
 from agentapi.oauth.flow import Answer, Begun, Finished
@@ -97,6 +98,7 @@ def room_of(
     clock: Clock,
     *,
     jobs: Any = None,
+    audit: Any = None,
     **settings: Any,
 ) -> OAuthRoom:
     given = {
@@ -107,7 +109,13 @@ def room_of(
     }
     jobs = jobs or JobQueue("", keyring=keyring, timeout_s=5.0)
     return OAuthRoom.build(
-        load_settings(**given), database=database, egress=egress, keyring=keyring, jobs=jobs, clock=clock
+        load_settings(**given),
+        database=database,
+        egress=egress,
+        keyring=keyring,
+        jobs=jobs,
+        audit=audit or AuditLog(database),
+        clock=clock,
     )
 
 

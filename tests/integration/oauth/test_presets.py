@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
+from agentapi.audit.log import AuditLog
 from agentapi.egress import Egress
 from agentapi.jobs.queue import JobQueue
 from agentapi.oauth.clients import store as client_store
@@ -108,6 +109,7 @@ async def bound(bench: Bench, keyring: Keyring, provider: ProviderName, at: _S) 
             database=bench.database,
             egress=egress,
             keyring=keyring,
+            audit=AuditLog(bench.database),
             jobs=JobQueue("", keyring=keyring, timeout_s=5.0),
             clock=bench.clock,
             presets={provider: elsewhere(PRESETS[provider], url)},
