@@ -248,7 +248,7 @@ async def test_the_queue_goes_on_after_the_database_was_away(
             ended = await admin.fetchval(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'agentapi-jobs'"
             )
-            assert ended == 1
+            assert ended >= 1  # Other tests may have gateways of their own.
             await put(database, tenant, queue, name, "after")
             await second.wait()
     finally:
