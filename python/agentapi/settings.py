@@ -185,6 +185,8 @@ class Settings(BaseSettings):
     upstream_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 500
     upstream_max_connections_per_upstream: Annotated[int, Field(ge=1, le=100_000)] = 200
     upstream_max_connections_per_user: Annotated[int, Field(ge=1, le=100_000)] = 100
+    upstream_max_connecting_per_upstream: Annotated[int, Field(ge=1, le=100_000)] = 16
+    """Connections to one upstream that are opened side by side; the others wait for their turn."""
     upstream_ping_after_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     """Rest after which a connection of the older revisions is asked whether it is alive before it is used."""
     upstream_message_mb: Annotated[int, Field(ge=1, le=1024)] = 32

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import httpx2
 import structlog
 
 from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError, UpstreamTimeoutError, first_leaf
@@ -25,6 +26,7 @@ from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.reasons import reason_of
 from agentapi.upstreams.session import open_link
+from agentapi.upstreams.turns import NobodyThereError, Turn, Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -91,6 +93,8 @@ class Limits:
     ping_after_s: float = 30.0
     """One to a legacy server that was not used for this long is asked whether it is alive before it is used."""
     ping_timeout_s: float = 5.0
+    connecting: int = 16
+    """Side by side, to one upstream."""
     in_all: int = 500
     per_upstream: int = 200
     per_user: int = 100
@@ -103,6 +107,7 @@ class Limits:
             connect_timeout_s=settings.upstream_connect_timeout_s,
             idle_s=settings.upstream_idle_s,
             ping_after_s=settings.upstream_ping_after_s,
+            connecting=settings.upstream_max_connecting_per_upstream,
             in_all=settings.upstream_max_connections,
             per_upstream=settings.upstream_max_connections_per_upstream,
             per_user=settings.upstream_max_connections_per_user,
@@ -122,6 +127,8 @@ class _Connection:
     """Whether its process ended, if it has one, and nobody told it to."""
     retired: bool = False
     """Whether no further call gets it, so that it ends with the last of those that have it."""
+    turn: Turn | None = None
+    """While it is being opened."""
     in_flight: int = 0
     last_used: float = 0.0
 
@@ -132,6 +139,10 @@ class _Connection:
     @property
     def is_idle(self) -> bool:
         return self.in_flight == 0 and self.ready.is_set()
+
+    def end_turn(self, failure: UpstreamError | None = None) -> None:
+        if self.turn is not None:
+            self.turn.end(failure)
 
 
 class ConnectionPool:
@@ -147,6 +158,7 @@ class ConnectionPool:
         self._clock = clock
         self._connections: dict[ConnectionKey, list[_Connection]] = {}
         self._backoff = Backoff(clock)
+        self._turns = Turns(limits.connecting)
         self._tasks: TaskGroup | None = None
 
     @contextlib.asynccontextmanager
@@ -270,7 +282,9 @@ class ConnectionPool:
         """Hold one connection open; never raises, for it shares its task group with all the others."""
         current_call.set(None)
         begun = self._clock()
+        place = (connection.key.upstream_id, connection.key.version)
         try:
+            connection.turn = await self._turns.take(place, timeout_s=self._limits.connect_timeout_s)
             try:
                 await self._hold(connection, connection.wanted.era)
             except Exception as error:
@@ -278,9 +292,13 @@ class ConnectionPool:
                     raise
                 # Some servers of the older revisions end at anything but ``initialize``.
                 await self._hold(connection, Era.LEGACY)
+        except NobodyThereError as error:
+            connection.failure = error.failure
         except Exception as error:  # noqa: BLE001 - whatever an upstream does must end here, as words
             connection.failure = _in_words(error, connection)
+            connection.end_turn(connection.failure if _is_everybodys(error, connection) else None)
         finally:
+            connection.end_turn()
             if connection.crashed:
                 self._backoff.crashed(connection.key, ran_s=self._clock() - begun)
             if connection.link is None and connection.failure is None:
@@ -311,6 +329,7 @@ class ConnectionPool:
                     connection.link = link
                     connection.last_used = self._clock()
                     wanted.opened(link.profile)
+                    connection.end_turn()
                     connection.ready.set()
                     await _first_of(connection.closing, link.closed)
                     connection.crashed = connection.crashed and not link.is_alive()
@@ -404,6 +423,16 @@ def _in_words(error: Exception, connection: _Connection) -> UpstreamError:
     _log.info("upstream_connection_failed", upstream=name, reason=reason)
     kind = UpstreamTimeoutError if too_late else UpstreamError
     return kind(f"Upstream '{name}' is unavailable: {reason}.")
+
+
+def _is_everybodys(error: Exception, connection: _Connection) -> bool:
+    """Return whether others who connect would fare alike: nobody is there, or nobody answers in time.
+
+    Each user has processes of their own, and what became of one says nothing of another.
+    """
+    own_process = connection.channel is not None and connection.channel.kind is Transport.STDIO
+    absent = httpx2.ConnectError | httpx2.ConnectTimeout | TimeoutError | UpstreamTimeoutError
+    return not own_process and isinstance(first_leaf(error), absent)
 
 
 async def _first_of(*events: anyio.Event) -> None:

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 
 from agentapi.errors import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from agentapi.upstreams.session import Link
 
 NOBODY = Caller(ORG, USER)
+REQUEST = httpx2.Request("POST", "https://upstream.example/mcp")
 
 
 @contextlib.asynccontextmanager
@@ -33,9 +35,16 @@ async def pool(
     in_all: int = 10,
     per_upstream: int = 10,
     per_user: int = 10,
+    connecting: int = 16,
     clock: Clock | None = None,
 ) -> AsyncIterator[ConnectionPool]:
-    limits = Limits(connect_timeout_s=connect_timeout_s, in_all=in_all, per_upstream=per_upstream, per_user=per_user)
+    limits = Limits(
+        connect_timeout_s=connect_timeout_s,
+        connecting=connecting,
+        in_all=in_all,
+        per_upstream=per_upstream,
+        per_user=per_user,
+    )
     made = ConnectionPool(limits, clock=clock or Clock())
     async with made.run():
         yield made
@@ -112,6 +121,54 @@ async def test_a_failure_to_open_reaches_every_waiter_and_is_not_remembered() ->
         assert (opener.opened, len(connections)) == (1, 0)
         opener.failure = None
         assert await call(connections, opener) == ["echo", "hang"]
+
+
+async def test_users_connect_to_one_upstream_a_few_at_a_time() -> None:
+    opener, elsewhere = Opener(gate=asyncio.Event()), Opener()
+    assert opener.gate is not None
+    async with pool(connecting=2) as connections:
+        calls = [asyncio.ensure_future(call(connections, opener, of=key(user=user))) for user in range(8)]
+        await drain()
+        assert opener.opened == 2
+        # Another upstream has turns of its own.
+        await call(connections, elsewhere, of=key(2))
+        opener.gate.set()
+        await asyncio.gather(*calls)
+        assert (opener.opened, len(connections._turns)) == (8, 0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "tries"),
+    [
+        (httpx2.ConnectError("no"), 2),
+        (UpstreamTimeoutError("slow"), 2),
+        (UpstreamNeedsConnectionError("yours"), 8),
+        (httpx2.HTTPStatusError("", request=REQUEST, response=httpx2.Response(403)), 8),
+    ],
+)
+async def test_who_waits_is_told_that_nobody_is_there_and_of_nothing_else(failure: Exception, tries: int) -> None:
+    opener = Opener(gate=asyncio.Event(), failure=failure)
+    assert opener.gate is not None
+    async with pool(connecting=2) as connections:
+        calls = [asyncio.ensure_future(call(connections, opener, of=key(user=user))) for user in range(8)]
+        await drain()
+        opener.gate.set()
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+        assert opener.opened == tries
+        assert len({str(each) for each in failures}) == 1
+        assert all(isinstance(each, UpstreamError) for each in failures)
+        # Nothing of it is remembered.
+        opener.failure = None
+        await call(connections, opener)
+
+
+async def test_nobody_waits_for_a_turn_without_end() -> None:
+    opener = Opener(gate=asyncio.Event())
+    async with pool(connecting=1, connect_timeout_s=0.1) as connections:
+        calls = [asyncio.ensure_future(call(connections, opener, of=key(user=user))) for user in range(3)]
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(each, UpstreamTimeoutError) for each in failures)
+        assert len(connections._turns) == 0
 
 
 async def test_a_waiter_that_leaves_does_not_end_the_opening() -> None:
