@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,12 +99,34 @@ def import_upstreams(
         click.echo(json.dumps(answer, indent=2))
     else:
         for server in answer["servers"]:
-            reason = f": {server['reason']}" if server["reason"] else ""
-            click.echo(f"{server['entry']}: {server['status']}{reason}")
-        if dry_run:
-            click.echo("This was a dry run; nothing is changed.")
+            click.echo(_imported(server, dry_run=dry_run))
+        click.echo(_import_summary(answer, dry_run=dry_run))
     if refused:
-        raise CommandError(f"{refused} of {len(answer['servers'])} servers refused; mend these entries and repeat.")
+        raise CommandError(
+            f"{refused} of the {len(answer['servers'])} entries cannot be imported as they are; change them and import"
+            " the file again. What is there already stays as it is."
+        )
+
+
+def _imported(server: Mapping[str, Any], *, dry_run: bool) -> str:
+    """Return what became of one entry of the file, in a sentence."""
+    match server["status"]:
+        case "created":
+            words = f"{'would become' if dry_run else 'is now'} the upstream '{server['name']}'."
+        case "exists":
+            words = f"left alone, since the workspace has an upstream '{server['name']}' already."
+        case _:
+            words = f"not imported. {server['reason']}"
+    return f"{server['entry']}: {words}"
+
+
+def _import_summary(answer: Mapping[str, Any], *, dry_run: bool) -> str:
+    counts = Counter(server["status"] for server in answer["servers"])
+    done = (
+        f"{counts['created']} imported into the workspace '{answer['workspace']}',"
+        f" {counts['exists']} there already, {counts['refused']} not imported."
+    )
+    return f"A dry run, so nothing is changed; it would be: {done}" if dry_run else done
 
 
 def _ask(

@@ -89,9 +89,11 @@ def test_import_registers_what_a_file_declares(gateway: Gateway, tmp_path: Path)
     }
     file.write_text(json.dumps({"mcpServers": servers}))
     dry = asked(gateway, "upstreams", "import", str(file), "--dry-run")
-    assert dry.stdout.splitlines()[0] == "Tickets: created"
-    assert dry.stdout.splitlines()[-1] == "This was a dry run; nothing is changed."
-    assert (dry.returncode, "1 of 2 servers refused" in dry.stderr) == (1, True)
+    first, second, last = dry.stdout.splitlines()
+    assert first == "Tickets: would become the upstream 'tickets'."
+    assert second.startswith("shell: not imported. A stdio server must name")
+    assert last.endswith("would be: 1 imported into the workspace 'main', 0 there already, 1 not imported.")
+    assert (dry.returncode, "1 of the 2 entries cannot be imported as they are" in dry.stderr) == (1, True)
 
     def names() -> set[str]:
         return {item["name"] for item in gateway.api.get("/api/v1/mcp/configurations").json()["items"]}
@@ -106,7 +108,10 @@ def test_import_registers_what_a_file_declares(gateway: Gateway, tmp_path: Path)
     file.write_text(json.dumps({"mcpServers": {"Tickets": servers["Tickets"]}}))
     again = asked(gateway, "upstreams", "import", str(file))
     assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith("Tickets: exists")
+    assert again.stdout.splitlines() == [
+        "Tickets: left alone, since the workspace has an upstream 'tickets' already.",
+        "0 imported into the workspace 'main', 1 there already, 0 not imported.",
+    ]
     assert "s3cret-value" not in gateway.stderr + done["servers"][0]["status"] + dry.stdout + dry.stderr
 
 
