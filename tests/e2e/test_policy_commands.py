@@ -165,6 +165,6 @@ def test_every_command_of_the_how_to_runs(tmp_path: Path) -> None:
     )
     assert "  - decision: The tool is neither visible nor callable." in printed
     assert '"callable": true' in printed
-    assert "tickets: created" in printed
+    assert "tickets: is now the upstream 'tickets'." in printed
     assert "Traceback" not in printed
     assert not naming(str(tmp_path))

@@ -80,8 +80,8 @@ class UpstreamClient:
 
     def era(self, upstream: Upstream) -> Era | None:
         """Return the era of ``upstream`` as far as it is known, without asking."""
-        if upstream.transport is Transport.SSE:
-            return Era.LEGACY
+        if upstream.pinned_era is not None:
+            return upstream.pinned_era
         known = self._eras.get((upstream.id, upstream.version))
         return known.era if known is not None else None
 
@@ -285,6 +285,7 @@ class UpstreamClient:
         )
 
         def opened(profile: Profile) -> None:
+            profile.require(upstream.pinned_era)
             self._remember(upstream, caller, profile)
 
         def hear(method: str, params: dict[str, Any]) -> None:
@@ -300,7 +301,7 @@ class UpstreamClient:
             key,
             upstream.name,
             self._transports.open(upstream, credential),
-            era=known.era if known is not None and fresh else None,
+            era=upstream.pinned_era or (known.era if known is not None and fresh else None),
             capabilities=declared,
             client_info=caller.client_info if conversation else {},
             opened=opened,

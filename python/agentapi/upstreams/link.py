@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from agentapi.errors import UpstreamError
+
 if TYPE_CHECKING:
     from agentapi.principal import OrgId, UserId
 
@@ -31,6 +33,15 @@ class Profile:
     capabilities: dict[str, Any] = field(default_factory=dict)
     server_info: dict[str, Any] = field(default_factory=dict)
     instructions: str | None = None
+
+    def require(self, era: Era | None) -> None:
+        """Check that the upstream speaks as it was configured to, if it was.
+
+        Raises:
+            UpstreamError: It does not.
+        """
+        if era not in {None, self.era}:
+            raise UpstreamError(f"it speaks {self.revision}, and is configured as a server of the {era} era")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from agentapi.upstreams.link import Era
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
     from agentapi.upstreams.forms import CredentialForm
 
-__all__ = ["Auth", "Scope", "Transport", "Upstream", "secret_aad"]
+__all__ = ["Auth", "ProtocolChoice", "Scope", "Transport", "Upstream", "secret_aad"]
 
 
 class Transport(StrEnum):
@@ -21,6 +23,15 @@ class Transport(StrEnum):
     HTTP = "http"
     SSE = "sse"
     STDIO = "stdio"
+
+
+class ProtocolChoice(StrEnum):
+    """In which era of the protocol the upstream is spoken to."""
+
+    AUTO = "auto"
+    """It is asked what it speaks."""
+    MODERN = "modern"
+    LEGACY = "legacy"
 
 
 class Auth(StrEnum):
@@ -54,6 +65,7 @@ class Upstream:
     """URL; set unless the transport is stdio."""
     command: str | None = None
     """Name of an allowed command; set if the transport is stdio."""
+    protocol: ProtocolChoice = ProtocolChoice.AUTO
     auth: Auth = Auth.NONE
     auth_header: str | None = None
     secret: bytes | None = field(default=None, repr=False)
@@ -68,6 +80,13 @@ class Upstream:
     created_by: UserId
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def pinned_era(self) -> Era | None:
+        """The only era in which it is spoken to; None where it is asked."""
+        if self.transport is Transport.SSE:
+            return Era.LEGACY
+        return None if self.protocol is ProtocolChoice.AUTO else Era(self.protocol.value)
 
 
 def secret_aad(org_id: OrgId, upstream_id: UpstreamId) -> bytes:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentapi.upstreams.channel import Channel, OpenChannel
+    from agentapi.upstreams.link import Era
     from agentapi.upstreams.session import Link
 
 __all__ = ["ProbeResult", "probe"]
@@ -58,13 +59,18 @@ class ProbeResult:
 
 
 async def probe(
-    open_channel: OpenChannel, *, timeout_s: float, clock: Callable[[], float] = time.perf_counter
+    open_channel: OpenChannel,
+    *,
+    timeout_s: float,
+    era: Era | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> ProbeResult:
     """Connect, list everything once, disconnect.
 
     Args:
         open_channel: Opens the transport of the upstream under test.
         timeout_s: Bound on the whole test.
+        era: The only one in which it may be spoken to.
         clock: Seconds, for the timings.
     """
     start = clock()
@@ -73,8 +79,9 @@ async def probe(
         with anyio.fail_after(timeout_s):
             async with (
                 open_channel() as channel,
-                open_link(channel, name="under test", timeout_s=timeout_s) as link,
+                open_link(channel, name="under test", timeout_s=timeout_s, era=era) as link,
             ):
+                link.profile.require(era)
                 connected = clock()
                 found, left_out = await _inventory(link, timeout_s)
                 listed = clock()

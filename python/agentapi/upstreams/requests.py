@@ -11,7 +11,7 @@ from agentapi.api_input import INVALID_BODY
 from agentapi.errors import FieldError, InvalidRequestError
 from agentapi.upstreams.forms import CredentialForm, form_complaints
 from agentapi.upstreams.headers import carries_credential, is_header_value
-from agentapi.upstreams.models import Auth, Scope, Transport
+from agentapi.upstreams.models import Auth, ProtocolChoice, Scope, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -40,6 +40,7 @@ class UpstreamInput(BaseModel):
     transport: Transport
     endpoint: Annotated[str, Field(max_length=2048)] | None = None
     command: Annotated[str, Field(max_length=64)] | None = None
+    protocol: ProtocolChoice = ProtocolChoice.AUTO
     auth: Auth = Auth.NONE
     auth_header: Annotated[str, Field(max_length=64)] | None = None
     secret: Annotated[SecretStr, Field(max_length=8192)] | None = None
@@ -102,6 +103,8 @@ def _target(given: UpstreamInput, refusal: str | None, commands: Iterable[str]) 
         yield FieldError(
             "/endpoint", "The endpoint URL has a fragment (#), a space, or another character that must be escaped."
         )
+    if given.transport is Transport.SSE and given.protocol is ProtocolChoice.MODERN:
+        yield FieldError("/protocol", "HTTP+SSE belongs to the older revisions; a modern server is reached by http.")
 
 
 def _credential(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldError]:

@@ -163,7 +163,7 @@ class UpstreamRoutes:
             async with self._transports.open(upstream, credential)() as channel:
                 yield channel
 
-        result = await probe(opened, timeout_s=self._test_timeout_s)
+        result = await probe(opened, timeout_s=self._test_timeout_s, era=upstream.pinned_era)
         return JSONResponse(asdict(result))
 
 
@@ -177,6 +177,7 @@ def _document(upstream: Upstream, workspace: str) -> dict[str, Any]:
         "transport": upstream.transport,
         "endpoint": upstream.endpoint,
         "command": upstream.command,
+        "protocol": upstream.protocol,
         "auth": upstream.auth,
         "auth_header": upstream.auth_header,
         "credential_form": None if form is None else form.model_dump(mode="json"),

@@ -14,7 +14,7 @@ import asyncpg
 from agentapi.errors import ConflictError, NotFoundError
 from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
 from agentapi.upstreams.forms import CredentialForm
-from agentapi.upstreams.models import Auth, Scope, Transport, Upstream
+from agentapi.upstreams.models import Auth, ProtocolChoice, Scope, Transport, Upstream
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -33,11 +33,11 @@ __all__ = [
 
 _COLUMNS = (
     "id, org_id, workspace_id, name, transport, endpoint, command, auth, auth_header, secret, credential_form,"
-    " scope, owner_id, enabled, description, version, created_by, created_at, updated_at"
+    " scope, owner_id, enabled, description, version, created_by, created_at, updated_at, protocol"
 )
 _INSERT = f"""
 INSERT INTO upstreams ({_COLUMNS})
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 """  # noqa: S608 - the columns are the constant above
 _GET = f"SELECT {_COLUMNS} FROM upstreams WHERE id = $1"  # noqa: S608
 _PAGE_OF_ORGANIZATION = f"""
@@ -55,7 +55,8 @@ SELECT {_COLUMNS} FROM upstreams WHERE workspace_id = $1 AND enabled ORDER BY na
 _UPDATE = f"""
 UPDATE upstreams SET
     name = $3, transport = $4, endpoint = $5, command = $6, auth = $7, auth_header = $8, secret = $9,
-    credential_form = $10, enabled = $11, description = $12, version = version + 1, updated_at = $13
+    credential_form = $10, enabled = $11, description = $12, version = version + 1, updated_at = $13,
+    protocol = $14
 WHERE id = $1 AND version = $2
 RETURNING {_COLUMNS}
 """  # noqa: S608
@@ -95,6 +96,7 @@ async def insert_upstream(connection: Connection, upstream: Upstream) -> None:
             upstream.created_by,
             upstream.created_at,
             upstream.updated_at,
+            upstream.protocol,
         )
     except (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError) as error:
         raise _name_taken(upstream.name) from error
@@ -169,6 +171,7 @@ async def update_upstream(connection: Connection, upstream: Upstream, *, now: da
             upstream.enabled,
             upstream.description,
             now,
+            upstream.protocol,
         )
     except asyncpg.ExclusionViolationError as error:
         raise _name_taken(upstream.name) from error
@@ -207,6 +210,7 @@ def _upstream(row: asyncpg.Record) -> Upstream:
         transport=Transport(row["transport"]),
         endpoint=row["endpoint"],
         command=row["command"],
+        protocol=ProtocolChoice(row["protocol"]),
         auth=Auth(row["auth"]),
         auth_header=row["auth_header"],
         secret=row["secret"],

@@ -48,6 +48,7 @@ async def test_a_configuration_is_created_with_its_defaults(api: Api) -> None:
         "transport": "http",
         "endpoint": "http://127.0.0.1:18080/mcp",
         "command": None,
+        "protocol": "auto",
         "auth": "none",
         "auth_header": None,
         "credential_form": None,
@@ -57,6 +58,17 @@ async def test_a_configuration_is_created_with_its_defaults(api: Api) -> None:
         "description": "",
         "version": 1,
     }
+
+
+async def test_the_era_of_a_server_can_be_pinned(api: Api) -> None:
+    admin = api.caller()
+    created = await admin.created(protocol="legacy")
+    assert (created["protocol"], (await admin.read(created["id"])).json()["protocol"]) == ("legacy", "legacy")
+    assert (await admin.replace(created["id"], protocol="modern")).json()["protocol"] == "modern"
+    assert (await admin.replace(created["id"])).json()["protocol"] == "auto"
+    for wrong in ({"protocol": "2025-11-25"}, {"protocol": "modern", "transport": "sse"}):
+        problem = assert_problem(await admin.create(name="other", **wrong), 422, "invalid_request")
+        assert [error["pointer"] for error in problem["errors"]] == ["/protocol"]
 
 
 async def test_what_was_created_is_read_replaced_and_deleted(api: Api) -> None:

@@ -82,6 +82,12 @@ async def test_a_good_server_is_described(api: Api, mcp_url: str) -> None:
     assert result["protocol_version"] == "2026-07-28"
 
 
+async def test_a_server_is_tested_in_the_era_that_is_pinned(api: Api, mcp_url: str) -> None:
+    result = await outcome(api, endpoint=mcp_url, protocol="legacy")
+    assert_inventory(result)
+    assert result["protocol_version"] == "2025-11-25"
+
+
 async def test_a_server_over_sse_is_described(api: Api) -> None:
     async with served(sse_app(), lifespan=True) as url:
         result = await outcome(api, transport="sse", endpoint=f"{url}/sse")

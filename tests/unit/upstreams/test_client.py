@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,6 +14,7 @@ from mcp import MCPError
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
 from agentapi.upstreams.link import Era
+from agentapi.upstreams.models import ProtocolChoice
 from unit.upstreams.servers import (
     ALICE,
     ASKABLE,
@@ -77,6 +79,26 @@ async def test_the_era_is_found_out_and_remembered(kind: str) -> None:
         await call(made.client, up, session_of(ALICE, "c"), "echo", text="x")
         versions = [request.get("mcp-method") for request in journal.requests]
         assert versions.count("server/discover") == (0 if kind == "sse" else 1)
+
+
+async def test_a_server_is_spoken_to_in_the_era_that_is_pinned() -> None:
+    async with setting("modern") as (made, up, journal):
+        pinned = replace(up, protocol=ProtocolChoice.LEGACY)
+        assert made.client.era(pinned) is Era.LEGACY
+        assert (await made.client.profile(pinned, ALICE)).revision == "2025-11-25"
+        assert text_of(await call(made.client, pinned, ALICE, "echo", text="x")) == "x"
+        assert "server/discover" not in [request.get("mcp-method") for request in journal.requests]
+
+
+async def test_a_server_that_does_not_speak_as_it_is_pinned_is_not_used() -> None:
+    async with setting("legacy") as (made, up, _):
+        pinned = replace(up, protocol=ProtocolChoice.MODERN)
+        assert made.client.era(pinned) is Era.MODERN
+        for _ in range(2):
+            with pytest.raises(
+                UpstreamError, match="speaks 2025-11-25, and is configured as a server of the modern era"
+            ):
+                await made.client.profile(pinned, ALICE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
