@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator  # noqa: TC003 - pytest-asyncio reads it
+from collections.abc import AsyncIterator, Callable  # noqa: TC003 - pytest-asyncio reads it
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,7 @@ def room_of(
     database: Database,
     egress: Egress,
     keyring: Keyring,
-    clock: Clock,
+    clock: Callable[[], datetime],
     *,
     jobs: Any = None,
     audit: Any = None,

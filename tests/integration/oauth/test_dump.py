@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from pydantic import SecretStr
+
+from agentapi.oauth.models import Client, ClientAuth, Registration
+from agentapi.upstreams import store as upstream_store
+from agentapi.upstreams.models import Auth
+from agentapi.upstreams.secrets import seal_secret
+
 if TYPE_CHECKING:
+    from agentapi._core import Keyring
     from agentapi.storage.embedded import EmbeddedPostgres
     from integration.oauth.conftest import Bench
 
@@ -30,9 +39,23 @@ def forms(secret: str) -> set[str]:
     return plain | {text.encode().hex() for text in plain}
 
 
-async def test_a_dump_without_the_keyring_yields_no_token(bench: Bench, postgres: EmbeddedPostgres) -> None:
+async def test_a_dump_without_the_keyring_yields_no_token(
+    bench: Bench, postgres: EmbeddedPostgres, oauth_keyring: Keyring
+) -> None:
     await bench.connect()
     waiting = await bench.init()
+    by_hand = Client(
+        issuer="https://by-hand.example",
+        client_id="by-hand",
+        secret=SecretStr("the-secret-of-a-client-by-hand"),
+        auth_method=ClientAuth.POST,
+        registration=Registration.MANUAL,
+    )
+    await bench.room.clients.put(bench.principal, by_hand)
+    shared = replace(bench.tenant.upstream("shared"), auth=Auth.BEARER)
+    sealed = seal_secret(oauth_keyring, shared.org_id, shared.id, "the-secret-that-all-share")
+    async with bench.database.tenant_transaction(bench.principal) as connection:
+        await upstream_store.insert_upstream(connection, replace(shared, secret=sealed))
     process = await asyncio.create_subprocess_exec(
         pg_dump(), "--inserts", postgres.superuser_dsn, stdout=asyncio.subprocess.PIPE
     )
@@ -42,6 +65,10 @@ async def test_a_dump_without_the_keyring_yields_no_token(bench: Bench, postgres
     assert str(bench.upstream.id) in dump
     state = parse_qs(urlsplit(waiting.url).query)["state"][0]
     token = (await bench.credential()).removeprefix("Bearer ")
-    for secret in (token, *bench.provider.refresh_tokens, "dynamic-secret", state, waiting.browser):
+    assert str(shared.id) in dump
+    assert by_hand.issuer in dump
+    assert "oauth.refresh" in dump
+    sealed_away = (token, *bench.provider.refresh_tokens, "dynamic-secret", "the-secret-of-a-client-by-hand")
+    for secret in (*sealed_away, "the-secret-that-all-share", state, waiting.browser):
         for form in forms(secret):
             assert form.lower() not in dump
