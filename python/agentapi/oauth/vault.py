@@ -60,15 +60,6 @@ SEALED: Final = (
         context=("user_id", "provider"),
         aad=lambda row: _grant_aad(row["id"], row["org_id"], row["user_id"], row["provider"]),
     ),
-    SealedColumn(
-        table="brought_credentials",
-        column="sealed",
-        key=("org_id", "user_id", "upstream_id"),
-        context=("id",),
-        aad=lambda row: (
-            f"brought_credentials.sealed/{row['org_id']}/{row['user_id']}/{row['upstream_id']}/{row['id']}".encode()
-        ),
-    ),
 )
 """What this room keeps sealed, for the rotation of keys."""
 

@@ -20,17 +20,21 @@ from agentapi.egress import Egress
 from agentapi.errors import StartupError
 from agentapi.jobs.queue import JobQueue
 from agentapi.key_commands import sealed_columns
+from agentapi.oauth.brought import store as brought_store
+from agentapi.oauth.brought.models import Brought, BroughtId, Stored
+from agentapi.oauth.brought.vault import BroughtVault
 from agentapi.oauth.models import Client, ClientAuth, Registration
 from agentapi.storage.embedded import APP_ROLE, EmbeddedPostgres, embedded_postgres
 from agentapi.storage.migrations import migrate
 from agentapi.storage.resealing import Progress, SealedColumn, count_by_key, reseal
+from agentapi.tenancy.store import upsert_member
 from agentapi.upstreams import store as upstream_store
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.models import Auth, secret_aad
 from agentapi.upstreams.secrets import seal_secret
 from integration.oauth.conftest import room_of
 from support.deployment import agentapi
-from tenants import make_tenant
+from tenants import NOW, make_tenant
 from unit.oauth.sites import LOOPBACK
 
 if TYPE_CHECKING:
@@ -100,6 +104,26 @@ async def sealed_upstream(database: Database, tenant: Tenant, keyring: Keyring) 
     return upstream
 
 
+async def brought_values(bench: Bench, keyring: Keyring) -> Stored:
+    principal = bench.principal
+    row = Stored(
+        id=BroughtId(uuid4()),
+        org_id=principal.org_id,
+        user_id=principal.user_id,
+        upstream_id=bench.upstream.id,
+        sealed=b"",
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    values = Brought({"token": secret("a token of one's own")}, "https://upstream.example/mcp")
+    sealed = BroughtVault(keyring).seal(
+        values, id_=row.id, org_id=row.org_id, user_id=row.user_id, upstream_id=row.upstream_id
+    )
+    async with bench.database.tenant_transaction(principal) as connection:
+        await upsert_member(connection, principal, email=None)
+        return await brought_store.put(connection, replace(row, sealed=sealed))
+
+
 async def counts(postgres: EmbeddedPostgres) -> dict[str, dict[str, int]]:
     return {str(column): found for column, found in (await count_by_key(postgres.owner_dsn, sealed_columns())).items()}
 
@@ -164,12 +188,13 @@ async def test_what_is_sealed_anew_opens_without_the_old_key(
     )
     await bench.room.clients.put(bench.principal, by_hand)
     shared = await sealed_upstream(bench.database, bench.tenant, oauth_keyring)
+    brought = await brought_values(bench, oauth_keyring)
     waiting = await bench.init()
     before = await counts(postgres)
-    assert {name for name, found in before.items() if {*found} == {"k1"}} == {*before} - {"brought_credentials.sealed"}
+    assert {name: {*found} for name, found in before.items()} == {str(column): {"k1"} for column in sealed_columns()}
 
     done = await rotated(postgres)
-    assert {name: made.resealed for name, made in done.items()} == {name: n.get("k1", 0) for name, n in before.items()}
+    assert {name: made.resealed for name, made in done.items()} == {name: n["k1"] for name, n in before.items()}
     assert {key_id for found in (await counts(postgres)).values() for key_id in found} == {"k2"}
 
     async with Egress(LOOPBACK, timeout_s=5.0) as egress:
@@ -184,6 +209,9 @@ async def test_what_is_sealed_anew_opens_without_the_old_key(
         assert bench.provider.refreshes == 1
     async with bench.database.tenant_transaction(bench.principal) as connection:
         found = await upstream_store.get_upstream(connection, shared.id)
+        values = await brought_store.find(connection, brought.user_id, brought.upstream_id)
+    assert values is not None
+    assert BroughtVault(only_new).open(values).values["token"].get_secret_value() == "a token of one's own"
     assert found.secret is not None
     assert only_new.open(found.secret, secret_aad(found.org_id, found.id)) == b"a shared secret"
 

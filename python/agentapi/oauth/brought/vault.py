@@ -11,18 +11,30 @@ Invariants:
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pydantic import SecretStr
 
 from agentapi.oauth.brought.models import Brought
+from agentapi.storage.resealing import SealedColumn
 
 if TYPE_CHECKING:
     from agentapi._core import Keyring
     from agentapi.oauth.brought.models import BroughtId, Stored
     from agentapi.principal import OrgId, UpstreamId, UserId
 
-__all__ = ["BroughtVault"]
+__all__ = ["SEALED", "BroughtVault"]
+
+SEALED: Final = (
+    SealedColumn(
+        table="brought_credentials",
+        column="sealed",
+        key=("org_id", "user_id", "upstream_id"),
+        context=("id",),
+        aad=lambda row: _aad(row["id"], row["org_id"], row["user_id"], row["upstream_id"]),
+    ),
+)
+"""What is kept sealed here, for the rotation of keys."""
 
 
 class BroughtVault:
