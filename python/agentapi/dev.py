@@ -360,6 +360,7 @@ def _as_upstream(
         command=server.name if server.command is not None else None,
         auth=server.auth,
         auth_header=server.auth_header,
+        credential_form=server.form,
         secret=None if server.secret is None else seal_secret(keyring, upstream.org_id, upstream.id, server.secret),
         enabled=True,
     )

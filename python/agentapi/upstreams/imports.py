@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
 from starlette.responses import JSONResponse
@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from agentapi.api_input import read_json
 from agentapi.errors import AgentAPIError, InvalidRequestError
+from agentapi.upstreams.mcp_inputs import declared_inputs
 from agentapi.upstreams.mcp_servers import declared_server, entries, is_disabled
 from agentapi.upstreams.models import Scope, Transport
 from agentapi.upstreams.requests import UpstreamInput
@@ -60,6 +61,8 @@ class _Target:
     workspace: Workspace
     scope: Scope
     dry_run: bool
+    inputs: dict[str, dict[str, Any]]
+    """What the file declares that its user is asked for."""
     taken: set[str] = field(default_factory=set)
     """Names of the entries before."""
 
@@ -97,11 +100,12 @@ class ImportRoutes:
         if dry_run is None:
             raise InvalidRequestError("The parameter 'dry_run' is true or false.")
         self._registry.require_write(principal, scope)
-        found = entries(await read_json(request, max_bytes=_MAX_BODY_BYTES))
+        body = await read_json(request, max_bytes=_MAX_BODY_BYTES)
+        found = entries(body)
         if len(found) > _MAX_SERVERS:
             raise InvalidRequestError(f"The file has more than {_MAX_SERVERS} servers; import it in parts.")
         workspace = await self._registry.workspace(principal, query.get("workspace", "main"))
-        target = _Target(workspace, scope, dry_run)
+        target = _Target(workspace, scope, dry_run, declared_inputs(body))
         results = [await self._one(principal, target, label, entry) for label, entry in found.items()]
         document = {"workspace": workspace.slug, "dry_run": dry_run, "servers": [asdict(result) for result in results]}
         return JSONResponse(document)
@@ -121,7 +125,7 @@ class ImportRoutes:
         if is_disabled(entry):
             raise InvalidRequestError("The entry is disabled.")
         # No command line is run, so whose home directory it would have does not matter.
-        declared = declared_server(label, entry, Path("/"))
+        declared = declared_server(label, entry, Path("/"), target.inputs)
         name = declared.name
         if name in target.taken:
             raise InvalidRequestError(f"Another entry would be called '{name}' too; rename one.")
@@ -149,6 +153,7 @@ class ImportRoutes:
             auth=declared.auth,
             auth_header=declared.auth_header,
             secret=None if declared.secret is None else SecretStr(declared.secret),
+            credential_form=declared.form,
             scope=target.scope,
         )
 

@@ -13,10 +13,14 @@ from pydantic import SecretStr
 from agentapi.errors import InvalidRequestError
 from agentapi.settings import StdioCommand
 from agentapi.upstreams.headers import carries_credential, is_header_value
+from agentapi.upstreams.mcp_inputs import asks, declared_inputs, form_of_headers
 from agentapi.upstreams.models import Auth, Transport
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from agentapi.upstreams.forms import CredentialForm
 
 __all__ = [
     "DeclaredServer",
@@ -49,6 +53,8 @@ class DeclaredServer:
     auth: Auth = Auth.NONE
     auth_header: str | None = None
     secret: str | None = field(default=None, repr=False)
+    form: CredentialForm | None = None
+    """What each user is asked for in the place of a secret."""
     command: StdioCommand | None = None
 
 
@@ -63,7 +69,8 @@ def parse_mcp_servers(text: str | bytes, *, home: Path) -> list[DeclaredServer]:
         InvalidRequestError: One sentence naming the entry that is wrong and how to mend it.
     """
     wanted = {label: entry for label, entry in entries(text).items() if not is_disabled(entry)}
-    declared = [declared_server(label, entry, home) for label, entry in wanted.items()]
+    inputs = declared_inputs(text)
+    declared = [declared_server(label, entry, home, inputs) for label, entry in wanted.items()]
     names = [server.name for server in declared]
     for name in names:
         if names.count(name) > 1:
@@ -118,15 +125,22 @@ def is_disabled(entry: object) -> bool:
     return isinstance(entry, dict) and (entry.get("disabled") is True or entry.get("enabled") is False)
 
 
-def declared_server(label: str, entry: Any, home: Path) -> DeclaredServer:  # noqa: ANN401 - unvalidated JSON
-    """Return the server that one entry declares; see ``parse_mcp_servers``.
+def declared_server(
+    label: str,
+    entry: Any,  # noqa: ANN401 - unvalidated JSON
+    home: Path,
+    inputs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> DeclaredServer:
+    """Return the server that one entry declares; see ``parse_mcp_servers``. ``inputs`` are those of its file.
 
     Raises:
         InvalidRequestError: The entry is wrong; one sentence says how.
     """
     if not isinstance(entry, dict):
         raise InvalidRequestError(f"Entry '{label}' is not an object.")
-    _refuse_placeholders(label, entry)
+    headers = entry.get("headers", {})
+    asking = "command" not in entry and asks(headers)
+    _refuse_placeholders(label, {key: value for key, value in entry.items() if not (asking and key == "headers")})
     unknown = sorted(_UNSUPPORTED & entry.keys())
     if unknown:
         raise InvalidRequestError(f"Entry '{label}' has '{unknown[0]}', which is not supported; leave it out.")
@@ -138,7 +152,10 @@ def declared_server(label: str, entry: Any, home: Path) -> DeclaredServer:  # no
         raise InvalidRequestError(f"Entry '{label}' has neither a 'command' nor an http(s) 'url'.")
     if not isinstance(kind, str) or kind not in _REMOTE_TYPES:
         raise InvalidRequestError(f"Entry '{label}' has the unknown type '{kind}'; use http, sse or stdio.")
-    auth, header, secret = _credential(label, entry.get("headers", {}))
+    if asking:
+        form = form_of_headers(label, _texts(label, headers), inputs or {})
+        return DeclaredServer(name, _REMOTE_TYPES[kind], endpoint=url, auth=Auth.USER, form=form)
+    auth, header, secret = _credential(label, _texts(label, headers))
     return DeclaredServer(name, _REMOTE_TYPES[kind], endpoint=url, auth=auth, auth_header=header, secret=secret)
 
 
@@ -151,9 +168,13 @@ def _command(label: str, entry: dict[str, Any], home: Path) -> StdioCommand:
     return StdioCommand(command=command, args=tuple(args), env=environment)
 
 
-def _credential(label: str, headers: Any) -> tuple[Auth, str | None, str | None]:  # noqa: ANN401 - unvalidated JSON
+def _texts(label: str, headers: Any) -> dict[str, str]:  # noqa: ANN401 - unvalidated JSON
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise InvalidRequestError(f"Entry '{label}': 'headers' must map names to texts.")
+    return headers
+
+
+def _credential(label: str, headers: dict[str, str]) -> tuple[Auth, str | None, str | None]:
     if not headers:
         return Auth.NONE, None, None
     if len(headers) > 1:

@@ -63,6 +63,27 @@ async def test_servers_of_a_file_become_upstreams_or_are_refused_in_words(
     assert all(SECRET not in row["row"] and SECRET.encode().hex() not in row["row"] for row in rows)
 
 
+async def test_what_a_file_asks_its_user_for_is_asked_of_each_user(api: Api) -> None:
+    file = {
+        "inputs": [{"type": "promptString", "id": "token", "description": "Your token", "password": True}],
+        "servers": {
+            "tracker": {"url": "http://127.0.0.1:18080/mcp", "headers": {"Authorization": "Bearer ${input:token}"}},
+            "other": {"command": "clock", "env": {"TOKEN": "${input:token}"}},
+        },
+    }
+    answer = await api.caller().request("POST", "/api/v1/mcp/import", json=file)
+    assert [(server["name"], server["status"]) for server in answer.json()["servers"]] == [
+        ("tracker", "created"),
+        (None, "refused"),
+    ]
+    (stored,) = (await api.caller().page()).json()["items"]
+    assert stored["auth"] == "user"
+    assert stored["credential_form"]["fields"][0]["label"] == "Your token"
+    assert stored["credential_form"]["placements"] == [
+        {"place": "header", "name": "Authorization", "value": "Bearer {token}"}
+    ]
+
+
 async def test_a_dry_run_says_the_same_and_changes_nothing(api: Api) -> None:
     admin = api.caller()
     dry = await taken(admin, dry_run="true")

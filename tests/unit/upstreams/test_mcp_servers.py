@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentapi.errors import InvalidRequestError
+from agentapi.upstreams.forms import form_complaints
 from agentapi.upstreams.mcp_servers import DeclaredServer, is_http_url, name_for_url, parse_mcp_servers
 from agentapi.upstreams.models import Auth, Transport
 
@@ -180,6 +181,55 @@ def test_a_file_of_another_form_is_one_sentence(text: str | bytes) -> None:
         InvalidRequestError, match=r"^The file (is not JSON|has no 'mcpServers' object with entries)\.$"
     ):
         parse_mcp_servers(text, home=HOME)
+
+
+def test_an_input_of_a_header_is_asked_of_each_user() -> None:
+    file = {
+        "inputs": [
+            {"type": "promptString", "id": "Org-Id", "description": "Your\n organisation", "password": False},
+            {"id": "token", "description": "Token", "password": True},
+            "nonsense",
+        ],
+        "servers": {
+            "tracker": {
+                "url": "https://x.example/mcp",
+                "headers": {"Authorization": "Bearer ${input:token}", "X-Org": "${input:Org-Id}/${input:other}"},
+            }
+        },
+    }
+    (server,) = parsed(file)
+    assert (server.auth, server.secret, server.auth_header) == (Auth.USER, None, None)
+    assert server.form is not None
+    assert [(field.name, field.label, field.kind.value) for field in server.form.fields] == [
+        ("token", "Token", "secret"),
+        ("org_id", "Your organisation", "text"),
+        ("other", "other", "secret"),
+    ]
+    assert [(placement.name, placement.value) for placement in server.form.placements] == [
+        ("Authorization", "Bearer {token}"),
+        ("X-Org", "{org_id}/{other}"),
+    ]
+    complaints = form_complaints(server.form, is_command=False, endpoint=server.endpoint, variables=())
+    assert list(complaints) == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"A": "${env:TOKEN}"},
+        {"A": "${input:}"},
+        {"A": "${input:a}{b}"},
+        {"A": "${input:a}", "B": "fixed"},
+        {"A": "${input:a-b}${input:a_b}"},
+        {"Host": "${input:a}"},
+        {"A": "${input:" + "x" * 65 + "}"},
+        {"A" * 65: "${input:a}"},
+        {"A": "".join(f"${{input:{name}}}" for name in "abcdefghi")},
+    ],
+)
+def test_a_header_that_asks_is_text_and_inputs(headers: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequestError, match="'tracker'"):
+        one({"url": "https://x.example", "headers": headers}, label="tracker")
 
 
 def test_two_labels_of_one_name_are_refused() -> None:
