@@ -208,6 +208,7 @@ async def _routes(
     brought = BroughtRoom.build(
         settings, database=database, keyring=keyring, transports=transports, changes=oauth.changes
     )
+    oauth.ways[Auth.USER] = brought.way
     credentials = CredentialsByAuth(
         SharedSecrets(keyring), {Auth.OAUTH: oauth.credentials, Auth.USER: brought.credentials}
     )

@@ -266,23 +266,11 @@ class Catalogue:
                 entry.expires = entry.gone = -math.inf
         self._outdate(lambda key: key[0] == upstream.id and key[3].change == method)
 
-    def credential_changed(self, upstream_id: UpstreamId, user_id: UserId, *, gone: bool) -> None:
-        """Renew what an older credential of a user showed; forget it if there is no newer one, or it showed nothing."""
-        for key in self._keys.get(upstream_id, ()):
-            if key[2] == user_id:
-                entry = self._entries[key]
-                entry.expires = -math.inf
-                entry.gone = -math.inf if gone or entry.failure is not None else entry.gone
-        self._outdate(lambda key: key[0] == upstream_id and key[2] == user_id)
-
     def forget(self, upstream_id: UpstreamId, user_id: UserId) -> None:
         """Ask an upstream anew what it lists to a user, who may be somebody else to it by now."""
         for key in [key for key in self._keys.get(upstream_id, ()) if key[2] == user_id]:
             self._forget(key)
-        for key, running in list(self._fetching.items()):
-            if key[0] == upstream_id and key[2] == user_id:
-                running.outdated = True
-                del self._fetching[key]
+        self._outdate(lambda key: key[0] == upstream_id and key[2] == user_id)
 
     def _at_hand(self, upstream: Upstream, principal: Principal, kind: Kind) -> _Entry | None:
         """Return what may be served at once; what is stale is renewed meanwhile."""

@@ -59,7 +59,6 @@ class Gateway:
         self.router.connection_changed(org_id, user_id, upstream_id, gone)
         self.client.close_user(upstream_id, user_id, at_once=gone)
         self.relay.close_user(upstream_id, user_id)
-        self.router.catalogue.credential_changed(upstream_id, user_id, gone=gone)
 
     @classmethod
     def build(

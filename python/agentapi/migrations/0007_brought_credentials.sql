@@ -16,7 +16,7 @@ CREATE TABLE brought_credentials (
     upstream_id uuid NOT NULL,
     id          uuid NOT NULL,
     sealed      bytea NOT NULL,
-    status      text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'rejected')),
+    status      text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'narrow', 'rejected')),
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (org_id, user_id, upstream_id),

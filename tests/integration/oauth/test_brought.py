@@ -129,6 +129,26 @@ async def test_each_user_has_a_process_of_a_command_with_their_own_variable(api:
     assert not processes[ALICE] & processes[BOB]
 
 
+async def test_another_value_is_used_from_the_next_call_on(
+    api: Api,  # noqa: F811
+    url: str,
+) -> None:
+    remote = await registered(api, BEARER, endpoint=url)
+    command = await api.caller().created(
+        name="command", transport="stdio", endpoint=..., command="keyed", auth="user", credential_form=VARIABLE
+    )
+    who = api.caller(Role.MEMBER, "alice")
+    processes: dict[str, str] = {}
+    for token in ("first-of-alice", "second-of-alice"):
+        for id_ in (remote, command["id"]):
+            assert (await bring(who, id_, token=token)).status_code == 200
+        for modern in (True, False):
+            assert said(await call(api, who, modern=modern)).startswith(f"Bearer {token}")
+            sent, _, processes[token] = said(await call(api, who, "command__whoami", modern=modern)).partition(" in ")
+            assert sent == token
+    assert len(set(processes.values())) == 2
+
+
 async def test_a_login_travels_as_basic(api: Api, upstream: EchoUpstream, url: str) -> None:  # noqa: F811
     id_ = await registered(api, LOGIN, endpoint=url)
     who = api.caller(Role.MEMBER, "alice")
@@ -244,6 +264,7 @@ async def test_a_token_that_may_too_little_stays_for_what_it_may(
     upstream.refuses[f"Bearer {ALICE}"] = 'Bearer error="insufficient_scope", scope="issues:write"'
     refused = await call(api, who)
     assert "issues:write" in str(refused)
+    assert (await who.request("GET", path(id_))).json()["status"] == "narrow"
     del upstream.refuses[f"Bearer {ALICE}"]
     assert said(await call(api, who)).startswith(f"Bearer {ALICE}")
 

@@ -14,7 +14,7 @@ from agentapi.errors import InvalidRequestError, NotFoundError
 from agentapi.oauth.brought import store
 from agentapi.oauth.brought.attempts import Attempts
 from agentapi.oauth.brought.credentials import credential_of
-from agentapi.oauth.brought.models import Brought, BroughtId, Standing, Stored, StoredStatus, destination_of
+from agentapi.oauth.brought.models import Brought, BroughtId, Standing, Stored, destination_of
 from agentapi.oauth.errors import BroughtRefusedError
 from agentapi.upstreams.form_values import value_complaints
 from agentapi.upstreams.models import Auth
@@ -159,9 +159,6 @@ class BroughtBook:
         except SealError:
             # Nobody can use it any more, and to give it again mends it.
             return Report(Standing.REJECTED, (), stored.created_at, stored.updated_at)
-        standing = Standing.ACTIVE
-        if brought.destination != destination_of(upstream):
-            standing = Standing.OUTDATED
-        elif stored.status is StoredStatus.REJECTED:
-            standing = Standing.REJECTED
+        moved = brought.destination != destination_of(upstream)
+        standing = Standing.OUTDATED if moved else Standing(stored.status)
         return Report(standing, tuple(brought.values), stored.created_at, stored.updated_at)

@@ -108,22 +108,24 @@ class BroughtCredentials:
             UpstreamNeedsConnectionError: The credential is good and not good enough.
             ReconnectNeededError: The caller has to give another one.
         """
-        if challenge.error == "insufficient_scope":
-            # It is still good for other calls, so it stays as it is.
-            needed = f" (it names {' '.join(challenge.scopes)})" if challenge.scopes else ""
+        stored = await self._find(upstream, caller)
+        if stored is not None and _version(stored.id) != credential.version:
+            self._views.forget(caller.org_id)
+            return self._opened(upstream, stored)
+        narrow = challenge.error == "insufficient_scope"
+        if stored is not None:
+            status = StoredStatus.NARROW if narrow else StoredStatus.REJECTED
+            async with self._database.user_transaction(caller.org_id, caller.user_id) as connection:
+                await store.mark(connection, stored, status, now=self._clock())
+            _log.info("brought_credential_refused", upstream=str(upstream.id), status=status)
+        if narrow:
+            # It is still good for other calls, which go on with it.
+            needed = f" ({' '.join(challenge.scopes)})" if challenge.scopes else ""
             raise UpstreamNeedsConnectionError(
                 f"Upstream '{upstream.name}' wants a credential that may do more than yours{needed}; give another one.",
                 upstream_id=upstream.id,
                 scopes=challenge.scopes,
             )
-        stored = await self._find(upstream, caller)
-        if stored is not None and _version(stored.id) != credential.version:
-            self._views.forget(caller.org_id)
-            return self._opened(upstream, stored)
-        if stored is not None:
-            async with self._database.user_transaction(caller.org_id, caller.user_id) as connection:
-                await store.reject(connection, caller.user_id, upstream.id, stored.id, now=self._clock())
-            _log.info("brought_credential_rejected", upstream=str(upstream.id))
         self._changes.tell(caller.org_id, caller.user_id, upstream.id, gone=True)
         raise _enter_again(upstream, "does not accept your credential any more")
 

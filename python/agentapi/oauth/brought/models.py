@@ -25,6 +25,8 @@ class StoredStatus(StrEnum):
     """Whether the upstream took the values when they were last used."""
 
     ACTIVE = "active"
+    NARROW = "narrow"
+    """It took them, and said of some call that they may do too little."""
     REJECTED = "rejected"
 
 
@@ -33,6 +35,8 @@ class Standing(StrEnum):
 
     MISSING = "missing"
     ACTIVE = "active"
+    NARROW = "narrow"
+    """The upstream takes the values, and wants some that may do more."""
     REJECTED = "rejected"
     """The upstream refuses the values."""
     OUTDATED = "outdated"

@@ -1,4 +1,4 @@
-"""The folder put together, for the composition root: routes to mount, credentials to give."""
+"""The folder put together, for the composition root: routes to mount, credentials to give, a way to connect."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from agentapi.oauth.brought.book import BroughtBook
 from agentapi.oauth.brought.credentials import BroughtCredentials
 from agentapi.oauth.brought.routes import BroughtRoutes
 from agentapi.oauth.brought.vault import BroughtVault
+from agentapi.oauth.brought.way import BroughtWay
 from agentapi.upstreams.probe import probe
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class BroughtRoom:
 
     book: BroughtBook
     credentials: BroughtCredentials
+    way: BroughtWay
 
     @classmethod
     def build(
@@ -64,6 +66,7 @@ class BroughtRoom:
             credentials=BroughtCredentials(
                 database=database, vault=vault, changes=changes, clock=clock, monotonic=time.monotonic
             ),
+            way=BroughtWay(book),
         )
 
     def routes(

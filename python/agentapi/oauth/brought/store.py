@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from agentapi.storage.database import Connection
 
-__all__ = ["delete", "find", "put", "reject"]
+__all__ = ["delete", "find", "mark", "put"]
 
 _COLUMNS = "id, org_id, user_id, upstream_id, sealed, status, created_at, updated_at"
 _PUT = f"""
@@ -31,10 +31,9 @@ RETURNING {_COLUMNS}
 """  # noqa: S608 - the columns are the constant above
 _FIND = f"SELECT {_COLUMNS} FROM brought_credentials WHERE user_id = $1 AND upstream_id = $2"  # noqa: S608
 _DELETE = "DELETE FROM brought_credentials WHERE user_id = $1 AND upstream_id = $2 RETURNING id"
-_REJECT = """
-UPDATE brought_credentials SET status = 'rejected', updated_at = $4
-WHERE user_id = $1 AND upstream_id = $2 AND id = $3 AND status = 'active'
-RETURNING id
+_MARK = """
+UPDATE brought_credentials SET status = $4, updated_at = $5
+WHERE user_id = $1 AND upstream_id = $2 AND id = $3 AND status <> 'rejected'
 """
 
 
@@ -74,11 +73,9 @@ async def delete(connection: Connection, user_id: UserId, upstream_id: UpstreamI
     return await connection.fetchval(_DELETE, user_id, upstream_id) is not None
 
 
-async def reject(
-    connection: Connection, user_id: UserId, upstream_id: UpstreamId, id_: BroughtId, *, now: datetime
-) -> bool:
-    """Mark those values as refused by the upstream; False if others are in their place."""
-    return await connection.fetchval(_REJECT, user_id, upstream_id, id_, now) is not None
+async def mark(connection: Connection, stored: Stored, status: StoredStatus, *, now: datetime) -> None:
+    """Note what the upstream said of those values, unless others are in their place."""
+    await connection.execute(_MARK, stored.user_id, stored.upstream_id, stored.id, status, now)
 
 
 def _stored(row: asyncpg.Record) -> Stored:
