@@ -62,6 +62,7 @@ from agentapi.upstreams.connections import ConnectionPool, Limits
 from agentapi.upstreams.credentials import CredentialsByAuth, SharedSecrets
 from agentapi.upstreams.http_pool import HttpPool
 from agentapi.upstreams.imports import ImportRoutes
+from agentapi.upstreams.link import Bounds
 from agentapi.upstreams.models import Auth
 from agentapi.upstreams.registration import Registration
 from agentapi.upstreams.registry import UpstreamRegistry
@@ -215,7 +216,12 @@ async def _routes(
     pool = ConnectionPool(Limits.from_settings(settings))
     await stack.enter_async_context(pool.run())
     client = UpstreamClient(
-        pool, transports, credentials=credentials, clock=clock, stdio_sharing=settings.stdio_sharing
+        pool,
+        transports,
+        credentials=credentials,
+        clock=clock,
+        stdio_sharing=settings.stdio_sharing,
+        bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
     registry.on_change(client.close_upstream)
     http_pool = HttpPool.from_settings(settings, egress.dialer)

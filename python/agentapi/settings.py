@@ -190,7 +190,11 @@ class Settings(BaseSettings):
     upstream_ping_after_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     """Rest after which a connection of the older revisions is asked whether it is alive before it is used."""
     upstream_message_mb: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Largest message of a stdio server or an event stream; a longer one ends the connection."""
+    """Largest message of an upstream: an answer, an event, a line of a pipe. A longer one ends the connection."""
+    upstream_stream_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
+    """Time in which an answer that comes as a stream has to be complete, whatever precedes it, questions included."""
+    upstream_stream_mb: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Most that such a stream may hold in all, and never less than one message may."""
     relay_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 4096
     """Open connections of the relay in all; one carries one request or one event stream."""
     relay_max_connections_per_organization: Annotated[int, Field(ge=1, le=100_000)] = 2048
@@ -253,6 +257,11 @@ class Settings(BaseSettings):
     """How long rows that nobody waits for may gather; a crash loses them."""
     audit_max_queue: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
     """Rows that wait to be written at most."""
+
+    @property
+    def max_stream_bytes(self) -> int:
+        """What ``upstream_stream_mb`` and ``upstream_message_mb`` come to."""
+        return max(self.upstream_stream_mb, self.upstream_message_mb) * 1024 * 1024
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"

@@ -93,13 +93,14 @@ class Egress:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Build from the ``egress_*`` settings and ``upstream_max_connections``."""
+        """Build from the ``egress_*`` settings, ``upstream_max_connections`` and ``upstream_message_mb``."""
         return cls(
             AddressPolicy(allow_networks=settings.egress_allow_networks, allow_http=settings.egress_allow_http),
             timeout_s=settings.egress_timeout_s,
             # A connection of the older revisions holds one socket for its stream and needs another for each call;
             # key sets and connection tests need some besides.
             max_connections=settings.upstream_max_connections * 2 + _SPARE_CONNECTIONS,
+            max_response_bytes=settings.upstream_message_mb * 1024 * 1024,
         )
 
     async def __aenter__(self) -> Self:

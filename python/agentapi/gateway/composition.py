@@ -102,7 +102,13 @@ class Gateway:
             recorder=recorder,
             era=client.era,
             connect=router.connect,
-            limits=RelayLimits(settings.upstream_call_timeout_s, egress.max_response_bytes),
+            forget_era=client.forget_era,
+            limits=RelayLimits(
+                call_timeout_s=settings.upstream_call_timeout_s,
+                max_answer_bytes=egress.max_response_bytes,
+                stream_timeout_s=settings.upstream_stream_timeout_s,
+                max_stream_bytes=settings.max_stream_bytes,
+            ),
             stream_limits=limits,
         )
         modern = ModernFront(router=router, streams=streams, limits=limits, relay=relay)

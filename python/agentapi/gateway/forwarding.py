@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mcp import MCPError
 from mcp.shared.exceptions import NoBackChannelError
-from mcp_types import LOG_LEVEL_META_KEY, URL_ELICITATION_REQUIRED
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    URL_ELICITATION_REQUIRED,
+)
 from mcp_types.methods import CACHEABLE_METHODS, INPUT_REQUIRED_METHODS
 
 from agentapi.gateway.bridge import RewritingPeer, is_input_required, with_rounds
 from agentapi.gateway.capabilities import missing_capability_error, required_capability
 from agentapi.gateway.request_state import Binding
+from agentapi.gateway.upstream_errors import told_error
 from agentapi.upstreams.link import Caller, Era
 
 if TYPE_CHECKING:
@@ -33,9 +40,14 @@ if TYPE_CHECKING:
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.link import Peer
 
-__all__ = ["Forwarder", "caller_of"]
+__all__ = ["Forwarder", "UpstreamResult", "caller_of"]
 
-_ENVELOPE_PREFIX: Final = "io.modelcontextprotocol/"
+_ENVELOPE: Final = frozenset({PROTOCOL_VERSION_META_KEY, CLIENT_INFO_META_KEY, CLIENT_CAPABILITIES_META_KEY})
+"""What of ``_meta`` the gateway writes itself, for the era of the upstream. Whatever else is there goes on."""
+
+
+class UpstreamResult(dict[str, Any]):
+    """A result of a modern upstream, which says itself what server produced it, or does not say."""
 
 
 class Forwarder:
@@ -66,16 +78,22 @@ class Forwarder:
         params = self._own_params(exchange, target, era)
 
         async def send(extra: dict[str, Any], peer: Peer) -> dict[str, Any]:
-            return await self._client.request(
-                target.upstream,
-                caller,
-                method,
-                {**params, **extra},
-                peer=peer,
-                timeout_s=self._timeout_s,
-                repeatable=target.repeatable,
-                definition=target.definition if method == "tools/call" else None,
-            )
+            try:
+                return await self._client.request(
+                    target.upstream,
+                    caller,
+                    method,
+                    {**params, **extra},
+                    peer=peer,
+                    timeout_s=self._timeout_s,
+                    repeatable=target.repeatable,
+                    definition=target.definition if method == "tools/call" else None,
+                )
+            except MCPError as error:
+                client, name = exchange.client, target.upstream.name
+                raise told_error(
+                    error, upstream=name, era=era, declared=client.capabilities, client_era=client.era
+                ) from None
 
         if exchange.client.era is Era.LEGACY:
             peer = RewritingPeer(exchange.peer, rewriter)
@@ -88,7 +106,8 @@ class Forwarder:
         self, exchange: Exchange, target: Target, rewriter: Rewriter, result: dict[str, Any]
     ) -> dict[str, Any]:
         """Return what a modern client is to see of the result of a modern upstream."""
-        return _as_modern(exchange.method, self._sealed(exchange, target, rewriter.result(exchange.method, result)))
+        result = self._sealed(exchange, target, rewriter.result(exchange.method, result))
+        return UpstreamResult(_as_modern(exchange.method, result))
 
     async def _legacy_answer(
         self, exchange: Exchange, target: Target, rewriter: Rewriter, send: Callable[[Peer], Awaitable[dict[str, Any]]]
@@ -128,9 +147,7 @@ class Forwarder:
             params["requestState"] = self._states.open(Binding.of(exchange, target), state)
         meta = params.pop("_meta", None)
         passed = {
-            name: value
-            for name, value in (meta.items() if isinstance(meta, dict) else ())
-            if not name.startswith(_ENVELOPE_PREFIX) or name == LOG_LEVEL_META_KEY
+            name: value for name, value in (meta.items() if isinstance(meta, dict) else ()) if name not in _ENVELOPE
         }
         if exchange.client.era is Era.LEGACY and era is Era.MODERN:
             # Until it sets a level a client of the older revisions is sent everything; a modern server sends nothing.

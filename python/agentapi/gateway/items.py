@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import TYPE_CHECKING, Any, Literal
 
-from mcp.shared.inbound import x_mcp_header_map
+from mcp.shared.inbound import MCP_PARAM_HEADER_PREFIX
 
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import public_name, public_uri
 from agentapi.policy.models import ToolProfile
+from agentapi.upstreams.envelope import header_map
 
 if TYPE_CHECKING:
     from agentapi.upstreams.models import Upstream
@@ -32,15 +33,21 @@ class Target:
     """Of a tool or a prompt, under its public name."""
     repeatable: bool = False
     """Whether asking twice does no harm: a read, or a tool that says so."""
-    _mirrors: bool | None = field(default=None, init=False, repr=False, compare=False)
+    _mirrored: frozenset[bytes] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def mirrors(self) -> bool:
-        """Whether headers repeat arguments of a call (``x-mcp-header``); found out once, by walking its schema."""
-        if self._mirrors is None:
-            schema = None if self.definition is None else self.definition.get("inputSchema")
-            object.__setattr__(self, "_mirrors", bool(x_mcp_header_map(schema)))
-        return self._mirrors is True
+        """Whether headers repeat arguments of a call (``x-mcp-header``)."""
+        return bool(self.mirrored)
+
+    @property
+    def mirrored(self) -> frozenset[bytes]:
+        """The names of those headers, in lower case; found out once, by walking the tool's schema."""
+        if self._mirrored is None:
+            tokens = () if self.definition is None else header_map(self.definition).values()
+            names = frozenset(f"{MCP_PARAM_HEADER_PREFIX}{token}".lower().encode() for token in tokens)
+            object.__setattr__(self, "_mirrored", names)
+        return self._mirrored or frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,12 @@ import agentapi
 from agentapi.errors import AgentAPIError, MethodNotAllowedError
 from agentapi.gateway.call import check_accept, failure
 from agentapi.gateway.exchange import ClientTraits, Exchange, Visitor
-from agentapi.gateway.logging_levels import passes
 from agentapi.gateway.reply import Answer, Reply
 from agentapi.gateway.rpc import REQUEST_CANCELLED, check_params, error_message, result_message
 from agentapi.gateway.session_ids import UnknownSessionError
 from agentapi.gateway.standing import StandingStream, visitor_of
 from agentapi.upstreams.link import Era
+from agentapi.upstreams.notices import passes
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

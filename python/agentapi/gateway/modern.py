@@ -38,13 +38,14 @@ import agentapi
 from agentapi.errors import AgentAPIError, UpstreamNeedsConnectionError
 from agentapi.gateway.call import check_accept, failure
 from agentapi.gateway.exchange import ClientTraits, Exchange
+from agentapi.gateway.forwarding import UpstreamResult
 from agentapi.gateway.introductions import Introductions
 from agentapi.gateway.listening import MAX_URIS, Changes, filter_of, interest_of
-from agentapi.gateway.logging_levels import passes
 from agentapi.gateway.pages import RawResult
 from agentapi.gateway.reply import Answer, Reply
 from agentapi.gateway.rpc import RpcRefusalError, check_params, result_message
 from agentapi.upstreams.link import Era
+from agentapi.upstreams.notices import LEVELS, passes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -207,7 +208,7 @@ class _Peer:
         if method in LISTEN_STREAM_METHODS:
             return
         # Without a level the client has not asked for messages (specification 2026-07-28, "Logging").
-        if method == _LOG_MESSAGE and not (isinstance(self._level, str) and passes(params, self._level)):
+        if method == _LOG_MESSAGE and not (self._level in LEVELS and passes(params, str(self._level))):
             return
         await self._reply.notify(method, params)
 
@@ -264,7 +265,12 @@ def _refuse(rejection: InboundLadderRejection, id_json: bytes | None = None) -> 
 
 
 def _introduced(result: dict[str, Any]) -> dict[str, Any]:
-    """Return ``result`` with the name of who answers, which is the gateway whoever did the work."""
+    """Return ``result`` with the name of the software that produced it, which the gateway tells of itself alone.
+
+    A modern upstream's is left as it came (specification 2026-07-28, ``ResultMetaObject``).
+    """
+    if isinstance(result, UpstreamResult):
+        return result
     if isinstance(result, RawResult) and "_meta" not in result:
         return result.extended({"_meta": {SERVER_INFO_META_KEY: _SERVER_INFO}})
     return _marked(result, {SERVER_INFO_META_KEY: _SERVER_INFO})

@@ -76,6 +76,7 @@ class ByteRelay:
         recorder: Writes what becomes of calls into the audit log.
         era: What is known of an upstream.
         connect: Answers calls that lack a connection.
+        forget_era: Called with one that answered as if that were not so any more.
         limits: On time and size.
         stream_limits: On the stream to the client.
     """
@@ -91,6 +92,7 @@ class ByteRelay:
         recorder: CallRecorder,
         era: Callable[[Upstream], Era | None],
         connect: ConnectOnDemand,
+        forget_era: Callable[[Upstream], None],
         limits: RelayLimits,
         stream_limits: StreamLimits,
     ) -> None:
@@ -102,6 +104,7 @@ class ByteRelay:
         self._recorder = recorder
         self._era = era
         self._connect = connect
+        self._forget_era = forget_era
         self._limits = limits
         self._stream_limits = stream_limits
 
@@ -176,6 +179,7 @@ class ByteRelay:
             own_name=target.name,
             request_state=state,
             headers=scope["headers"],
+            mirrored=target.mirrored,
         )
         # What refused another credential has no more to say.
         self._let_go(passage)
@@ -208,6 +212,8 @@ class ByteRelay:
     async def _settle(self, passage: Passage) -> None:
         """Give the connection back if it ends as it should, which the client no longer waits for."""
         passage.stop_watching()
+        if passage.outdated:
+            self._forget_era(passage.target.upstream)
         pooled, passage.pooled = passage.pooled, None
         if pooled is None:
             return

@@ -44,7 +44,10 @@ class ClientStream:
 
     def __init__(self, send: Send, limits: StreamLimits) -> None:
         self._send = send
-        self.ping_s = limits.ping_s
+        self._time = asyncio.get_running_loop().time
+        self._ping_s = limits.ping_s
+        self.ping_due = self._time() + limits.ping_s
+        """When the client has heard nothing for so long that it is to be told of life."""
         self._write_timeout_s = limits.write_timeout_s
         self._streaming = False
 
@@ -82,6 +85,7 @@ class ClientStream:
             self._streaming = True
             await self._pass_on({"type": "http.response.start", "status": HTTPStatus.OK, "headers": [*_STREAM]})
         await self._pass_on(_body(event, more=True))
+        self.ping_due = self._time() + self._ping_s
 
     async def _pass_on(self, *messages: Message) -> None:
         try:

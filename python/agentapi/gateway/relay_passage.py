@@ -6,35 +6,41 @@ Invariants:
   one answers this very request; anything else is an error in the gateway's own words.
 * An address or a state of an upstream reaches the client only rewritten. An answer that may hold one is read and
   written anew; all others pass as they are.
+* Of what precedes the answer only what belongs to this request passes, and nothing else keeps it alive.
 * What a client does not read, the gateway does not read either. A client that leaves ends the upstream's request.
+* However lively it is, a stream ends: its time and its bytes are bounded in all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp.shared.subscriptions import LISTEN_STREAM_METHODS
-from mcp_types import LOG_LEVEL_META_KEY
+import structlog
+from mcp import MCPError
+from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
 from mcp_types.methods import CACHEABLE_METHODS
 
 from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.egress.http1 import ConnectionEndedError, GarbledAnswerError
 from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
-from agentapi.gateway.logging_levels import passes
 from agentapi.gateway.reply import Answer
 from agentapi.gateway.rpc import error_message, error_object, error_status, result_message
 from agentapi.gateway.sse import Events, EventTooLargeError
+from agentapi.gateway.upstream_errors import told_error
 from agentapi.request_body import ClientGoneError
 from agentapi.upstreams.failures import CredentialRefusedError, refusal_of
+from agentapi.upstreams.link import Era
+from agentapi.upstreams.negotiation import speaks_modern
+from agentapi.upstreams.notices import Asked
 from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
-    from mcp import MCPError
     from starlette.types import Receive
 
     from agentapi._core import Envelope
@@ -46,12 +52,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Finish", "Passage", "RelayLimits"]
 
+_log = structlog.get_logger(__name__)
+
 _SOON_S: Final = 0.05
 """Most answers are there by then; only a request that takes longer pays for watching its client."""
 _DRAIN_S: Final = 1.0
 """How long the end of a stream may take after its last event, for the connection to be used again."""
 _MAX_DEPTH: Final = 255
-_LOG: Final = "notifications/message"
 _MARKS: Final = (b'"uri"', b'"requestState"', b'"input_required"', b'"error"', b"\\u00")
 """What makes an answer worth reading: it may hold something that is to be rewritten, or hide it behind an escape."""
 _WHOLE: Final = b'"resultType"'
@@ -66,9 +73,13 @@ class RelayLimits:
     """Bounds on one passage."""
 
     call_timeout_s: float
-    """On a whole answer of JSON; of a stream, on each event: comments and a part of one are silence."""
+    """On a whole answer of JSON; of a stream, on each event for the client: all else is silence."""
     max_answer_bytes: int
     """On an answer of JSON, and on one event."""
+    stream_timeout_s: float
+    """On a whole stream."""
+    max_stream_bytes: int
+    """Likewise."""
 
 
 class Passage:
@@ -106,6 +117,11 @@ class Passage:
         # What may be kept for a while is always marked as for this user alone.
         self._as_it_is = exchange.method not in CACHEABLE_METHODS
         self._answered = False
+        self._end = math.inf
+        self._asked: Asked | None = None
+        self._dropped = 0
+        self.outdated = False
+        """Whether the upstream answered as one that does not speak the modern revision any more."""
 
     @property
     def _id_json(self) -> bytes:
@@ -177,6 +193,8 @@ class Passage:
         """Let go of the client: it has its answer, or left."""
         if self._watcher is not None:
             self._watcher.cancel()
+        if self._dropped:
+            _log.info("notifications_dropped", upstream=self.target.upstream.name, count=self._dropped)
 
     async def drain(self, connection: Http1Connection) -> None:
         """Read the end of a stream whose last event is here."""
@@ -197,17 +215,22 @@ class Passage:
                 return
             self._watcher = asyncio.create_task(self._watch())
         while not self._gone:
-            until = min(deadline, self._loop.time() + self._stream.ping_s)
+            # What comes without being for the client is no sign of life to it.
+            if self._loop.time() >= self._stream.ping_due:
+                await self._stream.ping()
+            until = min(deadline, self._stream.ping_due)
             if await self._came(until):
                 return
             if until >= deadline:
                 raise self._late()
-            await self._stream.ping()
         raise ClientGoneError
 
     def _late(self) -> UpstreamTimeoutError:
-        name, within_s = self.target.upstream.name, self._limits.call_timeout_s
-        return UpstreamTimeoutError(f"Upstream '{name}' did not answer within {within_s:g} s.")
+        name, limits = self.target.upstream.name, self._limits
+        if self._loop.time() >= self._end:
+            message = f"Upstream '{name}' did not complete its answer within {limits.stream_timeout_s:g} s."
+            return UpstreamTimeoutError(message)
+        return UpstreamTimeoutError(f"Upstream '{name}' did not answer within {limits.call_timeout_s:g} s.")
 
     async def _came(self, until: float) -> bool:
         try:
@@ -249,40 +272,47 @@ class Passage:
         connection, events = self._connection, Events(self._limits.max_answer_bytes)
         # A stream that is never silent for as long as an answer may take would hide that its client has left.
         self._watcher = self._watcher or asyncio.create_task(self._watch())
-        deadline = self._loop.time() + self._limits.call_timeout_s
+        now = self._loop.time()
+        self._end, deadline = now + self._limits.stream_timeout_s, now + self._limits.call_timeout_s
+        size = 0
         while True:
             if piece := connection.take():
+                size += len(piece)
+                if size > self._limits.max_stream_bytes:
+                    limit = self._limits.max_stream_bytes
+                    raise GarbledAnswerError(f"it sent more than {limit} bytes before its answer was complete")
                 for data in events.feed(piece):
                     message = self._scanned(data)
                     if message.kind == "response":
                         return self._message(data, message)
-                    await self._notification(data, message)
-                    deadline = self._loop.time() + self._limits.call_timeout_s
-                # Whatever comes besides events may come without a pause.
-                if self._loop.time() >= deadline:
+                    if await self._notified(data, message):
+                        deadline = self._loop.time() + self._limits.call_timeout_s
+                # Whatever comes besides events for the client may come without a pause.
+                if self._loop.time() >= min(deadline, self._end):
                     raise self._late()
             elif connection.complete:
                 raise ConnectionEndedError
             else:
-                await self._more(deadline)
+                await self._more(min(deadline, self._end))
 
-    async def _notification(self, data: bytes, message: Envelope) -> None:
-        # A server of this era asks by its result, so that a question on the stream is for nobody to answer; and of
-        # changes it tells on another stream, whose client may be told of them.
-        if message.kind != "notification" or message.method in LISTEN_STREAM_METHODS:
-            return
-        if message.method == _LOG and not self._wants(data):
-            return
-        await self._stream.event(data)
+    async def _notified(self, data: bytes, message: Envelope) -> bool:
+        """Pass a notification on if it belongs to the request; return whether it does.
 
-    def _wants(self, data: bytes) -> bool:
-        """Return whether the client asked for this log message, with the request; without a level it did not."""
-        meta = self.exchange.params.get("_meta")
-        level = meta.get(LOG_LEVEL_META_KEY) if isinstance(meta, dict) else None
-        if not isinstance(level, str):
-            return False
-        params = self._loaded(data).get("params")
-        return isinstance(params, dict) and passes(params, level)
+        A server of this era asks by its result, so that a question on the stream is for nobody to answer; and of
+        changes it tells on another stream, whose client may be told of them.
+        """
+        asked = self._asked = self._asked or Asked.of(self.exchange.params.get("_meta"))
+        method = message.method or ""
+        # What nobody asked for is not even read.
+        if (
+            message.kind == "notification"
+            and asked.hears_of(method)
+            and asked.hears(method, self._loaded(data).get("params"))
+        ):
+            await self._stream.event(data)
+            return True
+        self._dropped += 1
+        return False
 
     def _scanned(self, data: bytes) -> Envelope:
         try:
@@ -301,13 +331,17 @@ class Passage:
 
     def _refusal(self, status: int, body: bytes) -> Answer:
         """Return what an HTTP error says: the upstream's own error where it is one of the protocol."""
+        error: object = None
         try:
             message = self._loaded(body) if body and self._scanned(body).kind == "response" else {}
-            return self._error(message.get("error"))
+            error = message.get("error")
+            return self._error(error)
         except UpstreamError:
             if status < HTTPStatus.MULTIPLE_CHOICES:
                 raise self._nonsense() from None
             raise UpstreamError(self._failed(status)) from None
+        finally:
+            self.outdated = self.outdated or not speaks_modern(status, error)
 
     def _message(self, data: bytes, message: Envelope) -> Answer:
         """Return the response in ``data``, as it is where nothing in it can need rewriting."""
@@ -327,13 +361,22 @@ class Passage:
         return Answer(result_message(self._id_json, finished))
 
     def _error(self, error: object) -> Answer:
-        """Return an error of the upstream, unchanged."""
+        """Return an error of the upstream, as far as it may be told."""
         if not isinstance(error, dict):
             raise self._nonsense()
-        if type(error.get("code")) is not int or not isinstance(error.get("message"), str):
+        code, message = error.get("code"), error.get("message")
+        if type(code) is not int or not isinstance(message, str):
             raise self._nonsense()
         self._answered = True
-        told = {key: error[key] for key in ("code", "message", "data") if error.get(key) is not None}
+        self.outdated = code == UNSUPPORTED_PROTOCOL_VERSION
+        told = error_object(
+            told_error(
+                MCPError(code, message, error.get("data")),
+                upstream=self.target.upstream.name,
+                era=Era.MODERN,
+                declared=self.exchange.client.capabilities,
+            )
+        )
         return Answer(error_message(self._id_json, told), error_status(told))
 
     def _nonsense(self) -> UpstreamError:

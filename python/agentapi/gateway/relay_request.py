@@ -18,7 +18,7 @@ from agentapi.upstreams.credentials import with_query
 from agentapi.upstreams.http_pool import PoolKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from agentapi._core import Envelope
     from agentapi.egress.dialer import Destination, Dialer
@@ -30,7 +30,6 @@ __all__ = ["Wire", "Wires", "request_pieces"]
 
 _PASSED: Final = frozenset({b"traceparent", b"tracestate", b"baggage"})
 """Headers of a client that pass as they are (W3C Trace Context and Baggage)."""
-_PARAM_PREFIX: Final = b"mcp-param-"
 _TOGETHER: Final = 16 * 1024
 """Below this a request is written in one piece, which is one copy more and one packet less."""
 
@@ -110,6 +109,7 @@ def request_pieces(
     own_name: str,
     request_state: str | None,
     headers: Iterable[tuple[bytes, bytes]],
+    mirrored: Container[bytes] = (),
 ) -> list[bytes]:
     """Return the request to send.
 
@@ -121,6 +121,7 @@ def request_pieces(
         own_name: The upstream's own name of it.
         request_state: The upstream's own state, if the message carries one.
         headers: The client's.
+        mirrored: Names of those that repeat arguments of the tool, which are checked already.
 
     Raises:
         InvalidRequestError: A header of the client cannot be passed on.
@@ -132,7 +133,7 @@ def request_pieces(
         (b"Mcp-Method", (envelope.method or "").encode()),
         (b"Mcp-Name", encode_header_value(own_name).encode()),
         (b"Content-Length", b"%d" % size),
-        *(pair for pair in headers if pair[0] in _PASSED or pair[0].startswith(_PARAM_PREFIX)),
+        *(pair for pair in headers if pair[0] in _PASSED or pair[0] in mirrored),
     ]
     lines = [b"%b: %b" % pair for pair in fields]
     if not is_field_value(b"".join(lines)):

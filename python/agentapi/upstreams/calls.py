@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from agentapi.upstreams.notices import Asked
+
 if TYPE_CHECKING:
     from agentapi.upstreams.challenges import Challenge
     from agentapi.upstreams.link import Peer
@@ -37,7 +39,14 @@ class Call:
     peer: Peer | None = None
     progress_token: str | int | None = None
     """The client's own, which the upstream never sees."""
-    wants_log: bool = False
+    asked: Asked = field(default_factory=Asked)
+    """What is to be told before the answer; its token is the upstream's."""
+    dropped: int = 0
+    """How many notifications came that do not belong to it."""
+    whole_s: float = math.inf
+    """Bound on the request with all that its client is asked meanwhile."""
+    end_s: float = math.inf
+    """When that is over, on the event loop's clock."""
     sent: bool = False
     """Whether the transport has begun to send it."""
     is_subscription: bool = False
@@ -90,7 +99,7 @@ class Call:
             raise AssertionError(method)
         if self._asking == 0:
             self._left_s = self.scope.deadline - anyio.current_time()
-            self.scope.deadline = math.inf
+            self.scope.deadline = self.end_s
         self._asking += 1
         try:
             with anyio.fail_after(_ASK_TIMEOUT_S) as scope:
@@ -104,7 +113,7 @@ class Call:
         finally:
             self._asking -= 1
             if self._asking == 0:
-                self.scope.deadline = anyio.current_time() + self._left_s
+                self.scope.deadline = min(anyio.current_time() + self._left_s, self.end_s)
 
     def end(self) -> None:
         """Take back what the client has not answered yet: the request is over."""

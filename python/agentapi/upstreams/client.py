@@ -15,7 +15,7 @@ from agentapi.errors import UpstreamError
 from agentapi.upstreams.connections import ConnectionKey, ConnectionPool, Wanted
 from agentapi.upstreams.credentials import with_credential
 from agentapi.upstreams.failures import BrokenError, ClosedError, UnprocessedError
-from agentapi.upstreams.link import Caller, Era, Profile
+from agentapi.upstreams.link import Bounds, Caller, Era, Profile
 from agentapi.upstreams.listening import Filter, listen_on
 from agentapi.upstreams.models import Transport
 
@@ -38,6 +38,7 @@ Sharing = Literal["session", "user"]
 _MAX_REMEMBERED: Final = 10_000
 _TRUSTED_S: Final = 3600.0
 """How long an upstream that spoke a legacy revision is not asked again whether it has learnt a modern one."""
+_UNBOUNDED: Final = Bounds()
 _ASKABLE: Final = ("elicitation", "roots", "sampling")
 
 
@@ -56,6 +57,7 @@ class UpstreamClient:
         credentials: With which.
         clock: Monotonic seconds.
         stdio_sharing: Who shares a stdio process.
+        bounds: On whole answers.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class UpstreamClient:
         credentials: Credentials,
         clock: Callable[[], float],
         stdio_sharing: Sharing = "user",
+        bounds: Bounds = _UNBOUNDED,
     ) -> None:
         self._pool = pool
         self._transports = transports
         self._credentials = credentials
         self._clock = clock
         self._stdio_sharing = stdio_sharing
+        self._bounds = bounds
         self._eras: OrderedDict[tuple[UpstreamId, int], _Known] = OrderedDict()
         self._profiles: OrderedDict[ConnectionKey, tuple[float, Profile]] = OrderedDict()
         self._retired: OrderedDict[UpstreamId, int] = OrderedDict()
@@ -90,6 +94,7 @@ class UpstreamClient:
         self._eras.pop((upstream.id, upstream.version), None)
         for key in [key for key in self._profiles if key.upstream_id == upstream.id]:
             del self._profiles[key]
+        self._pool.retire(lambda key: (key.upstream_id, key.version) == (upstream.id, upstream.version))
 
     async def profile(self, upstream: Upstream, caller: Caller) -> Profile:
         """Return what ``upstream`` says of itself to this user, remembered for an hour.
@@ -150,7 +155,13 @@ class UpstreamClient:
             async with self._pool.lease(await self._wanted(upstream, caller, credential, logs=logs)) as link:
                 try:
                     return await link.request(
-                        method, params, caller=caller, timeout_s=timeout_s, peer=peer, definition=definition
+                        method,
+                        params,
+                        caller=caller,
+                        timeout_s=timeout_s,
+                        bounds=self._bounds,
+                        peer=peer,
+                        definition=definition,
                     )
                 except BrokenError:
                     raise

@@ -10,6 +10,7 @@ from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import INVALID_REQUEST, METHOD_NOT_FOUND
 
 from agentapi.upstreams.calls import Call, current_call
+from agentapi.upstreams.notices import PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -28,8 +29,6 @@ CHANGES: Final = frozenset(
         "notifications/resources/updated",
     }
 )
-_PROGRESS: Final = "notifications/progress"
-_MESSAGE: Final = "notifications/message"
 _CAPABILITY_OF: Final = {
     "sampling/createMessage": "sampling",
     "elicitation/create": "elicitation",
@@ -66,7 +65,7 @@ class Inbox:
         self._tasks = tasks
         self._askable = frozenset(askable)
         self._bound = bound
-        self._chatty = chatty
+        self.chatty = chatty
         self._hear = hear
         self._begun = anyio.Event()
         self._used = False
@@ -98,6 +97,8 @@ class Inbox:
         call = current_call.get() or await self._claimant()
         if call is None or call.peer is None or call.done:
             raise MCPError(code=INVALID_REQUEST, message="No request is under way that this could belong to.")
+        if isinstance(visit := (params or {}).get("elicitationId"), str):
+            call.asked.elicitations.add(visit)
         try:
             return await call.ask(method, dict(params or {}))
         except TimeoutError:
@@ -105,9 +106,6 @@ class Inbox:
 
     def sort(self, method: str, params: dict[str, Any], sender: Call | None) -> None:
         """Hand a notification to whom it concerns, without waiting; call in the order of arrival."""
-        if method == _PROGRESS:
-            self._progress(params)
-            return
         if method in CHANGES:
             self._hear(method, params)
         if (ear := self.ears.get(_subscription(params))) is not None:
@@ -115,17 +113,23 @@ class Inbox:
         elif method in CHANGES:
             for each in list(self.ears.values()):
                 each(method, params)
-        elif (call := sender or self._only()) is not None and (method != _MESSAGE or self._chatty or call.wants_log):
-            self._pass(call, method, params)
+        elif (call := sender or self._meant(method, params)) is not None:
+            self._tell(call, method, params)
 
-    def _progress(self, params: dict[str, Any]) -> None:
+    def _meant(self, method: str, params: dict[str, Any]) -> Call | None:
+        """Return the call that a notification belongs to which came on no call's way."""
+        if method != PROGRESS:
+            return self._only()
         token = params.get("progressToken")
-        call = self.calls.get(token) if isinstance(token, str | int) else None
-        if call is not None and call.progress_token is not None:
-            self._pass(call, _PROGRESS, {**params, "progressToken": call.progress_token})
+        return self.calls.get(token) if isinstance(token, str | int) else None
 
-    def _pass(self, call: Call, method: str, params: dict[str, Any]) -> None:
-        if call.note(method, params):
+    def _tell(self, call: Call, method: str, params: dict[str, Any]) -> None:
+        """Queue a notification for the call's client if it belongs to the call."""
+        if not call.asked.hears(method, params):
+            call.dropped += 1
+            return
+        told = {**params, "progressToken": call.progress_token} if method == PROGRESS else params
+        if call.note(method, told):
             self._tasks.start_soon(call.deliver)
 
     def _only(self) -> Call | None:
@@ -141,7 +145,7 @@ class Inbox:
         client's, a question outside of any belongs to one that is over, and nobody else shall get it.
         """
         with anyio.move_on_after(_CLAIM_S):
-            while (call := self._only()) is None and self._bound and (self._chatty or not self._used):
+            while (call := self._only()) is None and self._bound and (self.chatty or not self._used):
                 await self._begun.wait()
             return call
         return None

@@ -5,6 +5,7 @@ Messages pass as JSON objects and never through models, so that members nobody h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,7 +15,7 @@ from agentapi.errors import UpstreamError
 if TYPE_CHECKING:
     from agentapi.principal import OrgId, UserId
 
-__all__ = ["Caller", "Era", "Peer", "Profile"]
+__all__ = ["Bounds", "Caller", "Era", "Peer", "Profile"]
 
 
 class Era(StrEnum):
@@ -55,6 +56,16 @@ class Caller:
     capabilities: dict[str, Any] = field(default_factory=dict, hash=False)
     """What the client declared that it can be asked for: sampling, elicitation, roots."""
     client_info: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much the whole answer to a request may be, with all that comes before it."""
+
+    time_s: float = math.inf
+    """The time that a client takes to answer questions included."""
+    size_bytes: int | None = None
+    """Where the transport can tell what is part of it."""
 
 
 class Peer(Protocol):

@@ -8,12 +8,14 @@ missing credential. A slow server can take the question for asked after we gave 
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mcp import MCPError
-from mcp.shared.inbound import MCP_METHOD_HEADER, MCP_PROTOCOL_VERSION_HEADER
+from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, MCP_METHOD_HEADER, MCP_PROTOCOL_VERSION_HEADER
 from mcp_types import (
     HEADER_MISMATCH,
+    INVALID_REQUEST,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     SERVER_INFO_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
@@ -33,12 +35,29 @@ from agentapi.upstreams.link import Era, Profile
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Wire", "negotiate"]
+__all__ = ["Wire", "negotiate", "speaks_modern"]
 
 _SAYS_NOTHING: Final = frozenset({401, 403, 407, 429, 502, 503, 504})
 """HTTP statuses of a server, or of what stands before it, that answer every era alike."""
 _MODERN_ONLY: Final = frozenset({HEADER_MISMATCH, MISSING_REQUIRED_CLIENT_CAPABILITY})
 _TRIES: Final = 2
+
+
+def speaks_modern(status: int, error: object) -> bool:
+    """Return whether a server that refused a good request of the modern era may still speak it.
+
+    Args:
+        status: Of the HTTP answer.
+        error: Its JSON-RPC error, if it has one.
+    """
+    code = error.get("code") if isinstance(error, dict) else None
+    if code == UNSUPPORTED_PROTOCOL_VERSION:
+        return False
+    client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    if not client_error or status in _SAYS_NOTHING:
+        return True
+    # An older server that wants a session says invalid request; what a modern one refuses so was never sent.
+    return isinstance(code, int) and code != INVALID_REQUEST and ERROR_CODE_HTTP_STATUS.get(code) == status
 
 
 class Wire(Protocol):

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import structlog
 from mcp import MCPError
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp_types import LOG_LEVEL_META_KEY
 
-from agentapi.errors import UpstreamError
+from agentapi.errors import UpstreamError, UpstreamTimeoutError
 from agentapi.upstreams.calls import Call, current_call
 from agentapi.upstreams.envelope import GATEWAY_INFO, MirroredParams, header_map, modern_headers, modern_meta
 from agentapi.upstreams.failures import HttpRefusalError, is_http_refusal, judge
 from agentapi.upstreams.inbox import Inbox
-from agentapi.upstreams.link import Era, Profile
+from agentapi.upstreams.link import Bounds, Era, Profile
 from agentapi.upstreams.lists import LIST_METHODS, MAX_LIST_BYTES
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.negotiation import negotiate
+from agentapi.upstreams.notices import Asked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from agentapi.upstreams.link import Caller, Peer
 
 __all__ = ["Link", "open_link"]
+
+_log = structlog.get_logger(__name__)
+
+_UNBOUNDED: Final = Bounds()
 
 _PIPE_PROBE_S: Final = 4.0
 """How long a server on a pipe may think about ``server/discover`` before it counts as one that does not know it."""
@@ -77,6 +84,7 @@ class Link:
         *,
         caller: Caller,
         timeout_s: float,
+        bounds: Bounds = _UNBOUNDED,
         peer: Peer | None = None,
         definition: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -87,6 +95,7 @@ class Link:
             params: As the client gave them, without an envelope.
             caller: Who asks; a modern server is told of it with each request.
             timeout_s: Bound on the answer; it stands still while the client is asked something.
+            bounds: On all of that.
             peer: Where messages go that come before the answer.
             definition: Of the tool that is called, where the caller knows it.
 
@@ -97,12 +106,12 @@ class Link:
         """
         meta = dict(params.get("_meta") or {})
         level = meta.pop(LOG_LEVEL_META_KEY, None)
-        call = self._call(timeout_s, peer)
-        call.wants_log = level is not None
-        call.max_answer_bytes = MAX_LIST_BYTES if method in LIST_METHODS else None
+        call = self._call(timeout_s, peer, bounds.time_s)
+        call.max_answer_bytes = MAX_LIST_BYTES if method in LIST_METHODS else bounds.size_bytes
         call.progress_token = meta.pop("progressToken", None)
         if call.progress_token is not None:
             meta["progressToken"] = call.request_id
+        call.asked = Asked.of({**meta, LOG_LEVEL_META_KEY: "debug" if self.inbox.chatty else level})
         headers = self._legacy_headers
         if self.profile.era is Era.MODERN:
             mirrored = header_map(definition) if definition is not None else self._mirrored.of(params.get("name"))
@@ -204,9 +213,10 @@ class Link:
     def _legacy_headers(self) -> dict[str, str]:
         return {MCP_PROTOCOL_VERSION_HEADER: self.profile.revision}
 
-    def _call(self, timeout_s: float, peer: Peer | None = None) -> Call:
-        scope = anyio.CancelScope(deadline=anyio.current_time() + timeout_s)
-        return Call(next(self._ids), scope, timeout_s, peer)
+    def _call(self, timeout_s: float, peer: Peer | None = None, whole_s: float = math.inf) -> Call:
+        now = anyio.current_time()
+        scope = anyio.CancelScope(deadline=now + min(timeout_s, whole_s))
+        return Call(next(self._ids), scope, timeout_s, peer, whole_s=whole_s, end_s=now + whole_s)
 
     async def _judged(self, call: Call, method: str, params: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         try:
@@ -250,8 +260,14 @@ class Link:
             raise
         finally:
             self.inbox.end(call)
+            if call.dropped:
+                _log.info("notifications_dropped", upstream=self.name, count=call.dropped)
             current_call.reset(token)
         if result is None:
+            if call.failure is None and anyio.current_time() >= call.end_s:
+                raise UpstreamTimeoutError(
+                    f"Upstream '{self.name}' did not complete its answer within {call.whole_s:g} s."
+                )
             raise call.failure or TimeoutError
         return result
 

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from agentapi.upstreams.models import Upstream
 
 KEYRING = Keyring.parse(Keyring.generate("k1"))
-LIMITS = RelayLimits(call_timeout_s=5.0, max_answer_bytes=1024 * 1024)
+LIMITS = RelayLimits(
+    call_timeout_s=5.0, max_answer_bytes=1024 * 1024, stream_timeout_s=10.0, max_stream_bytes=64 * 1024 * 1024
+)
 LOOPBACK = AddressPolicy(allow_networks=(ip_network("127.0.0.0/8"),), allow_http=True)
 SECRET = "s3cret-of-the-upstream"
 
@@ -129,6 +131,8 @@ class Relaying:
     pool: HttpPool
     states: RequestStates
     finished: list[dict[str, Any]]
+    forgotten: list[Upstream]
+    """Whose era was forgotten."""
 
     async def call(
         self,
@@ -144,7 +148,9 @@ class Relaying:
         client = client or AsgiClient()
         if body is None:
             given: dict[str, Any] = params if params is not None else {wanted.member: wanted.public_name}
-            body = json.dumps(modern_message(method, given)).encode()
+            message = modern_message(method, given)
+            message["params"]["_meta"].setdefault("progressToken", "p")
+            body = json.dumps(message).encode()
         exchange = Exchange(
             principal=principal,
             view=cast("Any", None),
@@ -163,10 +169,17 @@ class Relaying:
         return client
 
 
-def target(given: str | Upstream, *, name: str = "echo", repeatable: bool = False, member: Any = "name") -> Target:
+def target(
+    given: str | Upstream,
+    *,
+    name: str = "echo",
+    repeatable: bool = False,
+    member: Any = "name",
+    definition: dict[str, Any] | None = None,
+) -> Target:
     to = upstream("one", endpoint=given) if isinstance(given, str) else given
     public = f"one__{name}" if member == "name" else f"mcp+one+{name}"
-    return Target(to, member, name, public, None, repeatable)
+    return Target(to, member, name, public, definition, repeatable)
 
 
 @asynccontextmanager
@@ -182,6 +195,7 @@ async def relaying(
     connector: Connector | None = None,
 ) -> AsyncIterator[Relaying]:
     finished: list[dict[str, Any]] = []
+    forgotten: list[Upstream] = []
 
     def finish(_: Exchange, __: Target, given: dict[str, Any]) -> dict[str, Any]:
         finished.append(given)
@@ -206,8 +220,9 @@ async def relaying(
             recorder=recorder or CallRecorder(None),
             era=lambda _: Era.MODERN,
             connect=ConnectOnDemand(connector, states),
+            forget_era=forgotten.append,
             limits=limits,
             stream_limits=stream_limits or StreamLimits(),
         )
         async with pool.run():
-            yield Relaying(relay, pool, states, finished)
+            yield Relaying(relay, pool, states, finished, forgotten)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+import structlog
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agentapi.egress.dialer import Destination
@@ -89,15 +90,18 @@ async def test_a_resource_is_named_by_its_uri_whatever_else_the_params_hold() ->
 async def test_the_head_is_of_the_gateways_own_making() -> None:
     trace = [(b"traceparent", b"00-1-2-01"), (b"tracestate", b"a=1"), (b"tracestate", b"b=2"), (b"baggage", b"k=v")]
     own = [(b"mcp-param-region", b"eu"), (b"mcp-name", b"one__echo"), (b"mcp-session-id", b"x")]
+    declared = {"inputSchema": {"type": "object", "properties": {"r": {"type": "string", "x-mcp-header": "Region"}}}}
     hidden = [
         (name, b"private")
         for name in (
             *(b"authorization", b"cookie", b"forwarded", b"x-forwarded-for", b"x-real-ip", b"x-api-key", b"host"),
             *(b"proxy-authorization", b"te", b"connection", b"transfer-encoding", b"origin", b"via"),
+            *(b"mcp-param-tenant", b"mcp-param-regions", b"mcp-param-"),
         )
     ]
     async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
-        await relay.call(target(secured(server.url)), headers=[*trace, *own, *hidden])
+        wanted = target(secured(server.url), definition=declared)
+        await relay.call(wanted, headers=[*trace, *own, *hidden])
     request = server.requests[0]
     assert request.line == "POST /mcp HTTP/1.1"
     assert sorted((name.lower(), value) for name, value in request.headers) == sorted(
@@ -123,7 +127,7 @@ async def test_the_head_is_of_the_gateways_own_making() -> None:
 @pytest.mark.parametrize("value", [b"a\r\nx-evil: 1", b"a\nb", b"a\0", b"\xff", b"\x7f"])
 async def test_a_header_that_could_end_its_line_is_refused(value: bytes) -> None:
     async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
-        client = await relay.call(target(server.url), headers=[(b"mcp-param-x", value)])
+        client = await relay.call(target(server.url), headers=[(b"baggage", value)])
     assert client.error["code"] == INVALID_PARAMS
     assert not server.requests
 
@@ -227,6 +231,49 @@ async def test_log_messages_come_only_where_they_were_asked_for() -> None:
     assert client.streamed == [notes[1], result()]
 
 
+def forged(method: str, **params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "method": method, "params": params}
+
+
+FORGED = [
+    *(forged("notifications/progress", progressToken=token, progress=1) for token in ("q", 1, None, ["p"], True)),
+    forged("notifications/progress", progress=1),
+    *(forged("notifications/progress", progressToken="p", progress=amount) for amount in ("1", None, True)),
+    forged("notifications/message", level="emergency", data="x"),
+    *(forged("notifications/cancelled", requestId=identifier) for identifier in (1, 2, "one")),
+    forged("notifications/initialized"),
+    forged("notifications/roots/list_changed"),
+    forged("notifications/elicitation/complete", elicitationId="e"),
+    forged("notifications/tasks/status", taskId="t"),
+    forged("notifications/subscriptions/acknowledged", notifications={}),
+    forged("tools/call", name="x"),
+    forged("x/invented"),
+]
+
+
+async def test_only_what_belongs_to_the_request_precedes_its_answer() -> None:
+    with structlog.testing.capture_logs() as logs:
+        client = await ask(events(*FORGED, progress(1), result()))
+    assert client.streamed == [progress(1), result()]
+    dropped = [entry for entry in logs if entry["event"] == "notifications_dropped"]
+    assert [(entry["upstream"], entry["count"]) for entry in dropped] == [("one", len(FORGED))]
+
+
+@pytest.mark.parametrize(("given", "told"), [(1, 1), ("1", "1"), (0, 0)])
+async def test_progress_needs_the_very_token(given: object, told: object) -> None:
+    notes = [forged("notifications/progress", progressToken=token, progress=1) for token in (0, 1, "0", "1", False)]
+    body = modern_message("tools/call", {"name": "one__echo"})
+    body["params"]["_meta"]["progressToken"] = given
+    client = await ask(events(*notes, result()), body=json.dumps(body).encode())
+    assert [note["params"]["progressToken"] for note in client.streamed[:-1]] == [told]
+
+
+async def test_without_a_token_there_is_no_progress() -> None:
+    body = modern_message("tools/call", {"name": "one__echo"})
+    client = await ask(events(*FORGED, progress(1), result()), body=json.dumps(body).encode())
+    assert client.answer == result()
+
+
 async def test_changes_are_not_told_on_the_stream_of_a_request() -> None:
     change = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
     updated = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "test://x"}}
@@ -261,6 +308,28 @@ async def test_a_client_is_told_that_there_is_life() -> None:
         go.set()
         await call
     assert client.body.startswith(b": ping\n\n")
+    assert client.streamed == [result()]
+
+
+async def test_a_flood_of_nothing_does_not_silence_the_signs_of_life() -> None:
+    go = asyncio.Event()
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(end=False))
+        while not go.is_set():
+            writer.write(chunk(b": x\n\n" + sse(forged("x/invented"))))
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.write(chunk(sse(result())) + chunk(b""))
+
+    client = AsgiClient()
+    async with serve_raw(handler) as server, relaying(stream_limits=StreamLimits(ping_s=0.05)) as relay:
+        call = asyncio.ensure_future(relay.call(target(server.url), client=client))
+        for _ in range(4):
+            await client.messages.get()
+        go.set()
+        await call
+    assert client.body.startswith(b": ping\n\n" * 3)
     assert client.streamed == [result()]
 
 

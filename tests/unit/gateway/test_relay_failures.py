@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mcp_types import INTERNAL_ERROR
 
+from agentapi.gateway.upstream_errors import MAX_MESSAGE_BYTES
 from support.raw_upstream import Request, chunk, events, json_answer, serve_raw, sse
 from unit.gateway.relaying import LIMITS, AsgiClient, progress, relaying, result, target
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
+LARGE = replace(LIMITS, max_answer_bytes=8 * 1024 * 1024)
 QUICK = replace(LIMITS, call_timeout_s=0.3)
 NONSENSE = "Upstream 'one' answered with a result that the protocol does not allow."
 CLOSED = "Upstream 'one' closed the connection."
@@ -88,6 +90,45 @@ async def test_a_stream_of_nothing_but_comments_is_given_up(pause_s: float) -> N
     async with asyncio.timeout(5):
         _, error = await error_of(handler, limits=QUICK)
     assert error["data"] == {"code": "upstream_timeout"}
+
+
+async def test_what_is_not_for_the_client_keeps_no_request_alive() -> None:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(end=False))
+        other = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": "q", "progress": 1}}
+        while True:
+            writer.write(chunk(sse(other)))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    _, error = await error_of(handler, limits=QUICK)
+    assert error["message"] == "Upstream 'one' did not answer within 0.3 s."
+
+
+async def test_a_stream_that_goes_on_and_on_is_ended() -> None:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(end=False))
+        for number in range(1_000_000):
+            writer.write(chunk(sse(progress(number))))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    client, error = await error_of(handler, limits=replace(LIMITS, stream_timeout_s=0.3))
+    assert client.streamed[0] == progress(0)
+    assert error["message"] == "Upstream 'one' did not complete its answer within 0.3 s."
+    assert error["data"] == {"code": "upstream_timeout"}
+
+
+@pytest.mark.parametrize("piece", [sse(progress(1)), b": x\n" * 10 + b"\n"], ids=["progress", "comments"])
+async def test_a_stream_that_floods_is_ended(piece: bytes) -> None:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(end=False))
+        while True:
+            writer.write(chunk(piece * 100))
+            await writer.drain()
+
+    _, error = await error_of(handler, limits=replace(LIMITS, max_stream_bytes=200_000))
+    assert error["message"] == "Upstream 'one' failed: it sent more than 200000 bytes before its answer was complete."
 
 
 async def test_a_stream_may_take_long_but_not_be_silent_for_long() -> None:
@@ -223,6 +264,44 @@ async def test_an_error_of_the_upstream_passes_unchanged(status: str, identifier
         assert client.answer == {"jsonrpc": "2.0", "id": 1, "error": told}
         assert client.status == 400
         assert relay.pool.idle == 1
+
+
+async def test_an_error_that_speaks_for_the_gateway_does_not_pass() -> None:
+    told = {"code": -32022, "message": "x" * 5_000_000, "data": {"supported": ["2024-11-05"]}}
+    _, error = await error_of(json_answer({"jsonrpc": "2.0", "id": 1, "error": told}), limits=LARGE)
+    assert error["data"] == {"code": "upstream_unavailable", "upstreamCode": -32022}
+    assert error["message"].startswith("Upstream 'one' answered with the error -32022: xxx")
+    assert len(error["message"].encode()) <= MAX_MESSAGE_BYTES
+
+
+REFUSALS: dict[str, tuple[str, object, bool]] = {
+    "a page": ("404 Not Found", b"<html>", True),
+    "nothing": ("405 Method Not Allowed", b"", True),
+    "no session": ("400 Bad Request", {"code": -32000, "message": "Bad Request: No valid session ID"}, True),
+    "no session, in other words": ("400 Bad Request", {"code": -32600, "message": "Missing session ID"}, True),
+    "another version": ("400 Bad Request", {"code": -32022, "message": "Unsupported"}, True),
+    "another version, with another status": ("200 OK", {"code": -32022, "message": "Unsupported"}, True),
+    "no credential": ("401 Unauthorized", b"", False),
+    "too many": ("429 Too Many Requests", b"", False),
+    "broken": ("500 Internal Server Error", b"", False),
+    "bad params": ("400 Bad Request", {"code": -32602, "message": "no"}, False),
+    "no such method": ("404 Not Found", {"code": -32601, "message": "no"}, False),
+    "its own": ("200 OK", {"code": -32000, "message": "no"}, False),
+}
+
+
+@pytest.mark.parametrize(("status", "said", "outdated"), REFUSALS.values(), ids=REFUSALS)
+async def test_an_upstream_that_has_changed_its_era_is_asked_again(status: str, said: object, outdated: bool) -> None:
+    body = said if isinstance(said, bytes) else {"jsonrpc": "2.0", "id": 1, "error": said}
+    raw = json_answer(body, status=status, kind="text/html" if isinstance(said, bytes) else "application/json")
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(raw)
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        wanted = target(server.url)
+        assert "error" in (await relay.call(wanted)).answer
+        assert relay.forgotten == ([wanted.upstream] if outdated else [])
 
 
 async def test_a_result_that_is_an_error_passes_as_it_is() -> None:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mcp import MCPError
-from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_REQUIRED_CLIENT_CAPABILITY, URL_ELICITATION_REQUIRED
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    URL_ELICITATION_REQUIRED,
+)
 
 from agentapi._core import Keyring
 from agentapi.errors import ForbiddenError, UpstreamError
@@ -223,18 +229,22 @@ async def test_an_older_upstreams_demand_for_a_visit_becomes_a_round() -> None:
         assert [asked["params"] for asked in result["inputRequests"].values()] == visits
         required: dict[str, Any] = {"requiredCapabilities": {"elicitation": {"url": {}}}}
         assert await error_of(router, call()) == (MISSING_REQUIRED_CLIENT_CAPABILITY, required)
-        assert await error_of(router, call(era=LEGACY)) == (URL_ELICITATION_REQUIRED, {"elicitations": visits})
+        # An older client is told by the error that its own revision has, if it said that it can be asked this.
+        able = call(era=LEGACY, capabilities={"elicitation": {"url": {}}})
+        assert await error_of(router, able) == (URL_ELICITATION_REQUIRED, {"elicitations": visits})
+        refused: dict[str, Any] = {"code": "upstream_unavailable", "upstreamCode": URL_ELICITATION_REQUIRED}
+        assert await error_of(router, call(era=LEGACY)) == (INTERNAL_ERROR, refused)
 
 
-async def test_an_upstreams_error_passes_unchanged() -> None:
+async def test_an_upstreams_own_error_passes_unchanged() -> None:
     async def answer(asked: Asked) -> dict[str, Any]:
         del asked
-        raise MCPError(-32099, "mine", {"hint": 1})
+        raise MCPError(-32010, "mine", {"hint": 1})
 
     for upstream_era in Era:
         async with routed(world(answer, upstream_era)) as router:
             for era in Era:
-                assert await error_of(router, call(era=era)) == (-32099, {"hint": 1})
+                assert await error_of(router, call(era=era)) == (-32010, {"hint": 1})
 
 
 async def test_what_is_read_is_nobody_elses() -> None:

@@ -26,7 +26,7 @@ from agentapi.settings import StdioCommand
 from agentapi.upstreams.client import Sharing, UpstreamClient
 from agentapi.upstreams.connections import ConnectionPool, Limits
 from agentapi.upstreams.credentials import SharedSecrets
-from agentapi.upstreams.link import Caller
+from agentapi.upstreams.link import Bounds, Caller
 from agentapi.upstreams.models import Transport, Upstream
 from agentapi.upstreams.sandbox import SandboxLimits, SandboxSupport
 from agentapi.upstreams.stdio import StdioCommands
@@ -232,6 +232,7 @@ async def world(
     sharing: Sharing = "user",
     max_message_bytes: int = 1024 * 1024,
     credentials: Credentials | None = None,
+    bounds: Bounds | None = None,
     **commands: StdioCommand,
 ) -> AsyncIterator[World]:
     policy = AddressPolicy(allow_networks=(ipaddress.ip_network("127.0.0.0/8"),), allow_http=True)
@@ -247,7 +248,9 @@ async def world(
         transports = TransportFactory(egress=egress, commands=allowed, max_message_bytes=max_message_bytes)
         given = credentials or SharedSecrets(Keyring.parse(Keyring.generate("k")))
         async with pool.run():
-            client = UpstreamClient(pool, transports, credentials=given, clock=clock, stdio_sharing=sharing)
+            client = UpstreamClient(
+                pool, transports, credentials=given, clock=clock, stdio_sharing=sharing, bounds=bounds or Bounds()
+            )
             yield World(client, pool, egress)
 
 

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
 from agentapi.upstreams.connections import Limits
-from agentapi.upstreams.link import Era
+from agentapi.upstreams.link import Bounds, Era
 from agentapi.upstreams.lists import MAX_LIST_BYTES
 from unit.upstreams.servers import (
     ALICE,
@@ -29,6 +29,7 @@ from unit.upstreams.servers import (
     full_sse,
     http,
     serving,
+    session_of,
     sse,
     text_of,
     world,
@@ -101,8 +102,8 @@ def streamed(*pieces: bytes, kind: str = "text/event-stream", hang: bool = False
 
 
 @contextlib.asynccontextmanager
-async def setting(raw: Raw, **limits: Any) -> AsyncIterator[tuple[World, Upstream]]:
-    async with serving(raw) as url, world(limits=Limits(connect_timeout_s=2.0, **limits)) as made:
+async def setting(raw: Raw, *, bounds: Bounds | None = None, **limits: Any) -> AsyncIterator[tuple[World, Upstream]]:
+    async with serving(raw) as url, world(limits=Limits(connect_timeout_s=2.0, **limits), bounds=bounds) as made:
         yield made, http(f"{url}/mcp")
 
 
@@ -211,6 +212,76 @@ async def test_what_nobody_here_knows_survives() -> None:
         assert meta["io.modelcontextprotocol/protocolVersion"] == "2026-07-28"
         profile = await made.client.profile(up, ALICE)
         assert (profile.era, profile.server_info) == (Era.MODERN, {"name": "raw", "version": "1"})
+
+
+async def test_only_what_belongs_to_a_request_reaches_its_client() -> None:
+    """Two requests on one connection: neither is told of the other's progress, nor of what nobody asked for."""
+    begun, waiting, tokens = asyncio.Event(), asyncio.Event(), list[Any]()
+
+    def note(method: str, **params: Any) -> bytes:
+        return b"data: " + json.dumps({"jsonrpc": "2.0", "method": method, "params": params}).encode() + b"\n\n"
+
+    def victim(asked: Any) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            tokens.append(asked["params"]["_meta"]["progressToken"])
+            begun.set()
+            yield b": here\n\n"
+            await waiting.wait()
+            yield event(asked, {"resultType": "complete", "content": []})
+
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    def attacker(asked: Any) -> Response:
+        own = asked["params"]["_meta"]["progressToken"]
+        pieces = [
+            note("notifications/progress", progressToken=tokens[0], progress=99),
+            note("notifications/progress", progressToken=own, progress="much"),
+            note("notifications/message", level="error", data="nobody asked"),
+            note("notifications/cancelled", requestId=tokens[0]),
+            note("notifications/elicitation/complete", elicitationId="e"),
+            note("notifications/invented"),
+            note("notifications/progress", progressToken=own, progress=1),
+            event(asked, {"resultType": "complete", "content": []}),
+        ]
+        return streamed(*pieces)
+
+    raw = Raw(tools={"victim": victim, "attacker": attacker})
+    async with setting(raw) as (made, up):
+        theirs, mine = Heard(), Heard()
+        long = asyncio.ensure_future(
+            call(made.client, up, ALICE, "victim", peer=theirs, meta={"progressToken": "theirs"})
+        )
+        async with asyncio.timeout(5):
+            await begun.wait()
+        await call(made.client, up, ALICE, "attacker", peer=mine, meta={"progressToken": "mine"})
+        waiting.set()
+        await long
+    assert theirs.told == []
+    assert mine.told == [("notifications/progress", {"progressToken": "mine", "progress": 1})]
+
+
+_INVENTED = b'data: {"jsonrpc":"2.0","method":"x/invented"}\n\n'
+
+
+@pytest.mark.parametrize("piece", [b": x\n\n", _INVENTED], ids=["comments", "events"])
+async def test_a_stream_that_floods_is_ended(piece: bytes) -> None:
+    raw = Raw(tools={"t": lambda _: streamed(*[piece * 1000] * 1000, hang=True)})
+    async with setting(raw, bounds=Bounds(size_bytes=100_000)) as (made, up):
+        with pytest.raises(UpstreamError, match="failed: its answer is too large"):
+            await call(made.client, up, ALICE, "t")
+
+
+@pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+async def test_a_request_ends_however_often_its_client_is_asked() -> None:
+    """A question stops the clock of the answer, and none that of the whole."""
+    journal, heard = Journal(), Heard(gate=asyncio.Event())
+    async with (
+        full_http(journal, legacy=True) as url,
+        world(limits=Limits(connect_timeout_s=2.0), bounds=Bounds(time_s=0.5)) as made,
+    ):
+        with pytest.raises(UpstreamTimeoutError, match=r"did not complete its answer within 0\.5 s"):
+            await call(made.client, http(url), session_of(ALICE, "s"), "sample", peer=heard, text="x")
+    assert heard.asked
 
 
 async def test_progress_may_be_slow_to_take_and_is_taken_before_the_answer() -> None:

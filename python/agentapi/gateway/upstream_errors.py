@@ -1,0 +1,131 @@
+"""An upstream's own error, as a client may be told of it: the one place for the relay and the session path.
+
+Invariants:
+
+* A code by which the protocol says something about the client's request, its headers, its version or its next step is
+  told only where an upstream can mean that. Clients and ``rpc.error_status`` act on such codes, and would take the
+  upstream's word for the gateway's.
+* Message and data are bounded in bytes.
+
+=====================================  ==========================================================================
+code                                   told
+=====================================  ==========================================================================
+-32700, -32020, -32022, -32800         as -32603, with the code in ``data``: they are about the message or the
+                                       version that the gateway sent, or about the client's own cancellation
+-32021 missing client capability       where its data names a capability that the client did not declare
+-32042 address to be visited first     of an older server, where the client can be asked to visit one, and under
+                                       the upstream's name
+all others                             as they are: what a server says of params, methods and itself, and codes to
+                                       which no revision that is served here gives a meaning
+=====================================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from mcp import MCPError
+from mcp_types import (
+    HEADER_MISMATCH,
+    INTERNAL_ERROR,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    PARSE_ERROR,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    URL_ELICITATION_REQUIRED,
+)
+
+from agentapi.errors import UpstreamError
+from agentapi.gateway.rpc import REQUEST_CANCELLED
+from agentapi.upstreams.link import Era
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["MAX_DATA_BYTES", "MAX_MESSAGE_BYTES", "told_error"]
+
+MAX_MESSAGE_BYTES: Final = 4096
+MAX_DATA_BYTES: Final = 64 * 1024
+_OURS: Final = frozenset({PARSE_ERROR, HEADER_MISMATCH, UNSUPPORTED_PROTOCOL_VERSION, REQUEST_CANCELLED})
+"""The last is how the gateway says that it was the client who ended the request."""
+_MAX_CODE: Final = 2**53
+"""Beyond it clients differ in which number they read."""
+
+
+def told_error(
+    error: MCPError, *, upstream: str, era: Era, declared: Mapping[str, Any], client_era: Era = Era.MODERN
+) -> MCPError:
+    """Return what the client is told of an error of an upstream.
+
+    Args:
+        error: As the upstream sent it.
+        upstream: Its name.
+        era: Its era.
+        declared: The capabilities that the client declared.
+        client_era: The client's; a modern one is not told -32042 but asked, see ``forwarding``.
+    """
+    message, data = _cut(error.message), _bounded(error.data)
+    if error.code == MISSING_REQUIRED_CLIENT_CAPABILITY:
+        required = data.get("requiredCapabilities") if isinstance(data, dict) else None
+        if isinstance(required, dict) and not _covers(declared, required):
+            return MCPError(error.code, message, {"requiredCapabilities": required})
+    elif error.code == URL_ELICITATION_REQUIRED:
+        if era is Era.LEGACY and _is_visit(data):
+            elicitation = declared.get("elicitation")
+            if client_era is Era.MODERN:
+                return MCPError(error.code, message, data)
+            if isinstance(elicitation, dict) and elicitation.get("url") is not None:
+                return MCPError(error.code, _cut(f"Upstream '{upstream}' asks for this first: {message}"), data)
+    elif error.code not in _OURS and abs(error.code) <= _MAX_CODE:
+        return MCPError(error.code, message, data)
+    code = error.code if abs(error.code) <= _MAX_CODE else 0
+    return MCPError(
+        INTERNAL_ERROR,
+        _cut(f"Upstream '{upstream}' answered with the error {code}: {message}"),
+        {"code": UpstreamError.code, "upstreamCode": code},
+    )
+
+
+def _cut(text: str) -> str:
+    if len(text) * 4 <= MAX_MESSAGE_BYTES:
+        return text
+    raw = text.encode("utf-8", "surrogatepass")
+    if len(raw) <= MAX_MESSAGE_BYTES:
+        return text
+    end = "\u2026"
+    return raw[: MAX_MESSAGE_BYTES - len(end.encode())].decode("utf-8", "ignore") + end
+
+
+def _bounded(data: object) -> Any:  # noqa: ANN401 - whatever an upstream sends
+    """Return ``data``, or nothing where it is too large: half of it could say what the whole does not."""
+    if data is None:
+        return None
+    return (
+        data if len(json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass")) <= MAX_DATA_BYTES else None
+    )
+
+
+def _covers(declared: object, required: Mapping[str, Any]) -> bool:
+    """Return whether ``required`` asks for nothing that is not in ``declared``."""
+    if not isinstance(declared, dict):
+        return not required
+    return all(
+        name in declared and (not isinstance(inner, dict) or _covers(declared[name], inner))
+        for name, inner in required.items()
+    )
+
+
+def _is_visit(data: object) -> bool:
+    """Return whether ``data`` says where to go (specification 2025-11-25, "URL elicitation required")."""
+    asked = data.get("elicitations") if isinstance(data, dict) else None
+    return (
+        isinstance(asked, list)
+        and bool(asked)
+        and all(
+            isinstance(each, dict)
+            and each.get("mode") == "url"
+            and isinstance(each.get("url"), str)
+            and each["url"].startswith(("https://", "http://"))
+            for each in asked
+        )
+    )
