@@ -262,8 +262,7 @@ class Catalogue:
         """Take note of a notification of ``upstream``, heard by whoever: a list that it says has changed is gone."""
         for key in self._keys.get(upstream.id, ()):
             if key[3].change == method:
-                entry = self._entries[key]
-                entry.expires = entry.gone = -math.inf
+                self._entries[key].expires = self._entries[key].gone = -math.inf
         self._outdate(lambda key: key[0] == upstream.id and key[3].change == method)
 
     def forget(self, upstream_id: UpstreamId, user_id: UserId) -> None:
