@@ -1,4 +1,4 @@
-"""The suite against the fixture, directly and through the gateway: ``make conformance`` writes the table."""
+"""The suite against the gateway, as a server and as a client: ``make conformance`` writes the tables."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conformance.suite import REVISIONS, Findings, Run, required, run, suite_version
+from conformance.upstream_side import UpstreamSide, measure_upstream_side, succeeded
 from support.bearer_proxy import bearer_proxy
 from support.directories import open_directory
 from support.gateway import Gateway
@@ -40,6 +41,15 @@ this table is out of date.
 
 A check may end with a remark in place of a success. `server-sse-multiple-streams` has one where a list is answered as
 JSON, which a server is free to do: the fixture does so for modern clients, the gateway for all.
+"""
+_AS_A_CLIENT = """\
+# The gateway as a client
+
+To its upstreams the gateway is the client that authorization is about. For each of the suite's scenarios of
+authorization `tests/conformance/client.py` registers the suite's server as an upstream with `"auth": "oauth"`, calls
+its tool through the gateway's endpoint, and follows the link that the gateway answers with, as often as it does:
+discovery, registration, scopes, step-up and giving up are the gateway's own. A scenario is passed when no check fails
+or warns. The suite's other scenarios for clients are about what an end client does.
 """
 
 
@@ -143,27 +153,69 @@ def _section(comparison: Comparison) -> list[str]:
     ]
 
 
-def render(comparisons: list[Comparison]) -> str:
-    """Return the table as it stands in the documentation."""
+def _client_section(side: UpstreamSide) -> list[str]:
+    def rows(scenarios: tuple[str, ...], failed: str) -> list[str]:
+        found = {name: side.run.scenarios.get(name) for name in scenarios}
+        return [
+            f"| {name} | {0 if findings is None else succeeded(findings)} | "
+            f"{failed if side.faults(name) else 'passed'} |"
+            for name, findings in found.items()
+        ]
+
+    passed = [name for name in side.scored if not side.faults(name)]
+    return [
+        f"## {side.revision}, as a client",
+        "",
+        f"**{len(passed)} of {len(side.scored)} required scenarios of authorization**.",
+        "",
+        "| scenario | successful checks | verdict |",
+        "| --- | --- | --- |",
+        *rows(side.scored, "**failed**"),
+        "",
+        "Of extensions that the gateway does not have, run by the suite and not required by the revision:",
+        "",
+        "| scenario | successful checks | verdict |",
+        "| --- | --- | --- |",
+        *rows(side.unscored, "not passed"),
+        "",
+    ]
+
+
+def render(comparisons: list[Comparison], sides: list[UpstreamSide]) -> str:
+    """Return the tables as they stand in the documentation."""
     versions = f"Suite: `@modelcontextprotocol/conformance` {suite_version()}; SDK: `mcp` {version('mcp')}."
     lines = [_INTRODUCTION, versions, ""]
     for comparison in comparisons:
         lines += _section(comparison)
+    lines.append(_AS_A_CLIENT)
+    for side in sides:
+        lines += _client_section(side)
     return "\n".join(lines).rstrip() + "\n"
 
 
+async def _measure_both() -> tuple[list[Comparison], list[UpstreamSide]]:
+    with open_directory() as directory:
+        return await measure(), await measure_upstream_side(directory)
+
+
 def main() -> int:
-    """Write the table and return 1 where a required scenario is not passed."""
+    """Write the tables and return 1 where a required scenario is not passed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=TABLE)
     arguments = parser.parse_args()
-    comparisons = asyncio.run(measure())
-    arguments.out.write_text(render(comparisons))
+    comparisons, sides = asyncio.run(_measure_both())
+    arguments.out.write_text(render(comparisons, sides))
     failed = [
         f"{comparison.revision} {scenario}: {fault}"
         for comparison in comparisons
         for scenario in required(comparison.revision)
         for fault in comparison.faults(scenario)
+    ]
+    failed += [
+        f"{side.revision} {scenario}: {fault}"
+        for side in sides
+        for scenario in side.scored
+        for fault in side.faults(scenario)
     ]
     sys.stdout.write("\n".join([*failed, f"Wrote {arguments.out}."]) + "\n")
     return 1 if failed else 0

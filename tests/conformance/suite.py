@@ -1,27 +1,30 @@
-"""The conformance suite run against a URL, and what it found."""
+"""The conformance suite run against a server or a client, and what it found."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from support.node import REPOSITORY, install, node
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["REVISIONS", "Findings", "Run", "required", "run", "suite_version"]
+__all__ = ["REVISIONS", "Findings", "Leg", "Run", "required", "run", "run_client", "suite_version"]
 
 REVISIONS = ("2025-11-25", "2026-07-28")
 _TIMEOUT_S = 60.0
-_DIRECTORY = re.compile(r"server-(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
+_DIRECTORY = re.compile(r"(?:server-)?(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
+
+Leg = Literal["server", "client"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,10 @@ def suite_version() -> str:
 
 
 @cache
-def required(revision: str) -> tuple[str, ...]:
-    """Return the scenarios that ``revision`` requires of a server, from the suite's own list."""
+def required(revision: str, leg: Leg = "server") -> tuple[str, ...]:
+    """Return the scenarios that ``revision`` requires of a server or a client, from the suite's own list."""
     lines = (_package() / "requirements" / f"{revision}.yaml").read_text().splitlines()
-    start = lines.index("server:") + 1
+    start = lines.index(f"{leg}:") + 1
     names = []
     for line in lines[start:]:
         if not line.startswith("  - "):
@@ -91,22 +94,23 @@ def _findings(path: Path) -> Findings:
 
 def _read(directory: Path) -> dict[str, Findings]:
     scenarios = {}
-    for path in sorted(directory.iterdir()):
-        found = _DIRECTORY.fullmatch(path.name)
-        assert found is not None, path.name
-        scenarios[found["scenario"]] = _findings(path / "checks.json")
+    # A scenario may be called "auth/...", which makes a directory of the first part.
+    for path in sorted(directory.rglob("checks.json")):
+        found = _DIRECTORY.fullmatch(path.parent.relative_to(directory).as_posix())
+        assert found is not None, path
+        scenarios[found["scenario"]] = _findings(path)
     return scenarios
 
 
-async def run(url: str, revision: str) -> Run:
-    """Run the scenarios of ``revision``, required or not, against the server at ``url``."""
-    command = [str(_package() / "dist" / "index.js"), "server", "--url", url, "--requirements", revision]
+async def _run(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
     with tempfile.TemporaryDirectory(prefix="agentapi-conformance-") as directory:
         process = await asyncio.create_subprocess_exec(
             str(node()),
-            *command,
+            str(_package() / "dist" / "index.js"),
+            *arguments,
             "--output-dir",
             directory,
+            env={**os.environ, **(env or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -120,3 +124,14 @@ async def run(url: str, revision: str) -> Run:
         scenarios = _read(Path(directory))
     assert process.returncode is not None
     return Run(process.returncode, scenarios, output.decode(errors="replace"))
+
+
+async def run(url: str, revision: str) -> Run:
+    """Run the scenarios of ``revision``, required or not, against the server at ``url``."""
+    return await _run(["server", "--url", url, "--requirements", revision])
+
+
+async def run_client(command: Sequence[str], revision: str, env: Mapping[str, str]) -> Run:
+    """Run the scenarios of ``revision``, required or not, against the client that ``command`` is, all at once."""
+    # The suite splits what it is given at spaces and hands it to a shell, which knows the environment.
+    return await _run(["client", "--command", " ".join(command), "--requirements", revision], env)
