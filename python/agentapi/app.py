@@ -207,7 +207,7 @@ async def _routes(
     oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring, jobs=jobs, audit=audit)
     stack.push_async_callback(oauth.refresher.aclose)
     brought = BroughtRoom.build(
-        settings, database=database, keyring=keyring, transports=transports, changes=oauth.changes
+        settings, database=database, keyring=keyring, transports=transports, changes=oauth.changes, audit=audit
     )
     oauth.ways[Auth.USER] = brought.way
     credentials = CredentialsByAuth(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -426,6 +427,40 @@ async def test_what_was_brought_goes_with_its_upstream_and_its_user(
             "DELETE FROM members WHERE user_id = $1 AND org_id = $2", row["user_id"], api.tenant.principal.org_id
         )
     assert await superuser.fetch(rows, UUID(id_)) == []
+
+
+async def test_what_happens_is_in_the_audit_log(
+    api: Api,  # noqa: F811
+    url: str,
+    upstream: EchoUpstream,
+    superuser: asyncpg.Connection[Any],  # noqa: F811
+) -> None:
+    id_ = await registered(api, BEARER, endpoint=url)
+    who = api.caller(Role.MEMBER, "alice")
+    await bring(who, id_, token=BAD)
+    await bring(who, id_, token=ALICE)
+    await call(api, who)
+    for challenge in ('Bearer error="insufficient_scope"', "Bearer"):
+        upstream.refuses[f"Bearer {ALICE}"] = challenge
+        await call(api, who)
+    await who.request("DELETE", path(id_))
+    wanted = {
+        ("credentials.refused", "denied"),
+        ("credentials.stored", "success"),
+        ("credentials.narrow", "failure"),
+        ("credentials.rejected", "failure"),
+        ("credentials.removed", "success"),
+    }
+    rows: list[Any] = []
+    async with asyncio.timeout(10):
+        # What changes nothing is written soon, and not before the answer.
+        while not wanted <= {(row["action"], row["outcome"]) for row in rows}:
+            rows = await superuser.fetch("SELECT * FROM audit_log WHERE org_id = $1", api.tenant.principal.org_id)
+    about = [row for row in rows if row["action"].startswith("credentials.")]
+    assert {row["resource"] for row in about} == {f"upstream:{id_}"}
+    assert len({row["actor_id"] for row in about}) == 1
+    assert len(about) == len(wanted)
+    assert not any(secret in repr(dict(row)) for row in rows for secret in (ALICE, BAD))
 
 
 @contextlib.contextmanager

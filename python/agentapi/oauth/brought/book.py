@@ -10,11 +10,12 @@ import structlog
 
 from agentapi._core import SealError
 from agentapi.api_input import INVALID_BODY
+from agentapi.audit.models import Actor, Outcome
 from agentapi.errors import InvalidRequestError, NotFoundError
 from agentapi.oauth.brought import store
 from agentapi.oauth.brought.attempts import Attempts
 from agentapi.oauth.brought.credentials import credential_of
-from agentapi.oauth.brought.models import Brought, BroughtId, Standing, Stored, destination_of
+from agentapi.oauth.brought.models import Brought, BroughtId, Standing, Stored, destination_of, entry
 from agentapi.oauth.errors import BroughtRefusedError
 from agentapi.upstreams.form_values import value_complaints
 from agentapi.upstreams.models import Auth
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from agentapi.audit.log import AuditLog
     from agentapi.oauth.brought.vault import BroughtVault
     from agentapi.oauth.changes import Changes
     from agentapi.storage.database import Database
@@ -70,6 +72,7 @@ class BroughtBook:
         vault: Seals it.
         changes: Told of what was given and taken back.
         check: Connects to an upstream with a credential and says what came of it.
+        audit: Told of what was stored, refused and removed.
         clock: The time, with its zone.
     """
 
@@ -80,12 +83,14 @@ class BroughtBook:
         vault: BroughtVault,
         changes: Changes,
         check: Callable[[Upstream, Credential], Awaitable[ProbeResult]],
+        audit: AuditLog,
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._vault = vault
         self._changes = changes
         self._check = check
+        self._audit = audit
         self._clock = clock
         self._attempts = Attempts()
 
@@ -101,10 +106,11 @@ class BroughtBook:
         complaints = tuple(value_complaints(form_of(upstream), values))
         if complaints:
             raise InvalidRequestError(INVALID_BODY, complaints)
-        id_ = BroughtId(uuid4())
+        id_, actor = BroughtId(uuid4()), Actor(caller.org_id, caller.user_id)
         with self._attempts.one(caller, upstream):
             result = await self._check(upstream, credential_of(upstream, values, id_=id_, user_id=caller.user_id))
         if not result.ok:
+            self._audit.note(actor, entry("refused", upstream.id, Outcome.DENIED))
             raise BroughtRefusedError(upstream.name, result.reason or "It did not say why.")
         now = self._clock()
         sealed = self._vault.seal(
@@ -125,6 +131,7 @@ class BroughtBook:
         )
         async with self._database.user_transaction(caller.org_id, caller.user_id) as connection:
             stored = await store.put(connection, made)
+            await self._audit.record(connection, actor, entry("stored", upstream.id))
         self._changes.tell(caller.org_id, caller.user_id, upstream.id)
         _log.info("brought_credential_stored", upstream=str(upstream.id))
         return self._report(upstream, stored)
@@ -148,6 +155,10 @@ class BroughtBook:
         """
         async with self._database.user_transaction(caller.org_id, caller.user_id) as connection:
             found = await store.delete(connection, caller.user_id, upstream.id)
+            if found:
+                await self._audit.record(
+                    connection, Actor(caller.org_id, caller.user_id), entry("removed", upstream.id)
+                )
         self._changes.tell(caller.org_id, caller.user_id, upstream.id, gone=True)
         if not found:
             raise NotFoundError(_NOTHING)

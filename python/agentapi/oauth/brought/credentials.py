@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from agentapi._core import SealError
+from agentapi.audit.models import Actor, Outcome
 from agentapi.errors import UpstreamNeedsConnectionError
 from agentapi.oauth.brought import store
-from agentapi.oauth.brought.models import StoredStatus, destination_of
+from agentapi.oauth.brought.models import StoredStatus, destination_of, entry
 from agentapi.oauth.errors import ReconnectNeededError
 from agentapi.tenancy.views import TenantViews
 from agentapi.upstreams.credentials import Credential
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from agentapi.audit.log import AuditLog
     from agentapi.oauth.brought.models import BroughtId, Stored
     from agentapi.oauth.brought.vault import BroughtVault
     from agentapi.oauth.changes import Changes
@@ -62,6 +64,7 @@ class BroughtCredentials:
         clock: The time, with its zone.
         monotonic: Seconds, for what is remembered.
         changes: Told of what was given, refused or taken back, so that nothing stays open that an old value opened.
+        audit: Told of what upstreams refused.
     """
 
     def __init__(
@@ -72,11 +75,13 @@ class BroughtCredentials:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
         changes: Changes,
+        audit: AuditLog,
     ) -> None:
         self._database = database
         self._vault = vault
         self._clock = clock
         self._changes = changes
+        self._audit = audit
         changes.listen(self._changed)
         self._views: TenantViews[Credential] = TenantViews(clock=monotonic, ttl_s=_REMEMBERED_S)
 
@@ -117,6 +122,8 @@ class BroughtCredentials:
             status = StoredStatus.NARROW if narrow else StoredStatus.REJECTED
             async with self._database.user_transaction(caller.org_id, caller.user_id) as connection:
                 await store.mark(connection, stored, status, now=self._clock())
+                told = entry(status, upstream.id, Outcome.FAILURE)
+                await self._audit.record(connection, Actor(caller.org_id, caller.user_id), told)
             _log.info("brought_credential_refused", upstream=str(upstream.id), status=status)
         if narrow:
             # It is still good for other calls, which go on with it.

@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NewType
 from uuid import UUID
 
+from agentapi.audit.models import Entry, Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["Brought", "BroughtId", "Standing", "Stored", "StoredStatus", "destination_of"]
+__all__ = ["Brought", "BroughtId", "Standing", "Stored", "StoredStatus", "destination_of", "entry"]
 
 BroughtId = NewType("BroughtId", UUID)
 
@@ -63,6 +65,11 @@ class Brought:
 
     values: Mapping[str, SecretStr]
     destination: str
+
+
+def entry(what: str, upstream_id: UpstreamId, outcome: Outcome = Outcome.SUCCESS) -> Entry:
+    """Return what the audit log keeps of something that happened to a user's values; never the values."""
+    return Entry(f"credentials.{what}", outcome, f"upstream:{upstream_id}")
 
 
 def destination_of(upstream: Upstream) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from agentapi._core import Keyring
+    from agentapi.audit.log import AuditLog
     from agentapi.oauth.changes import Changes
     from agentapi.principal import Principal
     from agentapi.settings import Settings
@@ -51,6 +52,7 @@ class BroughtRoom:
         keyring: Keyring,
         transports: TransportFactory,
         changes: Changes,
+        audit: AuditLog,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> BroughtRoom:
         """Put it together."""
@@ -60,11 +62,11 @@ class BroughtRoom:
         async def check(upstream: Upstream, credential: Credential) -> ProbeResult:
             return await probe(transports.open(upstream, credential), timeout_s=timeout_s)
 
-        book = BroughtBook(database=database, vault=vault, changes=changes, check=check, clock=clock)
+        book = BroughtBook(database=database, vault=vault, changes=changes, check=check, audit=audit, clock=clock)
         return cls(
             book=book,
             credentials=BroughtCredentials(
-                database=database, vault=vault, changes=changes, clock=clock, monotonic=time.monotonic
+                database=database, vault=vault, changes=changes, audit=audit, clock=clock, monotonic=time.monotonic
             ),
             way=BroughtWay(book),
         )
