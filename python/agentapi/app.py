@@ -18,6 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentapi.audit.log import AuditLog
+from agentapi.audit.models import DEPLOYMENT
+from agentapi.audit.routes import AuditRoutes
+from agentapi.audit.signing import SigningKeys
 from agentapi.egress.client import Egress
 from agentapi.errors import (
     AgentAPIError,
@@ -39,8 +42,9 @@ from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.http_server import WRITE_TIMEOUT_STATE
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
+from agentapi.identity.permissions import Permission, require
 from agentapi.jobs.queue import JobQueue
-from agentapi.keyring_source import load_keyring
+from agentapi.keyring_source import load_keyring, load_keyring_text
 from agentapi.limits.local import LocalRateLimit
 from agentapi.oauth.brought.room import BroughtRoom
 from agentapi.oauth.room import OAuthRoom
@@ -79,7 +83,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from agentapi._core import Keyring
-    from agentapi.principal import Principal
+    from agentapi.principal import OrgId, Principal
     from agentapi.settings import BrowserSignIn, IssuerSettings, Settings
 
 __all__ = ["Extension", "create_app", "from_environment"]
@@ -128,7 +132,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             )
             stack.push_async_callback(database.close)
             await _require_current_schema(database)
-            audit = AuditLog.from_settings(settings, database)
+            audit = AuditLog.from_settings(settings, database, SigningKeys.from_keyring(load_keyring_text(settings)))
             await stack.enter_async_context(audit.run())
             egress = await stack.enter_async_context(Egress.from_settings(settings))
             directory = _directory(settings, issuers, egress)
@@ -302,6 +306,7 @@ async def _routes(
         *imports.routes(),
         *policy_routes.routes(),
         *explainer.routes(),
+        *AuditRoutes(database, _audit_reader(authorize)).routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),
         *oauth.connect_routes(issuers=directory, admission=admission, clients=sign_ins),
@@ -323,6 +328,16 @@ def _authorizer(
         return principal
 
     return authorize
+
+
+def _audit_reader(authorize: Callable[[Request], Awaitable[Principal]]) -> Callable[[Request], Awaitable[OrgId]]:
+    async def reader(request: Request) -> OrgId:
+        principal = await authorize(request)
+        of_deployment = request.query_params.get("of") == "deployment"
+        require(principal, Permission.AUDIT_READ_DEPLOYMENT if of_deployment else Permission.AUDIT_READ)
+        return DEPLOYMENT if of_deployment else principal.org_id
+
+    return reader
 
 
 def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Egress) -> IssuerDirectory:

@@ -16,6 +16,7 @@ from uuid import uuid4
 import click
 
 import agentapi
+from agentapi.audit_commands import audit_commands
 from agentapi.errors import AgentAPIError, InvalidRequestError, StartupError
 from agentapi.key_commands import keys
 from agentapi.remote_commands import explain, upstream_commands
@@ -63,6 +64,7 @@ def cli() -> None:
     """AgentAPI, a multi-tenant MCP gateway: one URL per workspace, every upstream MCP server behind it."""
 
 
+cli.add_command(audit_commands)
 cli.add_command(explain)
 cli.add_command(keys)
 cli.add_command(upstream_commands)

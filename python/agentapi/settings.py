@@ -253,6 +253,10 @@ class Settings(BaseSettings):
 
     audit_mode: Literal["strict", "buffered", "off"] = "strict"
     """Whether a tool call is answered once its row is committed, or soon after it, or has no row; changes always do."""
+    audit_checkpoint_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    """How long rows go without a signed checkpoint that would show the end of a chain to be cut off."""
+    audit_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 365
+    """How long rows are kept at least; `agentapi audit retain` drops the months that are older."""
     audit_flush_s: Annotated[float, Field(gt=0, le=60)] = 0.25
     """How long rows that nobody waits for may gather; a crash loses them."""
     audit_max_queue: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000

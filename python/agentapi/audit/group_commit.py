@@ -27,7 +27,7 @@ from agentapi.audit.models import WriterId
 from agentapi.errors import AuditUnavailableError, StorageUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from agentapi.audit.models import AuditRow, Draft, Head
     from agentapi.principal import OrgId
@@ -57,10 +57,14 @@ class GroupCommit:
         database: Where the log is.
         flush_s: How long rows that nobody waits for may gather before they are written.
         max_queue: Rows that wait at most; further ones are refused, or dropped and counted if nobody waits for them.
+        on_written: Told of each organisation that rows were committed for, and whether they begin a chain.
     """
 
-    def __init__(self, database: Database, *, flush_s: float, max_queue: int) -> None:
+    def __init__(
+        self, database: Database, *, flush_s: float, max_queue: int, on_written: Callable[[OrgId, bool], None]
+    ) -> None:
         self._database = database
+        self._on_written = on_written
         self._flush_s = flush_s
         self._max_queue = max_queue
         self._queue: deque[_Waiting] = deque()
@@ -173,6 +177,7 @@ class GroupCommit:
                     await store.append_group(connection, rows)
         for rows in chains:
             self._heads[rows[0].org_id] = head_of(rows[-1])
+            self._on_written(rows[0].org_id, rows[0].sequence == 1)
 
     def _linked(self, drafts: Sequence[Draft]) -> list[list[AuditRow]]:
         """Return the rows of each organisation in the order of its chain."""

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from agentapi.audit import store
 from agentapi.audit.chain import link
+from agentapi.audit.checkpoints import Checkpoints
 from agentapi.audit.group_commit import GroupCommit
 from agentapi.audit.models import Draft, Source, WriterId, storable
 from agentapi.observability.request_context import current_request
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from agentapi.audit.models import Doer, Entry
+    from agentapi.audit.signing import SigningKeys
+    from agentapi.principal import OrgId
     from agentapi.settings import Settings
     from agentapi.storage.database import Connection, Database
 
@@ -47,6 +50,8 @@ class AuditLog:
         mode: What ``call`` does.
         flush_s: How long rows that nobody waits for may gather.
         max_queue: Rows that wait at most.
+        keys: Sign checkpoints; without them there are none.
+        checkpoint_s: How long rows go without a checkpoint.
         clock_us: Microseconds since the beginning of 1970.
     """
 
@@ -57,25 +62,38 @@ class AuditLog:
         mode: AuditMode = "strict",
         flush_s: float = 0.25,
         max_queue: int = 20_000,
+        keys: SigningKeys | None = None,
+        checkpoint_s: float = 60.0,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._mode = mode
         self._clock_us = clock_us
-        self._calls = GroupCommit(database, flush_s=flush_s, max_queue=max_queue)
+        self._checkpoints = (
+            None if keys is None else Checkpoints(database, keys, interval_s=checkpoint_s, clock_us=clock_us)
+        )
+        self._calls = GroupCommit(database, flush_s=flush_s, max_queue=max_queue, on_written=self._written)
         self._writer_id = WriterId(uuid4())
         self._writer_since_us = clock_us()
 
     @classmethod
-    def from_settings(cls, settings: Settings, database: Database) -> Self:
+    def from_settings(cls, settings: Settings, database: Database, keys: SigningKeys) -> Self:
         """Return the log of a process."""
         return cls(
-            database, mode=settings.audit_mode, flush_s=settings.audit_flush_s, max_queue=settings.audit_max_queue
+            database,
+            mode=settings.audit_mode,
+            flush_s=settings.audit_flush_s,
+            max_queue=settings.audit_max_queue,
+            keys=keys,
+            checkpoint_s=settings.audit_checkpoint_s,
         )
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Write what ``call`` and ``note`` are given for the length of the context."""
-        async with self._calls.run():
+        """Write what ``call`` and ``note`` are given for the length of the context, and take checkpoints."""
+        async with contextlib.AsyncExitStack() as stack:
+            if self._checkpoints is not None:
+                await stack.enter_async_context(self._checkpoints.run())
+            await stack.enter_async_context(self._calls.run())
             yield
 
     async def record(self, connection: Connection, doer: Doer, entry: Entry, source: Source | None = None) -> None:
@@ -90,6 +108,8 @@ class AuditLog:
         await store.lock_chain(connection, doer.org_id, writer_id)
         head = await store.chain_head(connection, doer.org_id, writer_id, since=since)
         await store.append(connection, link(draft, writer_id, head))
+        # If the transaction rolls back, the checkpoint finds nothing new.
+        self._written(doer.org_id, head is None)
 
     def require_writable(self) -> None:
         """Refuse a call before it is made if its row could not be written, as far as that is known.
@@ -120,6 +140,10 @@ class AuditLog:
     def dropped(self) -> int:
         """How many rows were lost so far because too many waited."""
         return self._calls.dropped
+
+    def _written(self, org_id: OrgId, new_chain: bool) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.touch(org_id, new_chain=new_chain)
 
     def _draft(self, doer: Doer, entry: Entry, source: Source | None) -> Draft:
         source = source or _source()

@@ -15,16 +15,20 @@ from agentapi.principal import OrgId, UserId
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 __all__ = [
     "DEPLOYMENT",
     "Actor",
     "AuditRow",
+    "Checkpoint",
     "Doer",
     "Draft",
     "Entry",
+    "Filter",
     "Head",
     "Outcome",
+    "Position",
     "Source",
     "WriterId",
     "storable",
@@ -165,6 +169,45 @@ class Head:
     sequence: int
     hash: bytes
     recorded_at_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows somebody asks for; what is None does not matter."""
+
+    actor_id: UUID | None = None
+    action: str | None = None
+    resource: str | None = None
+    outcome: Outcome | None = None
+    request_id: str | None = None
+    since: datetime | None = None
+    """From this time on."""
+    until: datetime | None = None
+    """Before this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the order of rows, by time and then by chain: behind the row that it names."""
+
+    recorded_at_us: int
+    writer_id: UUID
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One checkpoint as it is stored; ``checkpoints`` says what it states and how it is signed."""
+
+    org_id: OrgId
+    sequence: int
+    taken_at_us: int
+    kind: str
+    statement: str
+    previous: bytes
+    hash: bytes
+    key_id: str
+    signature: bytes
 
 
 @lru_cache(maxsize=4096)

@@ -11,18 +11,41 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from agentapi.audit.models import AuditRow, Head
+from agentapi.audit.models import AuditRow, Checkpoint, Head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     import asyncpg
 
-    from agentapi.audit.models import WriterId
+    from agentapi.audit.models import Filter, Position, WriterId
     from agentapi.principal import OrgId
     from agentapi.storage.database import Connection
 
-__all__ = ["append", "append_group", "audit_row", "chain_head", "from_us", "lock_chain", "to_us"]
+__all__ = [
+    "append",
+    "append_group",
+    "audit_row",
+    "chain_head",
+    "chain_heads",
+    "checkpoint_of",
+    "checkpoints_to_verify",
+    "create_partitions",
+    "drop_month",
+    "enter",
+    "find",
+    "from_us",
+    "insert_checkpoint",
+    "last_checkpoint",
+    "last_checkpoint_between",
+    "lock_chain",
+    "lock_checkpoints",
+    "organizations",
+    "organizations_between",
+    "partitioned_months",
+    "rows_to_verify",
+    "to_us",
+]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -46,6 +69,79 @@ FROM (SELECT set_config('app.org_id', $1, true) AS org_id OFFSET 0) AS context
 CROSS JOIN unnest($3::bigint[], $4::timestamptz[], $5::uuid[], $6::text[], $7::text[], $8::text[], $9::text[],
                   $10::text[], $11::text[], $12::text[], $13::bytea[], $14::bytea[]) AS row
 """
+
+
+_LOCK_CHECKPOINTS: Final = b"audit checkpoints"
+_LAST_CHECKPOINT = """
+SELECT * FROM audit_checkpoints WHERE org_id = $1 ORDER BY sequence DESC LIMIT 1
+"""
+_INSERT_CHECKPOINT = """
+INSERT INTO audit_checkpoints (org_id, sequence, taken_at, kind, statement, previous, hash, key_id, signature)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+"""
+# One look-up for each chain, whatever the number of its rows.
+_CHAIN_HEADS = """
+WITH RECURSIVE writers AS (
+    (SELECT writer_id FROM audit_log WHERE org_id = $1 AND recorded_at >= $2 AND recorded_at < $3
+     ORDER BY writer_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT l.writer_id FROM audit_log l
+            WHERE l.org_id = $1 AND l.writer_id > w.writer_id AND l.recorded_at >= $2 AND l.recorded_at < $3
+            ORDER BY l.writer_id LIMIT 1)
+    FROM writers w WHERE w.writer_id IS NOT NULL
+)
+SELECT w.writer_id, h.sequence, h.hash, h.recorded_at FROM writers w CROSS JOIN LATERAL (
+    SELECT sequence, hash, recorded_at FROM audit_log l
+    WHERE l.org_id = $1 AND l.writer_id = w.writer_id AND l.recorded_at >= $2 AND l.recorded_at < $3
+    ORDER BY sequence DESC LIMIT 1
+) h WHERE w.writer_id IS NOT NULL
+"""
+_ROWS_TO_VERIFY = "SELECT * FROM audit_log WHERE org_id = $1 ORDER BY writer_id, sequence, recorded_at"
+_CHECKPOINTS_TO_VERIFY = "SELECT * FROM audit_checkpoints WHERE org_id = $1 ORDER BY sequence, taken_at"
+_ORGANIZATIONS = """
+WITH RECURSIVE orgs AS (
+    (SELECT org_id FROM audit_log ORDER BY org_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.org_id FROM audit_log t WHERE t.org_id > o.org_id ORDER BY t.org_id LIMIT 1)
+    FROM orgs o WHERE o.org_id IS NOT NULL
+), stated AS (
+    (SELECT org_id FROM audit_checkpoints ORDER BY org_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.org_id FROM audit_checkpoints t WHERE t.org_id > o.org_id ORDER BY t.org_id LIMIT 1)
+    FROM stated o WHERE o.org_id IS NOT NULL
+)
+SELECT org_id FROM orgs WHERE org_id IS NOT NULL UNION SELECT org_id FROM stated WHERE org_id IS NOT NULL
+ORDER BY org_id
+"""
+_SET_ORG = "SELECT set_config('app.org_id', $1, true)"
+_LIMITS = "SET LOCAL lock_timeout = '5s'"
+_PARTITIONS = """
+SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'audit_log'::regclass AND c.relname ~ '^audit_log_[0-9]{4}_[0-9]{2}$' ORDER BY c.relname
+"""
+_CREATE_PARTITIONS = "SELECT audit_create_partitions($1)"
+_ORGANIZATIONS_BETWEEN = """
+SELECT DISTINCT org_id FROM audit_log WHERE recorded_at >= $1 AND recorded_at < $2
+UNION SELECT DISTINCT org_id FROM audit_checkpoints WHERE taken_at >= $1 AND taken_at < $2 ORDER BY org_id
+"""
+_LAST_CHECKPOINT_BETWEEN = """
+SELECT * FROM audit_checkpoints WHERE org_id = $1 AND taken_at >= $2 AND taken_at < $3 ORDER BY sequence DESC LIMIT 1
+"""
+_DROP_MONTH = "DROP TABLE audit_log_{0}; DROP TABLE IF EXISTS audit_checkpoints_{0}"
+# Rows of times to come would be those of a wrong clock; without the bound every future partition would be looked at.
+_FIND = "SELECT * FROM audit_log WHERE {conditions} ORDER BY recorded_at DESC, writer_id DESC, sequence DESC LIMIT $2"
+_CONDITIONS: Final = {
+    "actor_id": "actor_id = {}",
+    "action": "action = {}",
+    "resource": "resource = {}",
+    "outcome": "outcome = {}",
+    "request_id": "request_id = {} AND request_id <> ''",
+    "since": "recorded_at >= {}",
+    "until": "recorded_at < {}",
+}
+_EVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+_CLOCKS_DIFFER: Final = timedelta(days=1)
+_PREFETCH: Final = 2_000
 
 
 async def lock_chain(connection: Connection, org_id: OrgId, writer_id: WriterId) -> None:
@@ -99,6 +195,133 @@ async def append_group(connection: Connection, rows: Sequence[AuditRow]) -> None
         [row.details for row in rows],
         [row.previous for row in rows],
         [row.hash for row in rows],
+    )
+
+
+async def lock_checkpoints(connection: Connection, org_id: OrgId) -> None:
+    """Wait until this transaction alone may add to the organisation's checkpoints; that lasts until it ends."""
+    await connection.fetchrow(_LOCK, _lock_key(_LOCK_CHECKPOINTS, org_id.bytes))
+
+
+async def last_checkpoint(connection: Connection, org_id: OrgId) -> Checkpoint | None:
+    """Return the newest checkpoint."""
+    record = await connection.fetchrow(_LAST_CHECKPOINT, org_id)
+    return None if record is None else checkpoint_of(record)
+
+
+async def insert_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
+    """Insert one checkpoint."""
+    await connection.execute(
+        _INSERT_CHECKPOINT,
+        checkpoint.org_id,
+        checkpoint.sequence,
+        from_us(checkpoint.taken_at_us),
+        checkpoint.kind,
+        checkpoint.statement,
+        checkpoint.previous,
+        checkpoint.hash,
+        checkpoint.key_id,
+        checkpoint.signature,
+    )
+
+
+async def chain_heads(connection: Connection, org_id: OrgId, *, since: datetime, until: datetime = _EVER) -> list[Head]:
+    """Return the last row, from that time on and before that other, of every chain that has one."""
+    records = await connection.fetch(_CHAIN_HEADS, org_id, since, until)
+    return [
+        Head(record["writer_id"], record["sequence"], record["hash"], to_us(record["recorded_at"]))
+        for record in records
+    ]
+
+
+async def find(
+    connection: Connection, org_id: OrgId, wanted: Filter, *, after: Position | None, limit: int
+) -> list[AuditRow]:
+    """Return at most ``limit`` rows, newest first, from behind ``after``."""
+    values: list[object] = [org_id, limit]
+    conditions = ["org_id = $1"]
+    for name, condition in _CONDITIONS.items():
+        value = getattr(wanted, name)
+        if value is not None:
+            values.append(value)
+            conditions.append(condition.format(f"${len(values)}"))
+    if after is not None:
+        first = len(values) + 1
+        values += (from_us(after.recorded_at_us), after.writer_id, after.sequence)
+        conditions.append(f"(recorded_at, writer_id, sequence) < (${first}, ${first + 1}, ${first + 2})")
+        # PostgreSQL looks for partitions to leave out by comparisons of one column alone.
+        conditions.append(f"recorded_at <= ${first}")
+    elif wanted.until is None:
+        values.append(datetime.now(UTC) + _CLOCKS_DIFFER)
+        conditions.append(f"recorded_at < ${len(values)}")
+    sql = _FIND.format(conditions=" AND ".join(conditions))
+    return [audit_row(record) for record in await connection.fetch(sql, *values)]
+
+
+async def checkpoints_to_verify(connection: Connection, org_id: OrgId) -> AsyncIterator[Checkpoint]:
+    """Return all checkpoints in their order; the transaction is one that sees a single moment."""
+    async for record in connection.cursor(_CHECKPOINTS_TO_VERIFY, org_id, prefetch=_PREFETCH):
+        yield checkpoint_of(record)
+
+
+async def rows_to_verify(connection: Connection, org_id: OrgId) -> AsyncIterator[AuditRow]:
+    """Return all rows, chain by chain; the transaction is one that sees a single moment."""
+    async for record in connection.cursor(_ROWS_TO_VERIFY, org_id, prefetch=_PREFETCH):
+        yield audit_row(record)
+
+
+async def organizations(connection: Connection) -> list[OrgId]:
+    """Return every organisation that has rows or checkpoints; the owner of the schema may ask."""
+    return [record["org_id"] for record in await connection.fetch(_ORGANIZATIONS)]
+
+
+async def enter(connection: Connection, org_id: OrgId) -> None:
+    """Have the rest of an owner's transaction see and write one organisation."""
+    await connection.fetchrow(_SET_ORG, str(org_id))
+
+
+async def create_partitions(connection: Connection, months: int) -> None:
+    """Make the partitions of as many months, from this one on, that are missing; the owner of the schema may."""
+    await connection.execute(_CREATE_PARTITIONS, months)
+
+
+async def partitioned_months(connection: Connection) -> list[datetime]:
+    """Return the beginnings of the months that have a partition."""
+    names = [record["relname"].removeprefix("audit_log_") for record in await connection.fetch(_PARTITIONS)]
+    return [datetime(int(name[:4]), int(name[5:]), 1, tzinfo=UTC) for name in names]
+
+
+async def organizations_between(connection: Connection, since: datetime, until: datetime) -> list[OrgId]:
+    """Return whose rows and checkpoints there are of that time; the owner of the schema may ask."""
+    return [record["org_id"] for record in await connection.fetch(_ORGANIZATIONS_BETWEEN, since, until)]
+
+
+async def last_checkpoint_between(
+    connection: Connection, org_id: OrgId, since: datetime, until: datetime
+) -> Checkpoint | None:
+    """Return the newest checkpoint of that time."""
+    record = await connection.fetchrow(_LAST_CHECKPOINT_BETWEEN, org_id, since, until)
+    return None if record is None else checkpoint_of(record)
+
+
+async def drop_month(connection: Connection, month: datetime) -> None:
+    """Drop the partitions of a month, with all that is in them; the owner of the schema may."""
+    await connection.execute(_LIMITS)
+    await connection.execute(_DROP_MONTH.format(month.strftime("%Y_%m")))
+
+
+def checkpoint_of(record: asyncpg.Record) -> Checkpoint:
+    """Return a record with all columns as a checkpoint."""
+    return Checkpoint(
+        org_id=record["org_id"],
+        sequence=record["sequence"],
+        taken_at_us=to_us(record["taken_at"]),
+        kind=record["kind"],
+        statement=record["statement"],
+        previous=record["previous"],
+        hash=record["hash"],
+        key_id=record["key_id"],
+        signature=record["signature"],
     )
 
 

@@ -65,8 +65,6 @@ class UnknownToolError(UnknownItemError):
     """There is no such tool."""
 
     code = "unknown_tool"
-    hidden = False
-    """Whether there is one all the same; the client is not told, the audit log is."""
 
 
 class UnknownPromptError(UnknownItemError):
@@ -75,11 +73,9 @@ class UnknownPromptError(UnknownItemError):
     code = "unknown_prompt"
 
 
-def unknown_tool(name: str, *, hidden: bool = False) -> UnknownToolError:
+def unknown_tool(name: str, kind: type[UnknownToolError] = UnknownToolError) -> UnknownToolError:
     """Return the error for a name that no tool has, or none that the caller may know of; the two read alike."""
-    error = UnknownToolError(f"Unknown tool: {name[:_MAX_ECHO]}")
-    error.hidden = hidden
-    return error
+    return kind(f"Unknown tool: {name[:_MAX_ECHO]}")
 
 
 def unknown_prompt(name: str) -> UnknownPromptError:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentapi.errors import ForbiddenError, InsufficientScopeError
-from agentapi.gateway.catalogue import unknown_tool
+from agentapi.gateway.catalogue import UnknownToolError, unknown_tool
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import SEPARATOR
 from agentapi.identity.permissions import Permission, require
@@ -28,11 +28,15 @@ if TYPE_CHECKING:
     from agentapi.principal import Principal, UpstreamId
     from agentapi.upstreams.registry import WorkspaceView
 
-__all__ = ["Policy", "subject_of"]
+__all__ = ["HiddenToolError", "Policy", "subject_of"]
 
 _MAX_VERDICTS = 20_000
 _TURN = 16
 """New decisions after which other requests have their turn."""
+
+
+class HiddenToolError(UnknownToolError):
+    """There is such a tool; its caller is not told, the audit log is."""
 
 
 class Policy:
@@ -151,7 +155,7 @@ class Policy:
         name = holds.policy.renames.renamed(tool.name)
         verdict = self._verdict(holds, chosen, principal, tool)
         if name is None or not verdict.visible:
-            raise unknown_tool(tool.name if name is None else name, hidden=True)
+            raise unknown_tool(tool.name if name is None else name, HiddenToolError)
         if not verdict.callable:
             require(principal, Permission.TOOLS_CALL)
             if verdict.missing_scopes:

@@ -15,7 +15,7 @@ from mcp import MCPError
 
 from agentapi.audit.models import Entry, Outcome
 from agentapi.errors import AgentAPIError, AuditUnavailableError, ForbiddenError
-from agentapi.gateway.catalogue import UnknownToolError
+from agentapi.gateway.policy import HiddenToolError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -121,8 +121,7 @@ class Record:
         Raises:
             AuditUnavailableError: It cannot be.
         """
-        hidden = isinstance(error, UnknownToolError) and error.hidden
-        outcome = Outcome.DENIED if hidden or isinstance(error, ForbiddenError) else Outcome.FAILURE
+        outcome = Outcome.DENIED if isinstance(error, ForbiddenError | HiddenToolError) else Outcome.FAILURE
         if isinstance(error, MCPError):
             code = str(error.code)
         else:

@@ -30,6 +30,8 @@ class Permission(StrEnum):
     POLICY_READ = "policy:read"
     POLICY_WRITE = "policy:write"
     EXPLAIN_OTHERS = "explain:others"
+    AUDIT_READ = "audit:read"
+    AUDIT_READ_DEPLOYMENT = "audit:read:deployment"
 
 
 _P = Permission
@@ -39,7 +41,7 @@ _USE = _LOOK | {_P.TOOLS_CALL, _P.RESOURCES_READ, _P.PROMPTS_GET}
 
 _TABLE: dict[Role, frozenset[Permission]] = {
     Role.PLATFORM_ADMIN: frozenset(Permission),
-    Role.ORG_ADMIN: frozenset(Permission),
+    Role.ORG_ADMIN: frozenset(Permission) - {_P.AUDIT_READ_DEPLOYMENT},
     Role.MEMBER: _USE | {_P.UPSTREAMS_READ, _P.UPSTREAMS_WRITE_OWN, _P.TOOLSETS_READ},
     Role.VIEWER: _LOOK | {_P.UPSTREAMS_READ, _P.TOOLSETS_READ},
     Role.AGENT: _USE,

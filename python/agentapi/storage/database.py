@@ -161,6 +161,16 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def snapshot(self, org_id: OrgId) -> AsyncIterator[Connection]:
+        """Open a transaction that sees what an organisation shares as it is at one moment, and changes nothing."""
+        async with (
+            self._acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            await connection.fetchrow(_SET_CONTEXT, str(org_id), "", "")
+            yield connection
+
+    @asynccontextmanager
     async def statements(self) -> AsyncIterator[Connection]:
         """Lend a connection outside any transaction, for statements that each set whose rows they see."""
         async with self._acquire() as connection:

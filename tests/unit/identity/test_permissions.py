@@ -24,6 +24,8 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.POLICY_READ: True,
         P.POLICY_WRITE: True,
         P.EXPLAIN_OTHERS: True,
+        P.AUDIT_READ: True,
+        P.AUDIT_READ_DEPLOYMENT: True,
     },
     Role.ORG_ADMIN: {
         P.TOOLS_LIST: True,
@@ -39,6 +41,8 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.POLICY_READ: True,
         P.POLICY_WRITE: True,
         P.EXPLAIN_OTHERS: True,
+        P.AUDIT_READ: True,
+        P.AUDIT_READ_DEPLOYMENT: False,
     },
     Role.MEMBER: {
         P.TOOLS_LIST: True,
@@ -54,6 +58,8 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.POLICY_READ: False,
         P.POLICY_WRITE: False,
         P.EXPLAIN_OTHERS: False,
+        P.AUDIT_READ: False,
+        P.AUDIT_READ_DEPLOYMENT: False,
     },
     Role.VIEWER: {
         P.TOOLS_LIST: True,
@@ -69,6 +75,8 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.POLICY_READ: False,
         P.POLICY_WRITE: False,
         P.EXPLAIN_OTHERS: False,
+        P.AUDIT_READ: False,
+        P.AUDIT_READ_DEPLOYMENT: False,
     },
     Role.AGENT: {
         P.TOOLS_LIST: True,
@@ -84,6 +92,8 @@ TABLE: dict[Role, dict[Permission, bool]] = {
         P.POLICY_READ: False,
         P.POLICY_WRITE: False,
         P.EXPLAIN_OTHERS: False,
+        P.AUDIT_READ: False,
+        P.AUDIT_READ_DEPLOYMENT: False,
     },
 }
 """Whoever adds a role or a permission decides here, once more, what it may."""
