@@ -193,8 +193,8 @@ async def _routes(
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
     admission = Admission(database, clock=clock)
-    registry = UpstreamRegistry(database, clock=clock)
-    policies = PolicyRegistry(database, clock=clock)
+    registry = UpstreamRegistry(database, audit=audit, clock=clock)
+    policies = PolicyRegistry(database, audit=audit, clock=clock)
     policy = Policy(policies)
     support = await asyncio.to_thread(SandboxSupport.detect)
     _log.info("sandbox", mode=settings.sandbox, **support.as_dict())

@@ -183,6 +183,8 @@ def organizations_create(*, slug: str, name: str | None, workspace: str) -> None
 
 
 async def _create_organization(dsn: str, slug: str, name: str, workspace: str) -> None:
+    from agentapi.audit.log import AuditLog  # noqa: PLC0415
+    from agentapi.audit.models import Actor, Entry, Outcome, Source  # noqa: PLC0415
     from agentapi.principal import OrgId, WorkspaceId  # noqa: PLC0415
     from agentapi.storage.database import Database  # noqa: PLC0415
     from agentapi.tenancy import store  # noqa: PLC0415
@@ -195,6 +197,8 @@ async def _create_organization(dsn: str, slug: str, name: str, workspace: str) -
             await store.create_workspace(
                 connection, workspace_id=WorkspaceId(uuid4()), org_id=org_id, slug=workspace, name=workspace
             )
+            entry = Entry("organization.created", Outcome.SUCCESS, f"organization:{org_id}", {"slug": slug})
+            await AuditLog(database).record(connection, Actor(org_id), entry, Source(agent="agentapi organizations"))
     finally:
         await database.close()
 

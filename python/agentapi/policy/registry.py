@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
+from agentapi.audit.models import Entry, Outcome
 from agentapi.errors import AgentAPIError, ConflictError, NotFoundError
 from agentapi.identity.permissions import Permission, permits, require
 from agentapi.policy import store
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
     from uuid import UUID
 
+    from agentapi.audit.log import AuditLog
     from agentapi.policy.models import Approval, ApprovalId, StoredPolicy, Toolset, ToolsetId
     from agentapi.policy.requests import PolicyInput
     from agentapi.principal import Principal, UpstreamId, UserId, WorkspaceId
@@ -96,13 +98,17 @@ class PolicyRegistry:
 
     Args:
         database: Where it is kept.
+        audit: Where changes are recorded.
         clock: Monotonic seconds.
         view_ttl_s: How long a view is served without asking again; a change made through another process shows at
             most this much later, one made here at once.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], float], view_ttl_s: float = 5.0) -> None:
+    def __init__(
+        self, database: Database, *, audit: AuditLog, clock: Callable[[], float], view_ttl_s: float = 5.0
+    ) -> None:
         self._database = database
+        self._audit = audit
         self._views: TenantViews[WorkspacePolicy] = TenantViews(clock=clock, ttl_s=view_ttl_s)
         self._compiled: OrderedDict[WorkspaceId, tuple[int, ToolPolicy]] = OrderedDict()
         self._known: OrderedDict[tuple[WorkspaceId, UserId | None], tuple[int, _Known]] = OrderedDict()
@@ -183,6 +189,8 @@ class PolicyRegistry:
         require(principal, Permission.POLICY_WRITE)
         async with self._database.tenant_transaction(principal) as connection:
             stored = await store.put_policy(connection, principal, workspace.id, document, over=over)
+            entry = Entry("policy.updated", Outcome.SUCCESS, f"workspace:{workspace.id}", {"version": stored.version})
+            await self._audit.record(connection, principal, entry)
         self._changed(principal, workspace.id)
         return stored
 
@@ -217,6 +225,7 @@ class PolicyRegistry:
             if len(there) >= _MAX_TOOLSETS:
                 raise ConflictError(f"A workspace has at most {_MAX_TOOLSETS} toolsets.")
             await store.insert_toolset(connection, toolset)
+            await self._audit.record(connection, principal, _entry("toolset.created", toolset))
         self._changed(principal, toolset.workspace_id)
 
     async def update_toolset(self, principal: Principal, toolset: Toolset) -> Toolset:
@@ -229,6 +238,7 @@ class PolicyRegistry:
         require(principal, Permission.POLICY_WRITE)
         async with self._database.tenant_transaction(principal) as connection:
             updated = await store.update_toolset(connection, toolset)
+            await self._audit.record(connection, principal, _entry("toolset.updated", updated))
         self._changed(principal, toolset.workspace_id)
         return updated
 
@@ -243,6 +253,7 @@ class PolicyRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             toolset = await store.get_toolset(connection, toolset_id)
             await store.delete_toolset(connection, toolset_id)
+            await self._audit.record(connection, principal, _entry("toolset.deleted", toolset))
         # Streams of the toolset's own address may still be open.
         self._changed(principal, toolset.workspace_id)
 
@@ -279,6 +290,9 @@ class PolicyRegistry:
             require(principal, Permission.UPSTREAMS_WRITE_OWN if own else Permission.POLICY_WRITE)
             await store.decide_approval(connection, principal, approval, state)
             decided = await store.get_approval(connection, approval_id)
+            details = {"tool": approval.tool, "state": str(state), "before": str(approval.state)}
+            entry = Entry("approval.decided", Outcome.SUCCESS, f"upstream:{approval.upstream_id}", details)
+            await self._audit.record(connection, principal, entry)
         self._changed(principal, approval.workspace_id)
         return decided
 
@@ -306,6 +320,15 @@ class PolicyRegistry:
         policy = compiled(stored.document)
         _remember(self._compiled, workspace_id, (stored.version, policy))
         return policy
+
+
+def _entry(action: str, toolset: Toolset) -> Entry:
+    return Entry(
+        action,
+        Outcome.SUCCESS,
+        f"toolset:{toolset.id}",
+        {"name": toolset.name, "workspace_id": str(toolset.workspace_id), "version": toolset.version},
+    )
 
 
 def _remember(memory: OrderedDict[_K, _V], key: _K, value: _V) -> None:

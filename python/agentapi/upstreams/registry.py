@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from agentapi.audit.models import Entry, Outcome
 from agentapi.errors import NotFoundError
 from agentapi.identity.permissions import Permission, require
 from agentapi.tenancy import store as tenancy_store
@@ -17,6 +19,7 @@ from agentapi.upstreams.models import Scope
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agentapi.audit.log import AuditLog
     from agentapi.principal import Principal, UpstreamId, WorkspaceId
     from agentapi.storage.database import Database
     from agentapi.tenancy.models import Workspace
@@ -41,6 +44,7 @@ class UpstreamRegistry:
 
     Args:
         database: Where they are.
+        audit: Where changes are recorded.
         view_ttl_s: How long a view is served without asking again; a change made through another process shows at
             most this much later, one made here at once.
         clock: Monotonic seconds.
@@ -51,11 +55,13 @@ class UpstreamRegistry:
         self,
         database: Database,
         *,
+        audit: AuditLog,
         clock: Callable[[], float],
         view_ttl_s: float = 5.0,
         max_views: int = 10_000,
     ) -> None:
         self._database = database
+        self._audit = audit
         self._views: TenantViews[WorkspaceView] = TenantViews(clock=clock, ttl_s=view_ttl_s, max_views=max_views)
         self._on_change: list[Callable[[UpstreamId], None]] = []
 
@@ -151,6 +157,7 @@ class UpstreamRegistry:
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
             await store.insert_upstream(connection, upstream)
+            await self._audit.record(connection, principal, _entry("upstream.created", upstream))
         self._views.forget(principal.org_id)
 
     async def update(self, principal: Principal, upstream: Upstream) -> Upstream:
@@ -163,6 +170,7 @@ class UpstreamRegistry:
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
             updated = await store.update_upstream(connection, upstream, now=datetime.now(UTC))
+            await self._audit.record(connection, principal, _entry("upstream.updated", updated))
         self._views.forget(principal.org_id)
         self._tell(upstream.id)
         return updated
@@ -178,9 +186,29 @@ class UpstreamRegistry:
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
             await store.delete_upstream(connection, upstream_id)
+            await self._audit.record(connection, principal, _entry("upstream.deleted", upstream))
         self._views.forget(principal.org_id)
         self._tell(upstream_id)
 
     def _tell(self, upstream_id: UpstreamId) -> None:
         for callback in self._on_change:
             callback(upstream_id)
+
+
+def _entry(action: str, upstream: Upstream) -> Entry:
+    """Return a change as the audit log has it; of the address only where it is, since the rest may be a secret."""
+    return Entry(
+        action,
+        Outcome.SUCCESS,
+        f"upstream:{upstream.id}",
+        {
+            "name": upstream.name,
+            "workspace_id": str(upstream.workspace_id),
+            "transport": upstream.transport,
+            "host": urlsplit(upstream.endpoint or "").hostname,
+            "auth": upstream.auth,
+            "scope": upstream.scope,
+            "enabled": upstream.enabled,
+            "version": upstream.version,
+        },
+    )

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
+from agentapi.audit.log import AuditLog
 from agentapi.errors import ConflictError, ForbiddenError, NotFoundError
 from agentapi.policy.fingerprints import fingerprint
 from agentapi.policy.models import ApprovalState, Effect, Toolset, ToolsetId
@@ -40,7 +41,7 @@ class Clock:
 
 
 def registry(database: Database) -> PolicyRegistry:
-    return PolicyRegistry(database, clock=Clock())
+    return PolicyRegistry(database, audit=AuditLog(database), clock=Clock())
 
 
 def workspace(tenant: Tenant) -> Workspace:
@@ -114,7 +115,7 @@ async def test_a_workspace_without_a_policy_allows(database: Database) -> None:
 
 async def test_a_change_here_shows_at_once_and_one_elsewhere_soon(database: Database) -> None:
     clock = Clock()
-    here, there = PolicyRegistry(database, clock=clock), registry(database)
+    here, there = PolicyRegistry(database, audit=AuditLog(database), clock=clock), registry(database)
     tenant = await make_tenant(database)
 
     async def default() -> Effect:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agentapi.audit.log import AuditLog
 from agentapi.errors import NotFoundError
 from agentapi.upstreams import store
 from agentapi.upstreams.registry import UpstreamRegistry
@@ -27,7 +28,7 @@ async def seen(registry: UpstreamRegistry, tenant: Tenant) -> list[str]:
 
 
 async def test_a_change_made_here_shows_at_once_to_everybody(database: Database) -> None:
-    registry, alice = UpstreamRegistry(database, clock=Clock()), await make_tenant(database)
+    registry, alice = UpstreamRegistry(database, audit=AuditLog(database), clock=Clock()), await make_tenant(database)
     bob = alice.colleague("bob")
     assert (await seen(registry, alice), await seen(registry, bob)) == ([], [])
     upstream = alice.upstream("one")
@@ -47,7 +48,7 @@ async def test_a_change_made_here_shows_at_once_to_everybody(database: Database)
 
 async def test_a_change_made_elsewhere_shows_when_the_view_is_old(database: Database) -> None:
     clock, tenant = Clock(), await make_tenant(database)
-    registry = UpstreamRegistry(database, clock=clock, view_ttl_s=5.0)
+    registry = UpstreamRegistry(database, audit=AuditLog(database), clock=clock, view_ttl_s=5.0)
     assert await seen(registry, tenant) == []
     async with database.tenant_transaction(tenant.principal) as connection:
         await store.insert_upstream(connection, tenant.upstream("one"))
@@ -59,7 +60,7 @@ async def test_a_change_made_elsewhere_shows_when_the_view_is_old(database: Data
 
 async def test_a_change_leaves_the_views_of_other_organisations(database: Database) -> None:
     registry, one, two = (
-        UpstreamRegistry(database, clock=Clock()),
+        UpstreamRegistry(database, audit=AuditLog(database), clock=Clock()),
         await make_tenant(database),
         await make_tenant(database),
     )
@@ -69,14 +70,17 @@ async def test_a_change_leaves_the_views_of_other_organisations(database: Databa
 
 
 async def test_views_are_kept_apart_by_user(database: Database) -> None:
-    registry, alice = UpstreamRegistry(database, clock=Clock()), await make_tenant(database)
+    registry, alice = UpstreamRegistry(database, audit=AuditLog(database), clock=Clock()), await make_tenant(database)
     await registry.create(alice.principal, alice.upstream("mine", private=True))
     assert await seen(registry, alice) == ["mine"]
     assert await seen(registry, alice.colleague("bob")) == []
 
 
 async def test_the_least_recently_used_view_is_forgotten_first(database: Database) -> None:
-    registry, alice = UpstreamRegistry(database, clock=Clock(), max_views=2), await make_tenant(database)
+    registry, alice = (
+        UpstreamRegistry(database, audit=AuditLog(database), clock=Clock(), max_views=2),
+        await make_tenant(database),
+    )
     users = [alice, alice.colleague("bob"), alice.colleague("carol")]
     first = await registry.view(users[0].principal, "main")
     second = await registry.view(users[1].principal, "main")
@@ -87,7 +91,7 @@ async def test_the_least_recently_used_view_is_forgotten_first(database: Databas
 
 
 async def test_a_workspace_that_does_not_exist_is_not_remembered(database: Database) -> None:
-    registry, tenant = UpstreamRegistry(database, clock=Clock()), await make_tenant(database)
+    registry, tenant = UpstreamRegistry(database, audit=AuditLog(database), clock=Clock()), await make_tenant(database)
     for slug in ("missing", "x" * 1000):
         with pytest.raises(NotFoundError):
             await registry.view(tenant.principal, slug)
@@ -98,7 +102,7 @@ async def test_a_view_read_before_a_change_is_not_kept_after_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The view is read, then the change is stored and announced, then the view would be remembered."""
-    registry, tenant = UpstreamRegistry(database, clock=Clock()), await make_tenant(database)
+    registry, tenant = UpstreamRegistry(database, audit=AuditLog(database), clock=Clock()), await make_tenant(database)
     read = store.list_for_workspace
 
     async def overtaken(connection: Any, workspace_id: Any) -> list[Upstream]:
