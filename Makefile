@@ -10,7 +10,7 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
-.PHONY: browser conformance bench-dev bench-gateway bench-oauth-flow fuzz deny constraints clean
+.PHONY: browser conformance bench-dev bench-gateway bench-oauth bench-oauth-flow fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ FASTMCP := target/bench/fastmcp
 
 bench-gateway: $(VENV)/.extension $(FASTMCP)/bin/python ## Measure calls beside FastMCP's proxy into docs/performance.md
 	PYTHONPATH=tests:bench $(BIN)/python bench/gateway.py --fastmcp $(FASTMCP)/bin/python --out docs/performance.md
+
+bench-oauth: $(VENV)/.extension ## Measure what a user's own credential costs into docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/oauth.py --out docs/performance.md
 
 bench-oauth-flow: $(VENV)/.extension ## Measure connecting an account into docs/performance.md
 	PYTHONPATH=tests:bench $(BIN)/python bench/oauth_flow.py --out docs/performance.md

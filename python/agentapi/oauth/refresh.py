@@ -50,6 +50,8 @@ _STORE_AGAIN_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 300
 _AT_ONCE: Final = 4
 """Refreshes under way in one process, each of which keeps a database connection meanwhile."""
+_SOON: Final = timedelta(seconds=1)
+"""How much too early a refresh may be: the database's clock said that it was time, and this one may be behind."""
 _PART_OF_LIFE: Final = 4
 """A token is refreshed ahead by a quarter of its life at most: one that lasts for minutes is used for most of them."""
 
@@ -161,9 +163,11 @@ class Refresher:
             return None
         if self._vault.open_grant(connection).refresh_token is None:
             return None
-        wait = max(due, connection.refresh_not_before or due) - self._clock()
-        if wait > timedelta():
-            return wait
+        now = self._clock()
+        if not self._may_try(connection) and connection.refresh_not_before is not None:
+            return connection.refresh_not_before - now
+        if due - now > _SOON:
+            return due - now
         await self.refresh(connection)
         return None
 
