@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
@@ -89,6 +90,8 @@ class Collection:
 
     items: list[CatalogueItem]
     fresh_s: float
+    unconnected: tuple[Upstream, ...] = ()
+    """Upstreams that list nothing before the user has connected to them."""
 
 
 @dataclass(slots=True)
@@ -200,7 +203,9 @@ class Catalogue:
         bare, now = self.is_bare(upstreams), self._clock()
         known = [entry for entry in entries if entry is not None]
         items = [item for entry in known for item in entry.named(bare=bare).values()]
-        return Collection(items, max(0.0, min((entry.expires - now for entry in known), default=self.ttl_s)))
+        fresh_s = max(0.0, min((entry.expires - now for entry in known), default=self.ttl_s))
+        unconnected = tuple(e.upstream for e in known if isinstance(e.failure, UpstreamNeedsConnectionError))
+        return Collection(items, fresh_s, unconnected)
 
     def find_at_hand(
         self, upstreams: Sequence[Upstream], principal: Principal, kind: Kind, name: str
@@ -261,11 +266,18 @@ class Catalogue:
                 self._entries[key].expires = self._entries[key].gone = -math.inf
         self._outdate(lambda key: key[0] == upstream.id and key[3].change == method)
 
-    def forget(self, upstream_id: UpstreamId, user_id: UserId) -> None:
-        """Ask an upstream anew what it lists to a user, who may be somebody else to it by now."""
-        for key in [key for key in self._keys.get(upstream_id, ()) if key[2] == user_id]:
+    def forget(self, upstream_id: UpstreamId, user_id: UserId) -> bool:
+        """Ask an upstream anew what it lists to a user, who may be somebody else to it by now.
+
+        Returns:
+            Whether something could not be listed before for want of a connection.
+        """
+        keys = [key for key in self._keys.get(upstream_id, ()) if key[2] == user_id]
+        lacked = any(isinstance(self._entries[key].failure, UpstreamNeedsConnectionError) for key in keys)
+        for key in keys:
             self._forget(key)
         self._outdate(lambda key: key[0] == upstream_id and key[2] == user_id)
+        return lacked
 
     def _at_hand(self, upstream: Upstream, principal: Principal, kind: Kind) -> _Entry | None:
         """Return what may be served at once; what is stale is renewed meanwhile."""
@@ -351,9 +363,10 @@ class Catalogue:
             entry.expires = entry.asked + ttl_s
             entry.gone = entry.asked + max(self._max_stale_s, ttl_s)
             return entry
-        _log.warning(
-            "upstream_left_out", upstream=upstream.name, upstream_id=str(upstream.id), reason=entry.failure.message
-        )
+        # That a user has not connected is nothing for an operator to look into.
+        level = logging.INFO if isinstance(entry.failure, UpstreamNeedsConnectionError) else logging.WARNING
+        reason = entry.failure.message
+        _log.log(level, "upstream_left_out", upstream=upstream.name, upstream_id=str(upstream.id), reason=reason)
         entry.expires = entry.gone = entry.asked + self._failure_ttl_s
         return self._fallback(self._entries.get(key), entry)
 

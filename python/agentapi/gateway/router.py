@@ -16,6 +16,7 @@ from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentapi.errors import AgentAPIError
+from agentapi.gateway.account_tool import account_tool, connected, upstream_to_connect
 from agentapi.gateway.capabilities import union
 from agentapi.gateway.catalogue import UnknownToolError, unknown_prompt, unknown_tool
 from agentapi.gateway.exchange import Interest
@@ -174,7 +175,8 @@ class Router:
     async def _sought(self, exchange: Exchange) -> Target | None:
         match exchange.method:
             case "tools/call":
-                return None if await self._searches(exchange, FIND_TOOLS) else await self._tool(exchange)
+                is_ours = self._unlisted(exchange) is not None or await self._searches(exchange, FIND_TOOLS)
+                return None if is_ours else await self._tool(exchange)
             case "prompts/get":
                 return await self._prompt(exchange, exchange.params.get("name"))
             case "resources/read":
@@ -188,6 +190,8 @@ class Router:
         return None
 
     async def _targeted(self, exchange: Exchange, target: Target | None) -> dict[str, Any]:
+        if target is None and (upstream := self._unlisted(exchange)) is not None:
+            return await self._connect_account(exchange, upstream)
         if target is None:
             return await self._find(exchange)
         return await self._forwarder.forward(exchange, target, self._rewriter(exchange, target))
@@ -240,8 +244,11 @@ class Router:
 
     def connection_changed(self, org_id: OrgId, user_id: UserId, upstream_id: UpstreamId, gone: bool) -> None:
         """Forget what an upstream listed to a user whose connection has changed, and go on with what waits for it."""
-        self.catalogue.forget(upstream_id, user_id)
+        lists_change = self.catalogue.forget(upstream_id, user_id) or gone
         self.connect.changed(org_id, user_id, upstream_id, gone)
+        # A token that was only renewed is no news to a client.
+        if lists_change:
+            self._subscriptions.announce_to(upstream_id, user_id)
 
     def policy_changed(self, workspace_id: WorkspaceId) -> None:
         """Tell the open streams of a workspace that they may be listed other things now: a toolset selects them all."""
@@ -271,6 +278,10 @@ class Router:
             items = await self._policy.selected(*where, kind, found.items)
         else:
             items = list(await self._policy.apply(*where, found.items))
+            if exchange.toolset is None and permits(exchange.principal, Permission.TOOLS_CALL):
+                # A toolset is a selection, and nobody can have selected this.
+                bare = self.catalogue.is_bare(exchange.view.upstreams)
+                items += [account_tool(upstream, bare=bare) for upstream in found.unconnected]
         head: dict[str, Any] = {}
         if exchange.client.era is Era.MODERN:
             # Lists vary by authorization, so no client may share them.
@@ -314,6 +325,28 @@ class Router:
             except UnknownToolError:
                 raise unknown_tool(name) from None
         return (await self._policy.require(view, exchange.toolset, principal, tool)).target
+
+    def _unlisted(self, exchange: Exchange) -> Upstream | None:
+        """Return the upstream whose account the tool is to connect that a request calls, if it has no such tool."""
+        view, name = exchange.view, exchange.params.get("name")
+        if exchange.method != "tools/call" or exchange.toolset is not None:
+            return None
+        upstream = upstream_to_connect(view.upstreams, name, bare=self.catalogue.is_bare(view.upstreams))
+        if upstream is None or not isinstance(name, str):
+            return None
+        listed = self.catalogue.find_at_hand(view.upstreams, exchange.principal, Kind.TOOLS, name)
+        return upstream if listed is None else None
+
+    async def _connect_account(self, exchange: Exchange, upstream: Upstream) -> dict[str, Any]:
+        """Say that there is a connection.
+
+        Raises:
+            UpstreamNeedsConnectionError: There is none.
+        """
+        require(exchange.principal, Permission.TOOLS_CALL)
+        await self._client.connect(upstream, caller_of(exchange))
+        result = connected(upstream)
+        return {"resultType": "complete", **result} if exchange.client.era is Era.MODERN else result
 
     async def _searches(self, exchange: Exchange, name: str) -> bool:
         """Return whether a request calls the tool of search mode ``name``, and the workspace is in that mode."""

@@ -189,6 +189,13 @@ class Subscriptions:
             if _is_wanted(stream.interest, method):
                 stream.on_event(method, {})
 
+    def announce_to(self, upstream_id: UpstreamId, user_id: UserId) -> None:
+        """Tell the streams of a user that an upstream may list other things to them now."""
+        for key, feed in list(self._feeds.items()):
+            if (key[0], key[2]) == (upstream_id, user_id):
+                for kind in ("tools", "resources", "prompts"):
+                    feed.hear(f"notifications/{kind}/list_changed", {})
+
     def _feed(self, upstream: Upstream, principal: Principal) -> _Feed:
         if self._tasks is None:
             raise UpstreamError("The gateway is shutting down.")

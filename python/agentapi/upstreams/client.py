@@ -114,6 +114,20 @@ class UpstreamClient:
 
         return await with_credential(self._credentials, upstream, caller, ask)
 
+    async def connect(self, upstream: Upstream, caller: Caller) -> None:
+        """Have a connection to ``upstream`` with the caller's credential.
+
+        Raises:
+            UpstreamNeedsConnectionError: The user has none, or one that it does not accept.
+            UpstreamError: It cannot be reached.
+        """
+
+        async def ask(credential: Credential) -> None:
+            async with self._pool.lease(self._shared(upstream, caller, credential)):
+                return
+
+        await with_credential(self._credentials, upstream, caller, ask)
+
     async def request(
         self,
         upstream: Upstream,

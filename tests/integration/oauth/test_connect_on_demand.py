@@ -14,6 +14,7 @@ from mcp.types import ElicitResult
 from agentapi.principal import Role
 from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir  # noqa: F401 - fixtures
 from integration.oauth.connecting import Asked, Connecting, connecting, path_of
+from support.clients import list_tools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -211,3 +212,23 @@ async def test_a_revoked_connection_is_used_no_more(place: Connecting) -> None:
 async def _connected(place: Connecting) -> None:
     error = await refusal(place, "2026-07-28")
     await place.connect(error.error.data["url"])
+
+
+@pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
+async def test_what_there_is_to_connect_to_is_listed_until_it_is_connected(place: Connecting, mode: Mode) -> None:
+    async with place.client(mode) as client:
+        (tool,) = await list_tools(client)
+        assert tool.name == "tracker__connect_account"
+        with pytest.raises(MCPError) as caught:
+            await client.call_tool(tool.name, {})
+        await place.connect(caught.value.error.data["url"])
+        assert {each.name for each in await list_tools(client)} == {"tracker__echo", "tracker__write"}
+        assert "is connected to tracker" in said(await client.call_tool(tool.name, {}))
+    assert place.site.upstream.calls == []
+
+
+async def test_a_modern_client_connects_by_the_tool_that_stands_for_the_others(place: Connecting) -> None:
+    async with place.client("2026-07-28", elicitation_callback=Asked(place)) as client:
+        (tool,) = await list_tools(client)
+        assert "is connected to tracker" in said(await client.call_tool(tool.name, {}))
+        assert len(await list_tools(client)) == 2
