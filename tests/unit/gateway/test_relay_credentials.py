@@ -50,8 +50,9 @@ async def echoing(keeper: Keeper) -> AsyncIterator[Bench]:
         yield Bench(relay, server, upstream("one", endpoint=f"{base}/mcp", auth=Auth.OAUTH))
 
 
-async def test_two_users_share_neither_a_head_nor_a_connection() -> None:
-    async with echoing(Keeper({USER: "alice-1", BOB.user_id: "bob-1"})) as bench:
+@pytest.mark.parametrize("version", ["", "the same"])
+async def test_two_users_share_neither_a_head_nor_a_connection(version: str) -> None:
+    async with echoing(Keeper({USER: "alice-1", BOB.user_id: "bob-1"}, version=version)) as bench:
         answers = [await bench.ask(principal) for principal in (PRINCIPAL, BOB, PRINCIPAL, BOB)]
         assert [token for token, _ in answers] == ["alice-1", "bob-1", "alice-1", "bob-1"]
         ports = [port for _, port in answers]

@@ -25,6 +25,8 @@ class Keeper:
     renewals: list[str] = field(default_factory=list)
     rejections: list[Challenge] = field(default_factory=list)
     in_query: bool = False
+    version: str = ""
+    """The same for all, where a test says so."""
 
     async def credential(self, upstream: Upstream, caller: Caller) -> Credential:
         token = self.tokens.get(caller.user_id)
@@ -45,4 +47,4 @@ class Keeper:
     def _of(self, token: str, caller: Caller) -> Credential:
         given = {"query": {"key": SecretStr(token)}} if self.in_query else {}
         headers = {} if self.in_query else {"Authorization": SecretStr(token)}
-        return Credential(headers=headers, version=token, user_id=caller.user_id, **given)
+        return Credential(headers=headers, version=self.version or token, user_id=caller.user_id, **given)
