@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
+from agentapi.deadlines import within
 from agentapi.errors import PayloadTooLargeError, RequestTimeoutError, UnsupportedMediaTypeError
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
         ClientGoneError: The client left.
     """
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _read(scope, receive, max_bytes)
+        return await within(timeout_s, _read(scope, receive, max_bytes))
     except TimeoutError:
         raise RequestTimeoutError(f"The request body did not arrive within {timeout_s:g} seconds.") from None
 

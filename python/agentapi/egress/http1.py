@@ -22,7 +22,6 @@ Sources: RFC 9112 (sections 6.3 on length, 9.3 and 9.6 on persistence), RFC 9110
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
@@ -79,6 +78,27 @@ class _State(Enum):
 class Http1Connection(asyncio.Protocol):
     """The client's side of one connection, to be made by ``loop.create_connection``."""
 
+    # There may be thousands, and each would have a dictionary besides.
+    __slots__ = (
+        "_buffered",
+        "_complete",
+        "_failure",
+        "_fields",
+        "_head",
+        "_interim",
+        "_keep_alive",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_pieces",
+        "_sized",
+        "_state",
+        "_touched",
+        "_transport",
+        "_unaccounted",
+        "_waiter",
+    )
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -94,7 +114,7 @@ class Http1Connection(asyncio.Protocol):
         """Drop what is known of the last answer."""
         self._fields: list[tuple[bytes, bytes]] = []
         self._head: AnswerHead | None = None
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._buffered = 0
         self._unaccounted = 0
         self._interim = 0
@@ -145,15 +165,13 @@ class Http1Connection(asyncio.Protocol):
         self._transport.writelines(pieces)
 
     def take(self) -> bytes:
-        """Return the next piece of the body that is there, or nothing."""
-        if not self._pieces:
-            return b""
-        piece = self._pieces.popleft()
-        self._buffered -= len(piece)
-        if self._paused and self._buffered <= _HIGH_WATER and self._transport is not None:
+        """Return what of the body is there, or nothing."""
+        pieces, self._pieces = self._pieces, []
+        self._buffered = 0
+        if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        return piece
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def wait(self, until: float) -> bool:
         """Wait for more of the answer; return False if none has come by ``until``, on the loop's clock.

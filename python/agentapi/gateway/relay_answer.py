@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from agentapi.deadlines import within
 from agentapi.request_body import ClientGoneError
 
 if TYPE_CHECKING:
@@ -89,15 +90,17 @@ class ClientStream:
 
     async def _pass_on(self, *messages: Message) -> None:
         try:
-            async with asyncio.timeout(self._write_timeout_s):
-                for message in messages:
-                    await self._send(message)
+            await within(self._write_timeout_s, self._sent(messages))
         except TimeoutError:
             _log.info("client_does_not_read", waited_s=self._write_timeout_s)
             raise ClientGoneError from None
         except OSError:
             # ASGI 2.4: a server may say so that the client has gone.
             raise ClientGoneError from None
+
+    async def _sent(self, messages: tuple[Message, ...]) -> None:
+        for message in messages:
+            await self._send(message)
 
 
 def _event(message: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,7 +128,11 @@ class Reply:
         self._limits = limits
         self._streaming = at_once
         self._gone = False
-        self._outbox = Outbox(limits.buffer_bytes)
+
+    @cached_property
+    def _outbox(self) -> Outbox:
+        """Made when it is needed, which it is not for what the relay answers."""
+        return Outbox(self._limits.buffer_bytes)
 
     async def event(self, message: bytes) -> bool:
         """Write ``message`` before the answer, waiting for room; return whether it still could be."""
