@@ -39,7 +39,7 @@ from agentapi.gateway.policy import Policy
 from agentapi.gateway.refusals import Refusals
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
-from agentapi.http_server import WRITE_TIMEOUT_STATE
+from agentapi.http_server import WRITE_TIMEOUT_STATE, spare_long_lived_objects
 from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.identity.permissions import Permission, require
@@ -103,7 +103,9 @@ def from_environment() -> Starlette:
     """Build the application from ``AGENTAPI_*``; the factory that uvicorn's workers call."""
     settings = load_settings()
     configure_from_settings(settings)
-    return create_app(settings)
+    app = create_app(settings)
+    spare_long_lived_objects()
+    return app
 
 
 def create_app(settings: Settings, extension: Extension | None = None) -> Starlette:

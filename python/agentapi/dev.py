@@ -24,7 +24,7 @@ import agentapi
 from agentapi._core import Keyring, KeyringError
 from agentapi.app import Extension, create_app
 from agentapi.errors import StartupError
-from agentapi.http_server import HttpProtocol
+from agentapi.http_server import HttpProtocol, spare_long_lived_objects
 from agentapi.identity.token_issuer import TokenIssuer, write_private_file
 from agentapi.observability.logs import configure_from_settings
 from agentapi.principal import OrgId, Principal, Role, UpstreamId, WorkspaceId
@@ -118,6 +118,7 @@ async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None
             shutil.rmtree(settings.state_dir, ignore_errors=True)
             demo_token = secrets.token_urlsafe(32)
             await _seed(settings, issuer, [*_demo_servers(base_url, demo_token), *options.servers])
+            spare_long_lived_objects()
             async with _http_server(create_app(settings, _extension(issuer, demo_token)), listener) as ended:
                 on_ready(_ready(options, base_url, issuer))
                 await asyncio.wait({ended})

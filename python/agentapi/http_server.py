@@ -10,12 +10,13 @@ at once, and all it leaves behind is a connection and what the connection still 
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["WRITE_TIMEOUT_STATE", "HttpProtocol", "JoinedWrites", "Patience"]
+__all__ = ["WRITE_TIMEOUT_STATE", "HttpProtocol", "JoinedWrites", "Patience", "spare_long_lived_objects"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,9 @@ WRITE_TIMEOUT_STATE: Final = "client_write_timeout_s"
 _WRITE_TIMEOUT_S: Final = 30.0
 
 _HEAD: Final = b"HTTP/1."
+
+_YOUNG_OBJECTS: Final = 10_000
+"""Objects made and not let go after which the collector looks at them; by default it does so at every other request."""
 
 
 class JoinedWrites:
@@ -139,3 +143,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Go on."""
         self._patience.end()
         super().resume_writing()
+
+
+def spare_long_lived_objects() -> None:
+    """Have the garbage collector pass over what is there now, which lives as long as the process."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])

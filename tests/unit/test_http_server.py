@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import uvicorn
 
-from agentapi.http_server import WRITE_TIMEOUT_STATE, HttpProtocol, JoinedWrites, Patience
+from agentapi.http_server import WRITE_TIMEOUT_STATE, HttpProtocol, JoinedWrites, Patience, spare_long_lived_objects
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -130,3 +131,14 @@ async def running(app: ASGIApp, protocol: type[HttpProtocol]) -> AsyncIterator[i
     finally:
         server.should_exit = server.force_exit = True
         await task
+
+
+def test_what_is_there_at_start_up_is_not_looked_at_by_the_collector() -> None:
+    thresholds = gc.get_threshold()
+    try:
+        spare_long_lived_objects()
+        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold() == (10_000, *thresholds[1:])
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
