@@ -39,7 +39,7 @@ class Introductions:
         envelope = incoming.envelope
         client = self._known.get(_meta(incoming))
         fields = dict(headers)
-        if client is None or envelope.method != _CALL or len(fields) != len(headers):
+        if client is None or envelope.method != _CALL or envelope.name is None or len(fields) != len(headers):
             return None
         name = fields.get(b"mcp-name")
         agrees = (

@@ -66,6 +66,13 @@ async def test_a_request_of_a_client_that_is_known_is_judged_like_any_other(
     assert await _told(knows, message, headers, more) == await _told(stranger, message, headers, more)
 
 
+def test_a_name_that_is_none_agrees_with_no_header() -> None:
+    introductions = Introductions()
+    introductions.remember(incoming(call_of({"name": "t"})), ME)
+    headers = (*HEADERS[:2], (b"mcp-name", b"=?base64?!?="))
+    assert introductions.known(incoming(call_of({"name": None})), headers) is None
+
+
 def test_what_was_said_before_in_the_same_words_is_known() -> None:
     introductions = Introductions()
     message = incoming(call_of({"name": "t", "arguments": {"a": 1}}))
