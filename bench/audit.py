@@ -57,7 +57,7 @@ def _markdown(measured: dict[str, dict[int, Measured]], seconds: float) -> str:
     lines = [
         "## The audit log",
         "",
-        f"`bench/audit.py`, {seconds:g} s a figure: `tools/call` by the relay, a gateway for each `AGENTAPI_AUDIT_MODE`.",
+        f"`bench/audit.py`, {seconds:g} s a figure: `tools/call` by the relay, a gateway for each audit mode.",
         "A strict call is answered once its row is on disk. Load, upstream, gateway and database share the cores.",
         "",
         "| mode | c | calls/s | p50 | p99 | CPU per call of the gateway |",
