@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentapi.audit.log import AuditLog
-from agentapi.audit.models import DEPLOYMENT
 from agentapi.audit.routes import AuditRoutes
 from agentapi.audit.signing import SigningKeys
 from agentapi.egress.client import Egress
@@ -31,6 +30,7 @@ from agentapi.errors import (
     StartupError,
     UnauthenticatedError,
 )
+from agentapi.gateway.authorizing import audit_reader, authorizer
 from agentapi.gateway.browser_guard import BrowserGuard
 from agentapi.gateway.composition import Gateway
 from agentapi.gateway.endpoint import McpEndpoint, StraightToMcp
@@ -40,9 +40,8 @@ from agentapi.gateway.refusals import Refusals
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.http_server import WRITE_TIMEOUT_STATE, spare_long_lived_objects
-from agentapi.identity.authentication import authenticate
+from agentapi.identity.access import guard_routes
 from agentapi.identity.issuers import IssuerDirectory
-from agentapi.identity.permissions import Permission, require
 from agentapi.jobs.queue import JobQueue
 from agentapi.keyring_source import load_keyring, load_keyring_text
 from agentapi.limits.local import LocalRateLimit
@@ -76,14 +75,13 @@ from agentapi.upstreams.stdio import StdioCommands
 from agentapi.upstreams.transports import TransportFactory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
     from agentapi._core import Keyring
-    from agentapi.principal import OrgId, Principal
     from agentapi.settings import BrowserSignIn, IssuerSettings, Settings
 
 __all__ = ["Extension", "create_app", "from_environment"]
@@ -151,6 +149,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                     jobs=jobs,
                     audit=audit,
                     sign_ins={each.issuer: each.sign_in for each in issuers if each.sign_in is not None},
+                    more=extension.routes,
                 )
             )
             await directory.load()
@@ -160,7 +159,6 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                 yield {WRITE_TIMEOUT_STATE: settings.client_write_timeout_s}
 
     app = Starlette(
-        routes=list(extension.routes),
         middleware=_middleware(settings, lambda: app.router.routes),
         exception_handlers={
             AgentAPIError: _problem,
@@ -191,6 +189,7 @@ async def _routes(
     jobs: JobQueue,
     audit: AuditLog,
     sign_ins: dict[str, BrowserSignIn],
+    more: Sequence[BaseRoute],
 ) -> list[BaseRoute]:
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
@@ -274,7 +273,7 @@ async def _routes(
         refusals=refusals,
     )
 
-    authorize = _authorizer(directory, admission, refusals, audience=public_url)
+    authorize = authorizer(directory, admission, refusals, audience=public_url)
     registration = Registration(keyring=keyring, check_url=egress.check, commands=commands.user_variables)
     upstreams = UpstreamRoutes(
         authorize=authorize,
@@ -294,7 +293,8 @@ async def _routes(
         members=MemberDirectory(database),
         issuers=directory,
     )
-    return [
+    routes: list[BaseRoute] = [
+        *more,
         *HealthBoard([Probe("database", database.ping, critical=True)]).routes(),
         *(
             route
@@ -308,38 +308,13 @@ async def _routes(
         *imports.routes(),
         *policy_routes.routes(),
         *explainer.routes(),
-        *AuditRoutes(database, _audit_reader(authorize)).routes(),
+        *AuditRoutes(database, audit_reader(authorize)).routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),
         *oauth.connect_routes(issuers=directory, admission=admission, clients=sign_ins),
     ]
-
-
-def _authorizer(
-    directory: IssuerDirectory, admission: Admission, refusals: Refusals, *, audience: str
-) -> Callable[[Request], Awaitable[Principal]]:
-    async def authorize(request: Request) -> Principal:
-        token = None
-        try:
-            token = await authenticate(directory, request.scope["headers"], audience=audience)
-            principal = await admission.admit(token)
-        except AgentAPIError as error:
-            await refusals.note(error, token)
-            raise
-        request.state.principal = principal
-        return principal
-
-    return authorize
-
-
-def _audit_reader(authorize: Callable[[Request], Awaitable[Principal]]) -> Callable[[Request], Awaitable[OrgId]]:
-    async def reader(request: Request) -> OrgId:
-        principal = await authorize(request)
-        of_deployment = request.query_params.get("of") == "deployment"
-        require(principal, Permission.AUDIT_READ_DEPLOYMENT if of_deployment else Permission.AUDIT_READ)
-        return DEPLOYMENT if of_deployment else principal.org_id
-
-    return reader
+    guard_routes(routes, authorize)
+    return routes
 
 
 def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Egress) -> IssuerDirectory:

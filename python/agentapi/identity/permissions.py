@@ -1,4 +1,4 @@
-"""Permission by role: one table, deny by default, checked in one place."""
+"""Permission by role: one table, deny by default, checked in one place; ``access.py`` says which a route needs."""
 
 from __future__ import annotations
 
@@ -32,25 +32,45 @@ class Permission(StrEnum):
     EXPLAIN_OTHERS = "explain:others"
     AUDIT_READ = "audit:read"
     AUDIT_READ_DEPLOYMENT = "audit:read:deployment"
+    CONNECTIONS_OWN = "connections:own"
 
 
 _P = Permission
 
-_LOOK = frozenset({_P.TOOLS_LIST, _P.RESOURCES_LIST, _P.PROMPTS_LIST})
-_USE = _LOOK | {_P.TOOLS_CALL, _P.RESOURCES_READ, _P.PROMPTS_GET}
+_R = Role
 
-_TABLE: dict[Role, frozenset[Permission]] = {
-    Role.PLATFORM_ADMIN: frozenset(Permission),
-    Role.ORG_ADMIN: frozenset(Permission) - {_P.AUDIT_READ_DEPLOYMENT},
-    Role.MEMBER: _USE | {_P.UPSTREAMS_READ, _P.UPSTREAMS_WRITE_OWN, _P.TOOLSETS_READ},
-    Role.VIEWER: _LOOK | {_P.UPSTREAMS_READ, _P.TOOLSETS_READ},
-    Role.AGENT: _USE,
+_PLATFORM = frozenset({_R.PLATFORM_ADMIN})
+_ADMINS = _PLATFORM | {_R.ORG_ADMIN}
+_MEMBERS = _ADMINS | {_R.MEMBER}
+_PEOPLE = _MEMBERS | {_R.VIEWER}
+_USERS = _MEMBERS | {_R.AGENT}
+_ALL = _PEOPLE | {_R.AGENT}
+
+_TABLE: dict[Permission, frozenset[Role]] = {
+    _P.TOOLS_LIST: _ALL,
+    _P.TOOLS_CALL: _USERS,
+    _P.RESOURCES_LIST: _ALL,
+    _P.RESOURCES_READ: _USERS,
+    _P.PROMPTS_LIST: _ALL,
+    _P.PROMPTS_GET: _USERS,
+    _P.UPSTREAMS_READ: _PEOPLE,
+    _P.UPSTREAMS_WRITE_ORGANIZATION: _ADMINS,
+    _P.UPSTREAMS_WRITE_OWN: _MEMBERS,
+    _P.TOOLSETS_READ: _PEOPLE,
+    _P.POLICY_READ: _ADMINS,
+    _P.POLICY_WRITE: _ADMINS,
+    _P.EXPLAIN_OTHERS: _ADMINS,
+    _P.CONNECTIONS_OWN: _ALL,
+    _P.AUDIT_READ: _ADMINS,
+    _P.AUDIT_READ_DEPLOYMENT: _PLATFORM,
 }
+"""Who may do it; what stands in no row, nobody may."""
+_NOBODY: frozenset[Role] = frozenset()
 
 
 def role_permits(role: Role, permission: Permission) -> bool:
     """Return whether ``role`` carries ``permission``."""
-    return permission in _TABLE.get(role, frozenset())
+    return role in _TABLE.get(permission, _NOBODY)
 
 
 def permits(principal: Principal, permission: Permission) -> bool:
