@@ -99,11 +99,9 @@ class Extension:
 
 def from_environment() -> Starlette:
     """Build the application from ``AGENTAPI_*``; the factory that uvicorn's workers call."""
-    settings = load_settings()
-    configure_from_settings(settings)
-    app = create_app(settings)
+    configure_from_settings(settings := load_settings())
     spare_long_lived_objects()
-    return app
+    return create_app(settings)
 
 
 def create_app(settings: Settings, extension: Extension | None = None) -> Starlette:
