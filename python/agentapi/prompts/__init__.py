@@ -1,0 +1,1 @@
+"""Prompts of the deployment, of organisations, workspaces and users, and what is composed of them."""
