@@ -61,7 +61,7 @@ from agentapi.storage.database import Database
 from agentapi.tenancy.admission import Admission
 from agentapi.tenancy.directory import MemberDirectory
 from agentapi.upstreams.client import UpstreamClient
-from agentapi.upstreams.connections import ConnectionPool, Limits
+from agentapi.upstreams.connections import ConnectionPool
 from agentapi.upstreams.credentials import CredentialsByAuth, SharedSecrets
 from agentapi.upstreams.http_pool import HttpPool
 from agentapi.upstreams.imports import ImportRoutes
@@ -73,6 +73,7 @@ from agentapi.upstreams.routes import UpstreamRoutes
 from agentapi.upstreams.sandbox import SandboxSupport, hide_this_process
 from agentapi.upstreams.stdio import StdioCommands
 from agentapi.upstreams.transports import TransportFactory
+from agentapi.upstreams.wanted import Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

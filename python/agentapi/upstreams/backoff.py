@@ -11,7 +11,7 @@ from agentapi.errors import UpstreamError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentapi.upstreams.connections import ConnectionKey
+    from agentapi.upstreams.wanted import ConnectionKey
 
 __all__ = ["Backoff"]
 

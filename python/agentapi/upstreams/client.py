@@ -12,17 +12,18 @@ import structlog
 from mcp_types import LOG_LEVEL_META_KEY
 
 from agentapi.errors import UpstreamError
-from agentapi.upstreams.connections import ConnectionKey, ConnectionPool, Wanted
 from agentapi.upstreams.credentials import with_credential
 from agentapi.upstreams.failures import BrokenError, ClosedError, UnprocessedError
 from agentapi.upstreams.link import Bounds, Caller, Era, Profile
 from agentapi.upstreams.listening import Filter, listen_on
 from agentapi.upstreams.models import Transport
+from agentapi.upstreams.wanted import ConnectionKey, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from agentapi.principal import OrgId, UpstreamId, UserId
+    from agentapi.upstreams.connections import ConnectionPool
     from agentapi.upstreams.credentials import Credential, Credentials
     from agentapi.upstreams.link import Peer
     from agentapi.upstreams.models import Upstream

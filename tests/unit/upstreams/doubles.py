@@ -14,8 +14,8 @@ from mcp.server.mcpserver import MCPServer
 
 from agentapi.principal import OrgId, Principal, Role, UpstreamId, UserId, WorkspaceId
 from agentapi.upstreams.channel import Channel
-from agentapi.upstreams.connections import ConnectionKey
 from agentapi.upstreams.models import Transport, Upstream
+from agentapi.upstreams.wanted import ConnectionKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -24,13 +24,14 @@ from agentapi.egress.client import Egress
 from agentapi.principal import UserId
 from agentapi.settings import StdioCommand
 from agentapi.upstreams.client import Sharing, UpstreamClient
-from agentapi.upstreams.connections import ConnectionPool, Limits
+from agentapi.upstreams.connections import ConnectionPool
 from agentapi.upstreams.credentials import SharedSecrets
 from agentapi.upstreams.link import Bounds, Caller
 from agentapi.upstreams.models import Transport, Upstream
 from agentapi.upstreams.sandbox import SandboxLimits, SandboxSupport
 from agentapi.upstreams.stdio import StdioCommands
 from agentapi.upstreams.transports import TransportFactory
+from agentapi.upstreams.wanted import Limits
 from unit.upstreams.doubles import ORG, USER, upstream
 
 if TYPE_CHECKING:

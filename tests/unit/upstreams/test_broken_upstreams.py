@@ -15,9 +15,9 @@ from mcp import MCPError
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
-from agentapi.upstreams.connections import Limits
 from agentapi.upstreams.link import Bounds, Era
 from agentapi.upstreams.lists import MAX_LIST_BYTES
+from agentapi.upstreams.wanted import Limits
 from unit.upstreams.servers import (
     ALICE,
     Heard,

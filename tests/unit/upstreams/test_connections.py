@@ -15,8 +15,10 @@ from agentapi.errors import (
     UpstreamNeedsConnectionError,
     UpstreamTimeoutError,
 )
-from agentapi.upstreams.connections import ConnectionKey, ConnectionPool, Limits, Wanted
+from agentapi.upstreams.connections import ConnectionPool
 from agentapi.upstreams.link import Caller
+from agentapi.upstreams.wanted import ConnectionKey, Limits, Wanted
+from support.tasks import tasks_by_kind
 from unit.upstreams.doubles import ORG, USER, Clock, Opener, drain, key
 
 if TYPE_CHECKING:

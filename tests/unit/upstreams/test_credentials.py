@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentapi.upstreams.client import UpstreamClient
-    from agentapi.upstreams.connections import ConnectionKey, ConnectionPool
+    from agentapi.upstreams.connections import ConnectionPool
     from agentapi.upstreams.models import Upstream
+    from agentapi.upstreams.wanted import ConnectionKey
 
 ALICE, BOB = Caller(ORG, USER), Caller(ORG, UserId(UUID(int=3)))
 ERAS = pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])

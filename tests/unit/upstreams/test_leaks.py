@@ -15,9 +15,9 @@ import pytest
 from mcp import StdioServerParameters
 
 from agentapi.upstreams.channel import Channel
-from agentapi.upstreams.connections import Limits, Wanted
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.stdio_channel import StdioProcess
+from agentapi.upstreams.wanted import Limits, Wanted
 from unit.upstreams.doubles import Clock, drain, key
 from unit.upstreams.servers import ALICE, Journal, full_http, full_sse, http, sse, world
 

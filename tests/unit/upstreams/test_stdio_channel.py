@@ -15,8 +15,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
-from agentapi.upstreams.connections import Limits
 from agentapi.upstreams.link import Era
+from agentapi.upstreams.wanted import Limits
 from unit.upstreams.doubles import Clock, drain
 from unit.upstreams.servers import (
     ALICE,
