@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,19 @@ def short_dir() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(scope="session")
-async def postgres() -> AsyncIterator[EmbeddedPostgres]:
+@asynccontextmanager
+async def migrated_postgres() -> AsyncIterator[EmbeddedPostgres]:
     path = Path(tempfile.mkdtemp(prefix="agentapi-test-", dir="/tmp"))
     async with embedded_postgres(path) as server:
         await migrate(server.owner_dsn, APP_ROLE)
         yield server
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+async def postgres() -> AsyncIterator[EmbeddedPostgres]:
+    async with migrated_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ MADE: dict[type[errors.AgentAPIError], tuple[errors.AgentAPIError, int, str]] = 
     errors.UnsupportedMediaTypeError: (errors.UnsupportedMediaTypeError("x"), 415, "unsupported_media_type"),
     errors.EgressRefusedError: (errors.EgressRefusedError("x"), 422, "egress_refused"),
     errors.StorageUnavailableError: (errors.StorageUnavailableError("x"), 503, "storage_unavailable"),
+    errors.AuditUnavailableError: (errors.AuditUnavailableError("x"), 503, "audit_unavailable"),
     errors.UpstreamError: (errors.UpstreamError("x"), 502, "upstream_unavailable"),
     errors.UpstreamTimeoutError: (errors.UpstreamTimeoutError("x"), 504, "upstream_timeout"),
     errors.UpstreamNeedsConnectionError: (errors.UpstreamNeedsConnectionError("x"), 409, "connection_required"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 from pathlib import Path
 
@@ -29,7 +30,13 @@ _ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"
 
 
 def sources() -> dict[str, ast.Module]:
-    return {str(path.relative_to(ROOT)): ast.parse(path.read_text("utf-8")) for path in ROOT.rglob("*.py")}
+    gc.disable()
+    try:
+        # What a collection finalizes may let another thread parse meanwhile, and CPython 3.11 counts the depth of both
+        # in one place: it then raises SystemError for a sound file.
+        return {str(path.relative_to(ROOT)): ast.parse(path.read_text("utf-8")) for path in ROOT.rglob("*.py")}
+    finally:
+        gc.enable()
 
 
 def has_sql(tree: ast.Module) -> bool:

@@ -98,6 +98,7 @@ def configure_logging(
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)
     for name, floor in _FLOORS.items():
         logging.getLogger(name).setLevel(max(floor, number))
     logging.captureWarnings(capture=True)

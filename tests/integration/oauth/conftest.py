@@ -18,6 +18,7 @@ from agentapi.storage.database import Database
 from agentapi.upstreams import store as upstream_store
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.models import Auth
+from integration.conftest import migrated_postgres
 from integration.oauth.provider import Provider, provider
 from tenants import Tenant, make_tenant
 from unit.oauth.sites import LOOPBACK
@@ -77,6 +78,20 @@ class Bench:
     async def rows(self, table: str) -> int:
         async with self.database.tenant_transaction(self.principal) as connection:
             return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))  # noqa: S608 - a test's table
+
+
+@pytest.fixture(scope="session")
+async def postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """A server of these tests' own: elsewhere gateways run whose queues would take their jobs, and cannot open them."""
+    async with migrated_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    database = await Database.connect(postgres.app_dsn, pool_min=1, pool_max=1, timeout_s=5.0)
+    yield database
+    await database.close()
 
 
 @pytest.fixture(scope="session")
