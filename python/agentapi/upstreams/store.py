@@ -46,6 +46,8 @@ SELECT {_COLUMNS} FROM upstreams WHERE (name, id) > ($2, $3) ORDER BY name, id L
 _PAGE_OF_WORKSPACE = f"""
 SELECT {_COLUMNS} FROM upstreams WHERE workspace_id = $4 AND (name, id) > ($2, $3) ORDER BY name, id LIMIT $1
 """  # noqa: S608
+_HOLD_WORKSPACE = "SELECT FROM workspaces WHERE id = $1 FOR NO KEY UPDATE"
+"""Two that take one name side by side would each wait for the other: an exclusion constraint lets both write first."""
 _BEFORE_ALL = ("", UpstreamId(UUID(int=0)))
 """No name is empty, so every pair of name and id sorts behind this one."""
 
@@ -74,6 +76,7 @@ async def insert_upstream(connection: Connection, upstream: Upstream) -> None:
             both. The message does not say whose the other one is.
         NotFoundError: there is no such workspace in the organisation.
     """
+    await connection.execute(_HOLD_WORKSPACE, upstream.workspace_id)
     try:
         await connection.execute(
             _INSERT,
@@ -155,6 +158,7 @@ async def update_upstream(connection: Connection, upstream: Upstream, *, now: da
         ConflictError: it was changed since that version, or its new name is taken.
         NotFoundError: there is none that the caller may see.
     """
+    await connection.execute(_HOLD_WORKSPACE, upstream.workspace_id)
     try:
         row = await connection.fetchrow(
             _UPDATE,

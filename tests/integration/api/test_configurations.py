@@ -252,7 +252,7 @@ async def test_of_two_replacements_at_once_one_wins(api: Api, superuser: asyncpg
     await superuser.execute("SELECT FROM upstreams WHERE id = $1 FOR UPDATE", UUID(created["id"]))
     pending = [asyncio.ensure_future(admin.replace(created["id"], description=text)) for text in ("one", "two")]
     deadline = time.monotonic() + 4
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE upstreams%'"
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE%'"
     while await superuser.fetchval(waiting) < 2:
         await superuser.execute("SELECT pg_stat_clear_snapshot()")
         assert time.monotonic() < deadline
