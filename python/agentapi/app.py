@@ -227,7 +227,7 @@ async def _routes(
         stdio_sharing=settings.stdio_sharing,
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
-    registry.on_change(client.close_upstream)
+    registry.on_change(lambda upstream: client.close_upstream(upstream.id))
     http_pool = HttpPool.from_settings(settings, egress.dialer)
     await stack.enter_async_context(http_pool.run())
     gateway = Gateway.build(
@@ -242,7 +242,8 @@ async def _routes(
         connector=oauth.links,
     )
     await stack.enter_async_context(gateway.router.run())
-    policies.on_change(gateway.router.policy_changed)
+    registry.on_change(lambda upstream: gateway.router.offer_changed(upstream.workspace_id))
+    policies.on_change(gateway.router.offer_changed)
     oauth.changes.listen(gateway.connection_changed)
     stack.enter_context(on_stop_signal(gateway.streams.drain))
     scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}

@@ -64,10 +64,10 @@ class _Ears:
         """Return how often ``kind`` was heard."""
         return self._heard.count(kind)
 
-    async def hears(self, kind: str) -> None:
-        """Wait until ``kind`` was heard."""
+    async def hears(self, kind: str, times: int = 1) -> None:
+        """Wait until ``kind`` was heard that many times."""
         async with asyncio.timeout(SOON_S):
-            while kind not in self._heard:
+            while self.heard(kind) < times:
                 self._news.clear()
                 await self._news.wait()
 
@@ -147,6 +147,29 @@ async def test_unsubscribed_client_hears_no_more(gateway: Gateway, upstream: Era
         await subscriber.client.call_tool(f"{upstream.name}__touch", {})
         await subscriber.hears(UPDATED)
         assert leaver.heard(UPDATED) == 0
+
+
+async def test_upstream_that_comes_changes_and_goes_is_heard_of(gateway: Gateway) -> None:
+    name = f"new-{uuid4().hex[:8]}"
+    given = {"workspace": "main", "name": name, "transport": "http", "endpoint": "http://127.0.0.1:59999/mcp"}
+    async with _listener(gateway, "legacy") as older, _listener(gateway, "2026-07-28") as modern:
+
+        async def both_hear(times: int) -> None:
+            for ears in (older, modern):
+                await ears.hears(TOOLS_CHANGED, times)
+
+        await list_tools(older.client)
+        before = older.heard(TOOLS_CHANGED), modern.heard(TOOLS_CHANGED)
+        assert before == (0, 0)
+        created = gateway.api.post("/api/v1/mcp/configurations", json=given)
+        assert created.status_code == 201, created.text
+        await both_hear(1)
+        path = f"/api/v1/mcp/configurations/{created.json()['id']}"
+        changed = gateway.api.put(path, json={**given, "enabled": False})
+        assert changed.status_code == 200, changed.text
+        await both_hear(2)
+        assert gateway.api.delete(path).status_code == 204
+        await both_hear(3)
 
 
 def test_the_log_holds_no_traceback(gateway: Gateway) -> None:

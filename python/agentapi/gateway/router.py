@@ -250,8 +250,8 @@ class Router:
         if lists_change:
             self._subscriptions.announce_to(upstream_id, user_id)
 
-    def policy_changed(self, workspace_id: WorkspaceId) -> None:
-        """Tell the open streams of a workspace that they may be listed other things now: a toolset selects them all."""
+    def offer_changed(self, workspace_id: WorkspaceId) -> None:
+        """Tell the open streams of a workspace that they may be listed other things now, each of any kind."""
         for kind in ("tools", "prompts", "resources"):
             self._subscriptions.announce(workspace_id, f"notifications/{kind}/list_changed")
 

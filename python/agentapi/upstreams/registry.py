@@ -63,10 +63,10 @@ class UpstreamRegistry:
         self._database = database
         self._audit = audit
         self._views: TenantViews[WorkspaceView] = TenantViews(clock=clock, ttl_s=view_ttl_s, max_views=max_views)
-        self._on_change: list[Callable[[UpstreamId], None]] = []
+        self._on_change: list[Callable[[Upstream], None]] = []
 
-    def on_change(self, callback: Callable[[UpstreamId], None]) -> None:
-        """Call ``callback`` with every upstream that is changed or deleted through this process, once it is."""
+    def on_change(self, callback: Callable[[Upstream], None]) -> None:
+        """Call ``callback`` with every upstream that this process creates, changes or deletes, once it is done."""
         self._on_change.append(callback)
 
     async def view(self, principal: Principal, workspace_slug: str) -> WorkspaceView:
@@ -158,7 +158,7 @@ class UpstreamRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             await store.insert_upstream(connection, upstream)
             await self._audit.record(connection, principal, _entry("upstream.created", upstream))
-        self._views.forget(principal.org_id)
+        self._changed(upstream)
 
     async def update(self, principal: Principal, upstream: Upstream) -> Upstream:
         """Replace a stored upstream whose version is still ``upstream.version``.
@@ -171,8 +171,7 @@ class UpstreamRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             updated = await store.update_upstream(connection, upstream, now=datetime.now(UTC))
             await self._audit.record(connection, principal, _entry("upstream.updated", updated))
-        self._views.forget(principal.org_id)
-        self._tell(upstream.id)
+        self._changed(updated)
         return updated
 
     async def delete(self, principal: Principal, upstream_id: UpstreamId) -> None:
@@ -187,12 +186,12 @@ class UpstreamRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             await store.delete_upstream(connection, upstream_id)
             await self._audit.record(connection, principal, _entry("upstream.deleted", upstream))
-        self._views.forget(principal.org_id)
-        self._tell(upstream_id)
+        self._changed(upstream)
 
-    def _tell(self, upstream_id: UpstreamId) -> None:
+    def _changed(self, upstream: Upstream) -> None:
+        self._views.forget(upstream.org_id)
         for callback in self._on_change:
-            callback(upstream_id)
+            callback(upstream)
 
 
 def _entry(action: str, upstream: Upstream) -> Entry:
