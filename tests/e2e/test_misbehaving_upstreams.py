@@ -1,4 +1,4 @@
-"""Upstreams that hang, dribble, send garbage or 100 MB, or die in the midst of an answer.
+"""Upstreams that hang, dribble, send garbage, 100 MB or without an end, or die in the midst of an answer.
 
 Whatever one does, the caller gets a clear error within the time limit, the gateway serves on, and it holds no
 more tasks, sockets, descriptors or processes than before.
@@ -41,7 +41,8 @@ SPARE_SOCKETS = 6
 STABLE_FOR_S = 2.0
 
 HUGE = ("huge_body", "huge_event", "huge_line")
-SMALL = tuple(fault for fault in HTTP_FAULTS if fault not in HUGE)
+FLOODS = ("comment_flood", "notification_flood", "late_answer")
+SMALL = tuple(fault for fault in HTTP_FAULTS if fault not in {*HUGE, *FLOODS})
 INSIDE = ("Traceback", "httpx", "aiohttp", "asyncio", "ExceptionGroup", "127.0.0.1", "169.254", "html", "xxxx")
 """What no error may show of the inside of the gateway, or of what it got."""
 
@@ -131,6 +132,7 @@ async def scene(module_directory: Path) -> AsyncIterator[Scene]:
                 "AGENTAPI_UPSTREAM_CONNECT_TIMEOUT_S": str(CONNECT_TIMEOUT_S),
                 "AGENTAPI_UPSTREAM_CALL_TIMEOUT_S": str(CALL_TIMEOUT_S),
                 "AGENTAPI_UPSTREAM_MESSAGE_MB": "8",
+                "AGENTAPI_UPSTREAM_STREAM_MB": "16",
                 # What is not needed is let go of while a test waits for it.
                 "AGENTAPI_UPSTREAM_IDLE_S": "1",
             }
@@ -146,6 +148,8 @@ async def scene(module_directory: Path) -> AsyncIterator[Scene]:
         ("legacy", SMALL),
         *(("modern", (fault,)) for fault in HUGE),
         *(("legacy", (fault,)) for fault in HUGE),
+        *(("modern", (fault,)) for fault in FLOODS),
+        *(("legacy", (fault,)) for fault in FLOODS),
         # A process that ends takes its other calls with it, so each has its turn.
         *(("stdio", (fault,)) for fault in STDIO_FAULTS),
     ],

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["HTTP_FAULTS", "HUGE_BYTES", "STDIO_FAULTS", "MisbehavingServer", "misbehaving_http"]
 
 HUGE_BYTES = 100 * 1024 * 1024
+FLOOD_BYTES = 24 * 1024 * 1024
+"""More than the gateway takes of one stream, see ``AGENTAPI_UPSTREAM_STREAM_MB`` of the test."""
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _REVISION = "2026-07-28"
 
@@ -175,6 +177,32 @@ async def _huge_line(writer: asyncio.StreamWriter, _: str) -> None:
     await _flood(writer, b"HTTP/1.1 200 OK\r\nx-huge: ", b"\r\n\r\n")
 
 
+async def _repeat(writer: asyncio.StreamWriter, event: bytes, total: int | None = None) -> None:
+    """Send an event again and again as fast as it is read: ``total`` bytes of them, or without an end."""
+    writer.write(_head(mime_type="text/event-stream"))
+    piece = event * max(1, 65_536 // len(event))
+    sent = 0
+    while total is None or sent < total:
+        writer.write(piece)
+        await writer.drain()
+        sent += len(piece)
+
+
+async def _comment_flood(writer: asyncio.StreamWriter, _: str) -> None:
+    await _repeat(writer, b": still here\n\n")
+
+
+async def _notification_flood(writer: asyncio.StreamWriter, _: str) -> None:
+    """Send progress of a request that nobody made."""
+    await _repeat(writer, _progress())
+
+
+async def _late_answer(writer: asyncio.StreamWriter, identifier: str) -> None:
+    """Send a good answer, behind more than the whole stream may hold."""
+    await _repeat(writer, _progress(), FLOOD_BYTES)
+    writer.write(b"event: message\ndata: " + _answer(identifier) + b"\n\n")
+
+
 HTTP_FAULTS: dict[str, Fault] = {
     "hang": _hang,
     "hang_after_head": _hang_after_head,
@@ -196,6 +224,9 @@ HTTP_FAULTS: dict[str, Fault] = {
     "dies_in_body": _dies_in_body,
     "dies_in_chunk": _dies_in_chunk,
     "dies_in_stream": _dies_in_stream,
+    "comment_flood": _comment_flood,
+    "notification_flood": _notification_flood,
+    "late_answer": _late_answer,
     "huge_body": _huge_body,
     "huge_event": _huge_event,
     "huge_line": _huge_line,

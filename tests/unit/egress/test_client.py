@@ -230,6 +230,23 @@ async def test_clients_bound_a_body_but_not_an_event_stream() -> None:
             await client.get(f"{base}/json")
 
 
+@pytest.mark.parametrize("message_mb", [1, 3])
+async def test_the_bound_on_a_body_is_that_on_a_message_of_an_upstream(message_mb: int) -> None:
+    settings = Settings(
+        egress_allow_networks=LOOPBACK.allow_networks, egress_allow_http=True, upstream_message_mb=message_mb
+    )
+    bound = message_mb * 1024 * 1024
+
+    async def answer(path: str, _headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"x" * (bound + (path == "/more"))))
+
+    async with serve(answer) as server, Egress.from_settings(settings) as out, out.client() as client:
+        base = f"http://127.0.0.1:{server.port}"
+        assert len((await client.get(f"{base}/as-much")).content) == bound
+        with pytest.raises(httpx2.StreamError, match=f"larger than {bound}"):
+            await client.get(f"{base}/more")
+
+
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Oops", "304 Not Modified"])
 async def test_an_error_status_is_an_upstream_error(status: str) -> None:
     async with serve(canned(reply(b"", status))) as server, egress() as out:
