@@ -19,69 +19,33 @@ from typing import TYPE_CHECKING
 import structlog
 from mcp import MCPError
 
-from agentapi.errors import NotFoundError, UpstreamError, UpstreamNeedsConnectionError
+from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError
+from agentapi.gateway.background import Background, shutting_down
 from agentapi.gateway.items import CatalogueItem, named
 from agentapi.gateway.listing import Kind, Listing, fetch
 from agentapi.gateway.names import upstream_of
+from agentapi.gateway.unknown import unknown_prompt, unknown_tool
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.lists import ListTooLargeError
 from agentapi.upstreams.reasons import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from agentapi.principal import Principal, UpstreamId, UserId
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.models import Upstream
 
-__all__ = [
-    "Catalogue",
-    "Collection",
-    "UnknownItemError",
-    "UnknownPromptError",
-    "UnknownToolError",
-    "unknown_prompt",
-    "unknown_tool",
-]
+__all__ = ["Catalogue", "Collection"]
 
 _log = structlog.get_logger(__name__)
-
-_MAX_ECHO = 128
-"""How much of a name that came from outside is repeated in an error."""
 
 _MIN_REFETCH_S = 1.0
 """Calls to names that do not exist ask an upstream for its list at most this often."""
 
 _Key = tuple["UpstreamId", int, "UserId", Kind]
 """Upstream, version of its configuration, user and kind; the id of an upstream is unique across organisations."""
-
-
-class UnknownItemError(NotFoundError):
-    """No upstream of the workspace offers a thing of this name to this caller."""
-
-    code = "unknown_item"
-
-
-class UnknownToolError(UnknownItemError):
-    """There is no such tool."""
-
-    code = "unknown_tool"
-
-
-class UnknownPromptError(UnknownItemError):
-    """There is no such prompt."""
-
-    code = "unknown_prompt"
-
-
-def unknown_tool(name: str, kind: type[UnknownToolError] = UnknownToolError) -> UnknownToolError:
-    """Return the error for a name that no tool has, or none that the caller may know of; the two read alike."""
-    return kind(f"Unknown tool: {name[:_MAX_ECHO]}")
-
-
-def unknown_prompt(name: str) -> UnknownPromptError:
-    """Return the error for a name that no prompt has, or none that the caller may know of."""
-    return UnknownPromptError(f"Unknown prompt: {name[:_MAX_ECHO]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,20 +133,11 @@ class Catalogue:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._keys: defaultdict[UpstreamId, set[_Key]] = defaultdict(set)
         self._fetching: dict[_Key, _Fetch] = {}
-        self._tasks: asyncio.TaskGroup | None = None
-        self._running: set[asyncio.Task[_Entry]] = set()
+        self._background = Background()
 
-    @contextlib.asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
+    def run(self) -> AbstractAsyncContextManager[None]:
         """Own the fetches for the length of the context; leaving it ends them."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            try:
-                yield
-            finally:
-                self._tasks = None
-                for task in self._running:
-                    task.cancel()
+        return self._background.run()
 
     def is_bare(self, upstreams: Sequence[Upstream]) -> bool:
         """Return whether names and URIs of a workspace with these upstreams carry no prefix."""
@@ -315,22 +270,18 @@ class Catalogue:
             return await asyncio.shield(running.task)
         except asyncio.CancelledError:
             if running.task.cancelled():
-                raise _shutting_down() from None
+                raise shutting_down() from None
             raise
 
     def _start(self, key: _Key, upstream: Upstream, principal: Principal) -> _Fetch:
         running = self._fetching.get(key)
         if running is not None:
             return running
-        if self._tasks is None:
-            raise _shutting_down()
         caller = Caller(principal.org_id, principal.user_id)
-        running = _Fetch(self._tasks.create_task(self._fetch_now(key, upstream, caller)))
+        running = _Fetch(self._background.start(self._fetch_now(key, upstream, caller)))
         self._fetching[key] = running
-        self._running.add(running.task)
 
         def finished(task: asyncio.Task[_Entry]) -> None:
-            self._running.discard(task)
             if self._fetching.get(key) is running:
                 del self._fetching[key]
             if not running.outdated and not task.cancelled():
@@ -403,7 +354,3 @@ class Catalogue:
         self._keys[key[0]].discard(key)
         if not self._keys[key[0]]:
             del self._keys[key[0]]
-
-
-def _shutting_down() -> UpstreamError:
-    return UpstreamError("The gateway is shutting down.")

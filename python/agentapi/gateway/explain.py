@@ -9,11 +9,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from agentapi.errors import ConflictError, InvalidRequestError, NotFoundError, UpstreamError
-from agentapi.gateway.catalogue import UnknownToolError
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import upstream_of
 from agentapi.gateway.policy import subject_of
 from agentapi.gateway.scopes import scopes_of
+from agentapi.gateway.unknown import UnknownToolError
 from agentapi.identity.permissions import Permission, permits, require
 from agentapi.policy.decisions import Outcome, Reason, conclude, decide
 from agentapi.policy.models import Actor

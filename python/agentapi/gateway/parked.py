@@ -12,7 +12,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -23,10 +22,12 @@ from mcp import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agentapi.errors import AgentAPIError, UpstreamError
+from agentapi.gateway.background import Background, shutting_down
 from agentapi.gateway.capabilities import QUESTIONS, missing_capability_error, required_capability
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from agentapi.gateway.request_state import Binding, RequestStates
     from agentapi.gateway.rewrite import Rewriter
@@ -102,7 +103,7 @@ class _Call:
         if failed and self.missing is not None:
             raise missing_capability_error(self.missing)
         if self.result is None:
-            raise self.failure or UpstreamError("The gateway is shutting down.")
+            raise self.failure or shutting_down()
         return self.result
 
 
@@ -123,23 +124,14 @@ class ParkedCalls:
         self._max_calls_per_user = max_calls_per_user
         self._parked: dict[str, _Call] = {}
         self._held: Counter[tuple[OrgId, UserId]] = Counter()
-        self._tasks: asyncio.TaskGroup | None = None
-        self._running: set[_Call] = set()
+        self._background = Background()
 
     def __len__(self) -> int:
         return len(self._parked)
 
-    @contextlib.asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
+    def run(self) -> AbstractAsyncContextManager[None]:
         """Own the calls for the length of the context; leaving it takes them back from the upstreams."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            try:
-                yield
-            finally:
-                self._tasks = None
-                for call in self._running:
-                    _cancel(call)
+        return self._background.run()
 
     async def begin(
         self,
@@ -163,12 +155,8 @@ class ParkedCalls:
             UpstreamError: As ``_Call.outcome``.
             TooManyParkedError: It would have to wait and there is no room.
         """
-        if self._tasks is None:
-            raise UpstreamError("The gateway is shutting down.")
         call = _Call(binding, capabilities, rewriter)
-        self._running.add(call)
-        call.task = self._tasks.create_task(self._drive(call, send))
-        call.task.add_done_callback(lambda _: self._running.discard(call))
+        call.task = self._background.start(self._drive(call, send))
         return await self._listen(call, listener)
 
     async def resume(self, binding: Binding, listener: Peer, sealed: object, responses: object) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentapi.errors import ForbiddenError, InsufficientScopeError
-from agentapi.gateway.catalogue import UnknownToolError, unknown_tool
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import SEPARATOR
+from agentapi.gateway.unknown import UnknownToolError, unknown_tool
 from agentapi.identity.permissions import Permission, require
 from agentapi.policy.decisions import decide
 from agentapi.policy.models import Actor, Subject

@@ -7,18 +7,15 @@ different eras: see ``forwarding``.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp import MCPError
 from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentapi.errors import AgentAPIError
 from agentapi.gateway.account_tool import account_tool, connected, upstream_to_connect
-from agentapi.gateway.capabilities import union
-from agentapi.gateway.catalogue import UnknownToolError, unknown_prompt, unknown_tool
+from agentapi.gateway.discovery import Discovery
 from agentapi.gateway.exchange import Interest
 from agentapi.gateway.forwarding import caller_of
 from agentapi.gateway.items import Target
@@ -27,8 +24,9 @@ from agentapi.gateway.names import split_uri
 from agentapi.gateway.rewrite import Rewriter
 from agentapi.gateway.search import CALL_TOOL, FIND_TOOLS, SEARCH_TOOLS, Finder, inner_call
 from agentapi.gateway.subscriptions import Source
+from agentapi.gateway.unknown import UnknownToolError, unknown_prompt, unknown_tool
 from agentapi.identity.permissions import Permission, permits, require
-from agentapi.upstreams.link import Caller, Era
+from agentapi.upstreams.link import Era
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -45,15 +43,12 @@ if TYPE_CHECKING:
     from agentapi.gateway.subscriptions import Subscriptions
     from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
     from agentapi.upstreams.client import UpstreamClient
-    from agentapi.upstreams.link import Profile
     from agentapi.upstreams.models import Upstream
 
 __all__ = ["Router", "Target"]
 
 _RESOURCE_NOT_FOUND: Final = -32002
 """Of the older revisions (specification 2025-11-25, "Resources"); the modern one says invalid params."""
-_MAX_INSTRUCTIONS: Final = 4096
-"""How much of one upstream's instructions is passed on, in characters."""
 _MAX_ECHO: Final = 200
 """How much of a URI that came from outside is repeated in an error."""
 
@@ -106,7 +101,7 @@ class Router:
         self._subscriptions = subscriptions
         self._recorder = recorder
         self.connect = connect
-        self._profile_timeout_s = profile_timeout_s
+        self._discovery = Discovery(client, timeout_s=profile_timeout_s)
         self._finder = Finder()
         client.on_change(self._changed)
 
@@ -133,7 +128,7 @@ class Router:
         if method in _LISTS:
             return await self._list(exchange)
         if modern and method == "server/discover":
-            return await self._discover(exchange)
+            return await self._discovery.answer(exchange, ttl_s=self.catalogue.ttl_s)
         if not modern and method in _SUBSCRIPTIONS:
             await self._check_subscription(exchange)
             return {}
@@ -198,11 +193,11 @@ class Router:
 
     async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
         """Return what the upstreams of the workspace can do together."""
-        return union(await self._profiles(visitor))
+        return await self._discovery.capabilities(visitor)
 
     async def instructions(self, visitor: Visitor) -> str | None:
         """Return what the upstreams have a client's model told, each under its name where there are several."""
-        return _instructions(visitor, await self._profiles(visitor))
+        return await self._discovery.instructions(visitor)
 
     async def notified(self, visitor: Visitor, method: str, params: dict[str, Any]) -> None:
         """Pass on that a client's roots changed to the upstreams that its session has spoken to."""
@@ -287,30 +282,6 @@ class Router:
             # Lists vary by authorization, so no client may share them.
             head = {"resultType": "complete", "ttlMs": int(found.fresh_s * 1000), "cacheScope": "private"}
         return self._pages.page(exchange, kind, items, exchange.params.get("cursor"), head)
-
-    async def _discover(self, exchange: Exchange) -> dict[str, Any]:
-        profiles = await self._profiles(exchange)
-        result: dict[str, Any] = {
-            "resultType": "complete",
-            "supportedVersions": list(MODERN_PROTOCOL_VERSIONS),
-            "capabilities": union(profiles),
-            # What an upstream that is down cannot say is a guess, good for this moment.
-            "ttlMs": 0 if None in profiles else int(self.catalogue.ttl_s * 1000),
-            "cacheScope": "private",
-        }
-        instructions = _instructions(exchange, profiles)
-        return result if instructions is None else {**result, "instructions": instructions}
-
-    async def _profiles(self, visitor: Visitor) -> list[Profile | None]:
-        caller = Caller(visitor.principal.org_id, visitor.principal.user_id)
-        return list(await asyncio.gather(*(self._profile(each, caller) for each in visitor.view.upstreams)))
-
-    async def _profile(self, upstream: Upstream, caller: Caller) -> Profile | None:
-        try:
-            async with asyncio.timeout(self._profile_timeout_s):
-                return await self._client.profile(upstream, caller)
-        except (AgentAPIError, MCPError, TimeoutError):
-            return None
 
     async def _tool(self, exchange: Exchange) -> Target:
         principal, view, name = exchange.principal, exchange.view, exchange.params.get("name")
@@ -410,15 +381,3 @@ def _belongs(uri: str, upstream: Upstream, bare: bool) -> bool:
         return True
     split = split_uri(uri)
     return split is not None and split[0] == upstream.name
-
-
-def _instructions(visitor: Visitor, profiles: list[Profile | None]) -> str | None:
-    """Return the upstreams' instructions in the order of their names."""
-    named = {
-        upstream.name: profile.instructions[:_MAX_INSTRUCTIONS]
-        for upstream, profile in zip(visitor.view.upstreams, profiles, strict=True)
-        if profile is not None and profile.instructions
-    }
-    if len(visitor.view.upstreams) == 1:
-        return next(iter(named.values()), None)
-    return "\n\n".join(f"{name}: {named[name]}" for name in sorted(named)) or None

@@ -17,12 +17,14 @@ from mcp import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import METHOD_NOT_FOUND
 
-from agentapi.errors import AgentAPIError, UpstreamError
+from agentapi.errors import AgentAPIError
+from agentapi.gateway.background import Background
 from agentapi.gateway.exchange import Interest
 from agentapi.upstreams.link import Caller, Era
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from agentapi.gateway.rewrite import Rewriter
     from agentapi.principal import Principal, UpstreamId, UserId, WorkspaceId
@@ -121,23 +123,14 @@ class Subscriptions:
         self._retry_s = retry_s
         self._feeds: dict[_FeedKey, _Feed] = {}
         self._streams: defaultdict[WorkspaceId, set[_Stream]] = defaultdict(set)
-        self._tasks: asyncio.TaskGroup | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def __len__(self) -> int:
         return len(self._feeds)
 
-    @contextlib.asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
+    def run(self) -> AbstractAsyncContextManager[None]:
         """Own the subscriptions for the length of the context; leaving it ends them."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            try:
-                yield
-            finally:
-                self._tasks = None
-                for task in self._running:
-                    task.cancel()
+        return self._background.run()
 
     @contextlib.asynccontextmanager
     async def listen(
@@ -197,22 +190,13 @@ class Subscriptions:
                     feed.hear(f"notifications/{kind}/list_changed", {})
 
     def _feed(self, upstream: Upstream, principal: Principal) -> _Feed:
-        if self._tasks is None:
-            raise UpstreamError("The gateway is shutting down.")
         key = upstream.id, upstream.version, principal.user_id
         feed = self._feeds.get(key)
         if feed is None:
-            feed = self._feeds[key] = _Feed(upstream, Caller(principal.org_id, principal.user_id))
-            self._spawn(self._serve(key, feed))
+            feed = _Feed(upstream, Caller(principal.org_id, principal.user_id))
+            self._background.start(self._serve(key, feed))
+            self._feeds[key] = feed
         return feed
-
-    def _spawn(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
-        if self._tasks is None:
-            work.close()
-            raise UpstreamError("The gateway is shutting down.")
-        task = self._tasks.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
 
     async def _serve(self, key: _FeedKey, feed: _Feed) -> None:
         """Keep the upstream subscribed to what the listeners want, until there are none."""
@@ -268,7 +252,7 @@ class Subscriptions:
         hold = _Hold(wanted)
         if wanted == Interest():
             return hold
-        self._spawn(self._hold(feed, hold))
+        self._background.start(self._hold(feed, hold))
         await hold.up.wait()
         return hold
 

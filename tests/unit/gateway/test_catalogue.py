@@ -12,8 +12,9 @@ from mcp import MCPError
 from mcp_types import INTERNAL_ERROR, METHOD_NOT_FOUND
 
 from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError, UpstreamTimeoutError
-from agentapi.gateway.catalogue import Catalogue, UnknownPromptError, UnknownToolError
+from agentapi.gateway.catalogue import Catalogue
 from agentapi.gateway.listing import Kind
+from agentapi.gateway.unknown import UnknownPromptError, UnknownToolError
 from agentapi.principal import UserId
 from unit.gateway.doubles import Client, Server, tool
 from unit.upstreams.doubles import PRINCIPAL, Clock, drain, upstream

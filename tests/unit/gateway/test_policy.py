@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from agentapi.errors import ForbiddenError
-from agentapi.gateway.catalogue import UnknownToolError
 from agentapi.gateway.items import named
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.policy import Policy
+from agentapi.gateway.unknown import UnknownToolError
 from agentapi.policy.fingerprints import stored_name
 from agentapi.policy.models import ApprovalState, Effect, ToolPolicy
 from agentapi.policy.registry import WorkspacePolicy
