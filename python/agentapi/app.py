@@ -41,6 +41,9 @@ from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.http_server import WRITE_TIMEOUT_STATE, spare_long_lived_objects
 from agentapi.identity.access import guard_routes
+from agentapi.identity.api_keys.book import KeyBook
+from agentapi.identity.api_keys.directory import KeyDirectory
+from agentapi.identity.api_keys.routes import KeyRoutes
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.jobs.queue import JobQueue
 from agentapi.keyring_source import load_keyring, load_keyring_text
@@ -193,6 +196,8 @@ async def _routes(
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
     admission = Admission(database, clock=clock)
+    keys = KeyDirectory(database)
+    stack.push_async_callback(keys.aclose)
     registry = UpstreamRegistry(database, audit=audit, clock=clock)
     policies = PolicyRegistry(database, audit=audit, clock=clock)
     policy = Policy(policies)
@@ -260,6 +265,7 @@ async def _routes(
     endpoint = McpEndpoint(
         resource=resource,
         issuers=directory,
+        keys=keys,
         admission=admission,
         registry=registry,
         guard=guard,
@@ -273,7 +279,8 @@ async def _routes(
         refusals=refusals,
     )
 
-    authorize = authorizer(directory, admission, refusals, audience=public_url)
+    authorize = authorizer(directory, keys, admission, refusals, audience=public_url)
+    key_book = KeyBook(database, audit=audit, directory=keys, asks_scopes=directory.asks_operation_scopes)
     registration = Registration(keyring=keyring, check_url=egress.check, commands=commands.user_variables)
     upstreams = UpstreamRoutes(
         authorize=authorize,
@@ -308,6 +315,7 @@ async def _routes(
         *imports.routes(),
         *policy_routes.routes(),
         *explainer.routes(),
+        *KeyRoutes(authorize=authorize, book=key_book).routes(),
         *AuditRoutes(database, audit_reader(authorize)).routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),

@@ -36,3 +36,5 @@ class Principal:
     issuer: str
     subject: str
     scopes: frozenset[str] = frozenset()
+    key_id: UUID | None = None
+    """The API key that it came with, if it came with one."""

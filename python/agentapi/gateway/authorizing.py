@@ -1,4 +1,4 @@
-"""Who calls a route of ``/api``: its token verified and admitted once, however often a request is asked about it."""
+"""Who calls a route of ``/api``: token or key verified and admitted once, however often a request is asked about it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentapi.audit.models import DEPLOYMENT
 from agentapi.errors import AgentAPIError
-from agentapi.identity.authentication import authenticate
+from agentapi.identity.authentication import authenticate, key_grant, require_api_scope
 from agentapi.identity.permissions import Permission, require
 
 if TYPE_CHECKING:
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from agentapi._core import VerifiedToken
     from agentapi.gateway.refusals import Refusals
+    from agentapi.identity.api_keys.directory import KeyDirectory
+    from agentapi.identity.api_keys.models import KeyGrant
     from agentapi.identity.issuers import IssuerDirectory
     from agentapi.principal import OrgId, Principal
     from agentapi.tenancy.admission import Admission
@@ -26,18 +29,23 @@ _PRINCIPAL: Final = "agentapi.principal"
 
 
 def authorizer(
-    directory: IssuerDirectory, admission: Admission, refusals: Refusals, *, audience: str
+    directory: IssuerDirectory, keys: KeyDirectory, admission: Admission, refusals: Refusals, *, audience: str
 ) -> Callable[[Request], Awaitable[Principal]]:
-    """Return what gives the principal of a request to the resource ``audience``."""
+    """Return what gives the principal of a request, by its access token for ``audience`` or its API key."""
 
     async def authorize(request: Request) -> Principal:
         known: Principal | None = request.scope.get(_PRINCIPAL)
         if known is not None:
             return known
-        token = None
+        token: VerifiedToken | KeyGrant | None = None
         try:
-            token = await authenticate(directory, request.scope["headers"], audience=audience)
-            principal = await admission.admit(token)
+            token = grant = await key_grant(keys, request.scope)
+            if grant is not None:
+                require_api_scope(grant, request.method)
+                principal = grant.principal
+            else:
+                token = verified = await authenticate(directory, request.scope["headers"], audience=audience)
+                principal = await admission.admit(verified)
         except AgentAPIError as error:
             await refusals.note(error, token)
             raise

@@ -28,7 +28,8 @@ from agentapi.gateway.refusals import ForeignOrganizationError
 from agentapi.gateway.resource import NO_WORKSPACE, Place
 from agentapi.gateway.rpc import RpcRefusalError, refusal_response
 from agentapi.gateway.scopes import scopes_of
-from agentapi.identity.authentication import verified_token
+from agentapi.identity.api_keys.models import KeyGrant
+from agentapi.identity.authentication import key_grant, verified_token
 from agentapi.problems import rpc_error_response
 from agentapi.request_body import ClientGoneError, read_body
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from agentapi.gateway.call import Incoming
     from agentapi.gateway.refusals import Refusals
     from agentapi.gateway.resource import ProtectedResource
+    from agentapi.identity.api_keys.directory import KeyDirectory
     from agentapi.identity.issuers import IssuerDirectory
     from agentapi.limits.local import LocalRateLimit
     from agentapi.principal import Principal
@@ -79,6 +81,7 @@ class McpEndpoint:
     Args:
         resource: The endpoint as an OAuth protected resource.
         issuers: Verifies tokens.
+        keys: Verifies API keys; without it there are none.
         admission: Admits their owners.
         registry: Has the workspaces.
         guard: Refuses what pages of others send.
@@ -105,12 +108,14 @@ class McpEndpoint:
         max_body_bytes: int,
         max_json_depth: int,
         body_timeout_s: float,
+        keys: KeyDirectory | None = None,
         has_toolset: Callable[[Principal, WorkspaceView, str], Awaitable[bool]] | None = None,
         rate_limit: LocalRateLimit | None = None,
         refusals: Refusals | None = None,
     ) -> None:
         self._resource = resource
         self._issuers = issuers
+        self._keys = keys
         self._admission = admission
         self._registry = registry
         self._guard = guard
@@ -127,7 +132,7 @@ class McpEndpoint:
         """Serve one request; see the module's description for the order of steps."""
         place: Place | None = None
         incoming: Incoming | None = None
-        token: VerifiedToken | None = None
+        token: VerifiedToken | KeyGrant | None = None
         try:
             place = Place.of(scope)
             token = await self._authenticate(scope, place)
@@ -154,8 +159,13 @@ class McpEndpoint:
         except ClientGoneError:
             return
 
-    async def _authenticate(self, scope: Scope, place: Place) -> VerifiedToken:
+    async def _authenticate(self, scope: Scope, place: Place) -> VerifiedToken | KeyGrant:
         self._guard.check(scope["headers"])
+        grant = None if self._keys is None else await key_grant(self._keys, scope)
+        if grant is not None:
+            if grant.organization != place.org or grant.workspace not in {None, place.workspace}:
+                raise ForeignOrganizationError(grant)
+            return grant
         audiences = self._resource.audiences(place)
         token = await verified_token(self._issuers, scope["headers"], audiences=audiences)
         if token.organization != place.org:
@@ -170,16 +180,16 @@ class McpEndpoint:
         body = await read_body(scope, receive, max_bytes=limit, timeout_s=self._body_timeout_s)
         return read_message(body, max_bytes=limit, max_depth=self._max_json_depth)
 
-    def _needed_scopes(self, token: VerifiedToken, incoming: Incoming | None) -> frozenset[str]:
+    def _needed_scopes(self, token: VerifiedToken | KeyGrant, incoming: Incoming | None) -> frozenset[str]:
         """Return all scopes that the operation needs; a challenge names them all (RFC 6750, section 3.1)."""
         needed = frozenset(self._issuers.required_scopes(token.issuer))
         if incoming is not None and self._issuers.asks_operation_scopes(token.issuer):
             needed |= scopes_of(incoming.method, incoming.params)
         return needed
 
-    async def _admit(self, scope: Scope, token: VerifiedToken, place: Place, needed: frozenset[str]) -> Call:
+    async def _admit(self, scope: Scope, token: VerifiedToken | KeyGrant, place: Place, needed: frozenset[str]) -> Call:
         try:
-            principal = await self._admission.admit(token)
+            principal = token.principal if isinstance(token, KeyGrant) else await self._admission.admit(token)
         except NotFoundError:
             raise NotFoundError(NO_WORKSPACE) from None
         view = await self._registry.view(principal, place.workspace)
@@ -201,7 +211,7 @@ class McpEndpoint:
             challenge=challenge,
         )
 
-    async def _tell(self, error: AgentAPIError, token: VerifiedToken | None) -> None:
+    async def _tell(self, error: AgentAPIError, token: VerifiedToken | KeyGrant | None) -> None:
         """Tell the operator's logs why a request is refused."""
         if error.log_context:
             _log.info("request_refused", code=error.code, **error.log_context)

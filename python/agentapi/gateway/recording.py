@@ -162,5 +162,7 @@ class Record:
             details["toolset"] = exchange.toolset
         if code is not None:
             details["code"] = code
+        if exchange.principal.key_id is not None:
+            details["by"] = f"key:{exchange.principal.key_id}"
         resource = "" if target is None else f"upstream:{target.upstream.id}"
         return Entry(_ACTIONS[exchange.method], outcome, resource, details)

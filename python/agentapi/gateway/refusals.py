@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from agentapi.audit.models import DEPLOYMENT, Actor, Entry, Outcome
 from agentapi.errors import AgentAPIError, ForbiddenError, NotFoundError, UnauthenticatedError
 from agentapi.gateway.resource import NO_WORKSPACE
+from agentapi.identity.api_keys.models import KeyGrant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ _DEPLOYMENT: Final = Actor(DEPLOYMENT)
 class ForeignOrganizationError(NotFoundError):
     """The token is of another organisation than the path, which reads like a workspace that does not exist."""
 
-    def __init__(self, token: VerifiedToken) -> None:
+    def __init__(self, token: VerifiedToken | KeyGrant) -> None:
         super().__init__(NO_WORKSPACE)
         self.token = token
 
@@ -57,7 +58,7 @@ class Refusals:
         self._noted = 0
         self._suppressed = 0
 
-    async def note(self, error: AgentAPIError, token: VerifiedToken | None) -> None:
+    async def note(self, error: AgentAPIError, token: VerifiedToken | KeyGrant | None) -> None:
         """Note that a request was refused, if it was for the credential that it presented."""
         if isinstance(error, ForeignOrganizationError):
             token = error.token
@@ -86,7 +87,9 @@ class Refusals:
         self._noted += 1
         return True
 
-    async def _owner(self, token: VerifiedToken) -> Doer:
+    async def _owner(self, token: VerifiedToken | KeyGrant) -> Doer:
+        if isinstance(token, KeyGrant):
+            return token.principal
         try:
             return await self._admission.admit(token)
         except AgentAPIError:

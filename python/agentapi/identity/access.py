@@ -67,6 +67,12 @@ ROUTES: Final[Mapping[str, Access]] = {
     "DELETE /api/v1/mcp/configurations/{id}": _P.UPSTREAMS_WRITE_OWN,
     "POST /api/v1/mcp/test": _P.UPSTREAMS_WRITE_OWN,
     "POST /api/v1/mcp/import": _P.UPSTREAMS_WRITE_OWN,
+    # API keys. Whose they are is for the routes.
+    "POST /api/v1/api-keys": _P.API_KEYS_OWN,
+    "GET /api/v1/api-keys": _P.API_KEYS_OWN,
+    "GET /api/v1/api-keys/{id}": _P.API_KEYS_OWN,
+    "DELETE /api/v1/api-keys/{id}": _P.API_KEYS_OWN,
+    "POST /api/v1/api-keys/{id}/rotate": _P.API_KEYS_OWN,
     # Which tools a principal sees.
     "GET /api/v1/mcp/policy": _P.POLICY_READ,
     "PUT /api/v1/mcp/policy": _P.POLICY_WRITE,

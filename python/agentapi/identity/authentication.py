@@ -6,14 +6,20 @@ import re
 from typing import TYPE_CHECKING
 
 from agentapi.errors import InsufficientScopeError, UnauthenticatedError
+from agentapi.identity.api_keys.models import API_READ, API_WRITE
+from agentapi.identity.api_keys.text import PREFIX, holds_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from starlette.types import Scope
+
     from agentapi._core import VerifiedToken
+    from agentapi.identity.api_keys.directory import KeyDirectory
+    from agentapi.identity.api_keys.models import KeyGrant
     from agentapi.identity.issuers import IssuerDirectory
 
-__all__ = ["authenticate", "bearer_token", "verified_token"]
+__all__ = ["authenticate", "bearer_token", "key_grant", "require_api_scope", "verified_token"]
 
 _BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9\-._~+/]+=*) *")
 """``credentials`` of RFC 6750, section 2.1. Only the scheme ignores case, which costs a step for each character."""
@@ -34,6 +40,32 @@ def bearer_token(headers: Iterable[tuple[bytes, bytes]]) -> str:
     if match is None:
         raise UnauthenticatedError("not_a_bearer_token", presented=True)
     return match.group(1)
+
+
+async def key_grant(keys: KeyDirectory, scope: Scope) -> KeyGrant | None:
+    """Return what the API key of a request grants, or None if its credential is none.
+
+    Raises:
+        UnauthenticatedError: The key is not good, or stands in the address, where it has no business (RFC 6750,
+            section 2.3).
+        RateLimitedError: Too many keys are being looked up.
+        StorageUnavailableError: The database cannot be asked.
+    """
+    if holds_key(scope["query_string"]):
+        raise UnauthenticatedError("api_key_in_query", presented=True)
+    token = bearer_token(scope["headers"])
+    return await keys.grant(token) if token.startswith(PREFIX) else None
+
+
+def require_api_scope(grant: KeyGrant, method: str) -> None:
+    """Refuse a key that is not good for a request of that method to the API.
+
+    Raises:
+        InsufficientScopeError: It is not.
+    """
+    needed = API_READ if method in {"GET", "HEAD"} else API_WRITE
+    if needed not in grant.scopes:
+        raise InsufficientScopeError((needed,))
 
 
 async def verified_token(

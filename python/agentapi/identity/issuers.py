@@ -25,6 +25,7 @@ from agentapi._core import (
     VerifiedToken,
 )
 from agentapi.errors import AgentAPIError, StartupError, UnauthenticatedError
+from agentapi.identity.api_keys.models import KEY_ISSUER
 from agentapi.identity.presets import PRESETS, effective_claims
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class IssuerDirectory:
         self.issuers = tuple(settings.issuer for settings in issuers)
         if len(self._required_scopes) != len(issuers):
             raise StartupError("AGENTAPI_ISSUERS names one issuer twice; give each issuer once.")
+        if KEY_ISSUER in self._required_scopes:
+            raise StartupError(f"AGENTAPI_ISSUERS names {KEY_ISSUER}, which stands for API keys.")
+        # A key has scopes, and is asked for them like a token whose issuer gives them by operation.
+        self._required_scopes[KEY_ISSUER] = ()
+        self._operation_scopes |= {KEY_ISSUER}
         try:
             self._verifier = TokenVerifier(
                 [_policy(settings) for settings in issuers], leeway_s=leeway_s, cache_entries=cache_entries

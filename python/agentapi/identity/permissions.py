@@ -11,7 +11,7 @@ from agentapi.principal import Role
 if TYPE_CHECKING:
     from agentapi.principal import Principal
 
-__all__ = ["Permission", "permits", "require", "role_permits"]
+__all__ = ["Permission", "permits", "require", "role_permits", "within"]
 
 
 class Permission(StrEnum):
@@ -33,6 +33,8 @@ class Permission(StrEnum):
     AUDIT_READ = "audit:read"
     AUDIT_READ_DEPLOYMENT = "audit:read:deployment"
     CONNECTIONS_OWN = "connections:own"
+    API_KEYS_OWN = "api_keys:own"
+    API_KEYS_ALL = "api_keys:all"
 
 
 _P = Permission
@@ -63,6 +65,8 @@ _TABLE: dict[Permission, frozenset[Role]] = {
     _P.CONNECTIONS_OWN: _ALL,
     _P.AUDIT_READ: _ADMINS,
     _P.AUDIT_READ_DEPLOYMENT: _PLATFORM,
+    _P.API_KEYS_OWN: _PEOPLE,
+    _P.API_KEYS_ALL: _ADMINS,
 }
 """Who may do it; what stands in no row, nobody may."""
 _NOBODY: frozenset[Role] = frozenset()
@@ -71,6 +75,11 @@ _NOBODY: frozenset[Role] = frozenset()
 def role_permits(role: Role, permission: Permission) -> bool:
     """Return whether ``role`` carries ``permission``."""
     return role in _TABLE.get(permission, _NOBODY)
+
+
+def within(role: Role, other: Role) -> bool:
+    """Return whether ``role`` carries no permission that ``other`` lacks."""
+    return all(role_permits(other, each) for each in Permission if role_permits(role, each))
 
 
 def permits(principal: Principal, permission: Permission) -> bool:

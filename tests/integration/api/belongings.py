@@ -24,11 +24,19 @@ async def _toolset(api: Api) -> str:
     return str(answer.json()["id"])
 
 
+async def _key(api: Api) -> str:
+    answer = await api.caller().request("POST", "/api/v1/api-keys", json={"name": "mine-key"})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
 PLACES: Mapping[str, Callable[[Api], Awaitable[str]]] = {
     "/api/v1/mcp/configurations/{id}": _upstream,
     "/api/v1/mcp/toolsets/{id}": _toolset,
     "/api/v1/mcp/oauth/providers/{id}": _upstream,
     "/api/v1/mcp/credentials/{upstream}": _upstream,
+    "/api/v1/api-keys/{id}": _key,
+    "/api/v1/api-keys/{id}/rotate": _key,
 }
 """How a tenant comes to the thing that the last parameter of a path names."""
 

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from tenants import Tenant
 
 NOT_SEALED = {
+    ("api_keys", "hash"),
+    ("api_keys", "previous_hash"),
     ("audit_checkpoints", "hash"),
     ("audit_checkpoints", "previous"),
     ("audit_checkpoints", "signature"),

@@ -36,9 +36,10 @@ TENANT_TABLES = (
     "oauth_flows",
     "oauth_connections",
     "brought_credentials",
+    "api_keys",
 )
 _WRITABLE: tuple[str | None, ...] = ("name", "name", "email", "name", "document", "description", "revision", "state")
-_WRITABLE += ("client_id", "provider", None, "status", "status")
+_WRITABLE += ("client_id", "provider", None, "status", "status", "last_used_at")
 """A column of each that the application may update; of flows it may update none."""
 
 APPEND_ONLY = {"audit_log", "audit_checkpoints"}

@@ -28,6 +28,8 @@ TABLE: dict[Permission, set[Role]] = {
     P.CONNECTIONS_OWN: {R.PLATFORM_ADMIN, R.ORG_ADMIN, R.MEMBER, R.VIEWER, R.AGENT},
     P.AUDIT_READ: {R.PLATFORM_ADMIN, R.ORG_ADMIN},
     P.AUDIT_READ_DEPLOYMENT: {R.PLATFORM_ADMIN},
+    P.API_KEYS_OWN: {R.PLATFORM_ADMIN, R.ORG_ADMIN, R.MEMBER, R.VIEWER},
+    P.API_KEYS_ALL: {R.PLATFORM_ADMIN, R.ORG_ADMIN},
 }
 """Whoever adds a role or a permission decides here, once more, who may."""
 

@@ -1,0 +1,1 @@
+"""API keys: credentials that an organisation's people make for programs."""
