@@ -57,6 +57,8 @@ from agentapi.outermost import CrashGuard, PlainStartupFailure
 from agentapi.policy.registry import PolicyRegistry
 from agentapi.policy.routes import PolicyRoutes
 from agentapi.problems import bearer_challenge, problem_response
+from agentapi.prompts.registry import PromptRegistry
+from agentapi.prompts.routes import PromptRoutes
 from agentapi.request_body import ClientGoneError
 from agentapi.settings import load_issuers, load_settings
 from agentapi.stopping import on_stop_signal
@@ -201,6 +203,7 @@ async def _routes(
     registry = UpstreamRegistry(database, audit=audit, clock=clock)
     policies = PolicyRegistry(database, audit=audit, clock=clock)
     policy = Policy(policies)
+    prompts = PromptRegistry(database, audit=audit, clock=clock)
     support = await asyncio.to_thread(SandboxSupport.detect)
     _log.info("sandbox", mode=settings.sandbox, **support.as_dict())
     if settings.sandbox != "off":
@@ -316,6 +319,7 @@ async def _routes(
         *policy_routes.routes(),
         *explainer.routes(),
         *KeyRoutes(authorize=authorize, book=key_book).routes(),
+        *PromptRoutes(authorize=authorize, prompts=prompts).routes(),
         *AuditRoutes(database, audit_reader(authorize)).routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),

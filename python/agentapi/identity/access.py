@@ -100,6 +100,15 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /api/v1/mcp/credentials/{upstream}": _P.UPSTREAMS_READ,
     "PUT /api/v1/mcp/credentials/{upstream}": _P.UPSTREAMS_READ,
     "DELETE /api/v1/mcp/credentials/{upstream}": _P.UPSTREAMS_READ,
+    # Prompts; whose they are decides the route.
+    "GET /api/v1/prompts": _P.PROMPTS_READ,
+    "POST /api/v1/prompts": _P.PROMPTS_WRITE_OWN,
+    "POST /api/v1/prompts/compose": _P.PROMPTS_GET,
+    "GET /api/v1/prompts/{id}": _P.PROMPTS_READ,
+    "PUT /api/v1/prompts/{id}": _P.PROMPTS_WRITE_OWN,
+    "DELETE /api/v1/prompts/{id}": _P.PROMPTS_WRITE_OWN,
+    "GET /api/v1/prompts/{id}/versions": _P.PROMPTS_READ,
+    "POST /api/v1/prompts/{id}/rollback": _P.PROMPTS_WRITE_OWN,
     # The audit log.
     "GET /api/v1/audit": _P.AUDIT_READ,
     "GET /api/v1/audit/export": _P.AUDIT_READ,

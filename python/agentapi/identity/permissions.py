@@ -23,6 +23,10 @@ class Permission(StrEnum):
     RESOURCES_READ = "resources:read"
     PROMPTS_LIST = "prompts:list"
     PROMPTS_GET = "prompts:get"
+    PROMPTS_READ = "prompts:read"
+    PROMPTS_WRITE_OWN = "prompts:write:own"
+    PROMPTS_WRITE_ORGANIZATION = "prompts:write:organization"
+    PROMPTS_WRITE_GLOBAL = "prompts:write:global"
     UPSTREAMS_READ = "upstreams:read"
     UPSTREAMS_WRITE_ORGANIZATION = "upstreams:write:organization"
     UPSTREAMS_WRITE_OWN = "upstreams:write:own"
@@ -55,6 +59,10 @@ _TABLE: dict[Permission, frozenset[Role]] = {
     _P.RESOURCES_READ: _USERS,
     _P.PROMPTS_LIST: _ALL,
     _P.PROMPTS_GET: _USERS,
+    _P.PROMPTS_READ: _PEOPLE,
+    _P.PROMPTS_WRITE_OWN: _MEMBERS,
+    _P.PROMPTS_WRITE_ORGANIZATION: _ADMINS,
+    _P.PROMPTS_WRITE_GLOBAL: _PLATFORM,
     _P.UPSTREAMS_READ: _PEOPLE,
     _P.UPSTREAMS_WRITE_ORGANIZATION: _ADMINS,
     _P.UPSTREAMS_WRITE_OWN: _MEMBERS,

@@ -47,14 +47,13 @@ _AUTHORS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One prompt within a composition; all places are in characters of the whole text."""
+    """One prompt within a composition; ``start`` and ``end`` are places of the whole, all others of its own text."""
 
     prompt: Prompt
     start: int
     end: int
     values: tuple[ValueSpan, ...]
     findings: tuple[Finding, ...]
-    """Counted from the part's own beginning."""
 
 
 @dataclass(frozen=True, slots=True)

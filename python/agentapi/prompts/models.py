@@ -124,8 +124,8 @@ class Prompt:
     """One prompt as it is now."""
 
     id: PromptId
-    org_id: OrgId
-    """The organisation, or ``DEPLOYMENT`` for a global prompt."""
+    org_id: OrgId | None
+    """None for a global prompt."""
     scope: Scope
     workspace_id: WorkspaceId | None
     owner_id: UserId | None

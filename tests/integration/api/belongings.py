@@ -30,9 +30,18 @@ async def _key(api: Api) -> str:
     return str(answer.json()["id"])
 
 
+async def _prompt(api: Api) -> str:
+    answer = await api.caller().request("POST", "/api/v1/prompts", json={"name": "mine-" + uuid4().hex, "text": "mine"})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
 PLACES: Mapping[str, Callable[[Api], Awaitable[str]]] = {
     "/api/v1/mcp/configurations/{id}": _upstream,
     "/api/v1/mcp/toolsets/{id}": _toolset,
+    "/api/v1/prompts/{id}": _prompt,
+    "/api/v1/prompts/{id}/versions": _prompt,
+    "/api/v1/prompts/{id}/rollback": _prompt,
     "/api/v1/mcp/oauth/providers/{id}": _upstream,
     "/api/v1/mcp/credentials/{upstream}": _upstream,
     "/api/v1/api-keys/{id}": _key,

@@ -37,10 +37,12 @@ TENANT_TABLES = (
     "oauth_connections",
     "brought_credentials",
     "api_keys",
+    "prompts",
+    "prompt_versions",
 )
 _WRITABLE: tuple[str | None, ...] = ("name", "name", "email", "name", "document", "description", "revision", "state")
-_WRITABLE += ("client_id", "provider", None, "status", "status", "last_used_at")
-"""A column of each that the application may update; of flows it may update none."""
+_WRITABLE += ("client_id", "provider", None, "status", "status", "last_used_at", "description", None)
+"""A column of each that the application may update; of flows and versions of prompts it may update none."""
 
 APPEND_ONLY = {"audit_log", "audit_checkpoints"}
 """Tables without policies to change a row; their partitions have none at all, and nobody has rights to them."""
@@ -246,6 +248,23 @@ async def test_without_context_there_are_no_rows_and_writes_are_refused(
             org_id,
             user_id,
         ),
+        (
+            "INSERT INTO prompts (id, org_id, name, text, created_by, updated_by) VALUES ($1, $2, 'x', '', $3, $3)",
+            uuid4(),
+            org_id,
+            user_id,
+        ),
+        (
+            "INSERT INTO prompts (id, name, text, created_by, updated_by) VALUES ($1, 'x', '', $2, $2)",
+            uuid4(),
+            user_id,
+        ),
+        (
+            """INSERT INTO prompt_versions VALUES ($2, $1, 1, '', '[]', 0, '', true, $3, now())""",
+            uuid4(),
+            org_id,
+            user_id,
+        ),
     )
     for context in (None, ""):
         if context is not None:
@@ -317,6 +336,9 @@ async def test_a_tenant_cannot_write_into_another(database: Database) -> None:
         "UPDATE oauth_clients SET issuer = 'x'",
         "UPDATE brought_credentials SET user_id = gen_random_uuid()",
         "UPDATE brought_credentials SET upstream_id = gen_random_uuid()",
+        "UPDATE prompts SET org_id = NULL",
+        "UPDATE prompts SET owner_id = NULL",
+        "UPDATE prompt_versions SET text = ''",
         "UPDATE oauth_flows SET expires_at = now() + interval '1 day'",
         "INSERT INTO schema_migrations (name, checksum) VALUES ('x', 'x')",
         "DELETE FROM schema_migrations",

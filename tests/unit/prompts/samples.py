@@ -26,7 +26,7 @@ def prompt(
 ) -> Prompt:
     return Prompt(
         id=PromptId(uuid4()),
-        org_id=OrgId(UUID(int=0)) if scope is Scope.GLOBAL else _ORG,
+        org_id=None if scope is Scope.GLOBAL else _ORG,
         scope=scope,
         workspace_id=_WORKSPACE if scope is Scope.WORKSPACE else None,
         owner_id=_USER if scope is Scope.USER else None,

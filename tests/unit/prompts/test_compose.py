@@ -63,6 +63,11 @@ def test_the_boundary_is_stable_and_cannot_be_copied_from_an_earlier_composition
     assert [finding.suspicion for finding in second.parts[1].findings] == [Suspicion.BOUNDARY]
 
 
+def test_the_boundary_follows_from_every_character() -> None:
+    one, two = (compose([prompt(text)], {}).boundary for text in ("be kind", "be mild"))
+    assert one != two
+
+
 def test_the_label_says_whose_a_part_is() -> None:
     text = compose([prompt("be brief", Scope.USER, name="mine")], {}).text
     assert "] part 1 of 1 begins: user prompt mine, by the user\nbe brief\n[" in text
