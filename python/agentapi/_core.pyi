@@ -451,6 +451,10 @@ class Envelope:
         """Whether ``params._meta.progressToken`` is a string or an integer."""
 
     @property
+    def result_type(self) -> str | None:
+        """``result.resultType`` of a response, if ``result`` is an object and that a string."""
+
+    @property
     def id_range(self) -> tuple[int, int] | None:
         """Where the value of ``id`` stands."""
 

@@ -39,7 +39,7 @@ from agentapi.gateway.policy import Policy
 from agentapi.gateway.refusals import Refusals
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
-from agentapi.http_server import WRITE_TIMEOUT_STATE, spare_long_lived_objects
+from agentapi.http_server import CLIENT_LIMITS_STATE, ClientLimits, spare_long_lived_objects
 from agentapi.identity.access import guard_routes
 from agentapi.identity.api_keys.book import KeyBook
 from agentapi.identity.api_keys.directory import KeyDirectory
@@ -126,7 +126,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
     database_url = settings.database_url.get_secret_value()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, float]]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, ClientLimits]]:
         async with contextlib.AsyncExitStack() as stack:
             database = await Database.connect(
                 database_url,
@@ -160,7 +160,12 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             # Last, so that every room has said what it does, and first to end.
             await stack.enter_async_context(jobs.run())
             async with extension.lifespan():
-                yield {WRITE_TIMEOUT_STATE: settings.client_write_timeout_s}
+                limits = ClientLimits(
+                    write_timeout_s=settings.client_write_timeout_s,
+                    max_head_bytes=settings.max_head_bytes,
+                    head_timeout_s=settings.head_timeout_s,
+                )
+                yield {CLIENT_LIMITS_STATE: limits}
 
     app = Starlette(
         middleware=_middleware(settings, lambda: app.router.routes),

@@ -130,6 +130,7 @@ def serve(*, host: str | None, port: int | None, workers: int | None) -> None:
         "agentapi.app:from_environment",
         factory=True,
         http="agentapi.http_server:HttpProtocol",
+        ws="none",
         host=host or settings.host,
         port=settings.port if port is None else port,
         workers=workers or settings.workers,

@@ -134,6 +134,7 @@ async def _http_server(app: Starlette, listener: socket.socket) -> AsyncIterator
     config = uvicorn.Config(
         app,
         http=HttpProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

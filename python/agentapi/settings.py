@@ -235,6 +235,10 @@ class Settings(BaseSettings):
     """Time in which a request body has to arrive."""
     client_write_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """Time after which a client that does not read its event stream is given up."""
+    max_head_bytes: Annotated[int, Field(ge=8192, le=1_048_576)] = 65_536
+    """Size of a request's first line and header fields together, of which there may be 100."""
+    head_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Time from a connection's begin, or its last answer, in which the head of a request has to arrive."""
     client_answer_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     """Time in which a client of the older revisions has to answer what it is asked."""
     session_ttl_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400

@@ -106,7 +106,13 @@ def expected(body: bytes) -> dict[str, Any]:
     if "method" not in message:
         if not is_id(given_id) and not ("error" in message and given_id in (None, ABSENT)):
             raise RefusedError("bad_id")
-        return {"kind": "response", "id": None if given_id is ABSENT else given_id, "method": None, "params": ABSENT}
+        return {
+            "kind": "response",
+            "id": None if given_id is ABSENT else given_id,
+            "method": None,
+            "params": ABSENT,
+            "result": message.get("result"),
+        }
     if given_id is not ABSENT and not is_id(given_id):
         raise RefusedError("bad_id")
     if not isinstance(message["method"], str) or len(message["method"].encode()) > 128:
@@ -167,6 +173,9 @@ def check_against_the_oracle(body: bytes) -> bool:
     assert found.has_client_capabilities == isinstance(meta.get(CAPABILITIES), dict)
     token = meta.get("progressToken")
     assert found.has_progress_token == (isinstance(token, str) or is_integer(token))
+    result = answer.get("result")
+    kind = result.get("resultType") if isinstance(result, dict) else None
+    assert found.result_type == (kind if isinstance(kind, str) else None)
     for span, value in (
         (found.params_range, answer["params"]),
         (found.name_range, params.get("name", ABSENT)),
@@ -220,16 +229,24 @@ all_params = st.fixed_dictionaries(
         "method": values,
     },
 )
+types = st.sampled_from(["complete", "input_required", "resultType"]) | values
+results = st.dictionaries(
+    st.sampled_from(["resultType", "content"]),
+    types | st.fixed_dictionaries({"resultType": types}) | st.lists(st.fixed_dictionaries({"resultType": types})),
+) | st.sampled_from(["resultType", ["resultType"]])
 messages = st.fixed_dictionaries(
     {"jsonrpc": st.just("2.0") | st.just("2.0") | st.just("2.0") | values},
     optional={
         "id": ids,
         "method": st.sampled_from(["tools/call", "prompts/get", "m" * 128, "m" * 129, "\u00e9" * 64]) | values,
         "params": all_params | all_params | values,
-        "result": values,
+        "result": results | values,
         "error": values,
         "trace": values,
     },
+)
+responses = st.fixed_dictionaries(
+    {"jsonrpc": st.just("2.0"), "id": ids.filter(is_id), "result": results}, optional={"extra": results}
 )
 calls = st.fixed_dictionaries(
     {"jsonrpc": st.just("2.0"), "method": st.text(max_size=40)},
@@ -285,7 +302,7 @@ FRAGMENTS = [
 
 @st.composite
 def mutations(draw: st.DrawFn) -> bytes:
-    body = draw(texts(calls | messages))
+    body = draw(texts(calls | responses | messages))
     for _ in range(draw(st.integers(1, 4))):
         at, length = draw(st.integers(0, len(body))), draw(st.integers(0, 8))
         body = body[:at] + draw(st.sampled_from(FRAGMENTS) | st.just(b"")) + body[at + length * draw(st.booleans()) :]
@@ -294,6 +311,11 @@ def mutations(draw: st.DrawFn) -> bytes:
 
 @given(texts(calls))
 def test_reads_calls_as_json_does(body: bytes) -> None:
+    check_against_the_oracle(body)
+
+
+@given(texts(responses))
+def test_reads_responses_as_json_does(body: bytes) -> None:
     check_against_the_oracle(body)
 
 

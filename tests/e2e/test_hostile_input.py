@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,9 +19,10 @@ from support.upstreams import sdk_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import httpx2
+
+HEAD_TIMEOUT_S = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +35,8 @@ def sdk(module_directory: Path) -> Iterator[Target]:
 def gateway(sdk: Target, module_directory: Path) -> Iterator[Gateway]:
     config = module_directory / "mcp.json"
     config.write_text(json.dumps({"mcpServers": {"sdk": {"type": "http", "url": sdk.url}}}))
-    with Gateway.start("--mcp-config", str(config), data_dir=module_directory / "data") as running:
+    more = {"AGENTAPI_HEAD_TIMEOUT_S": str(HEAD_TIMEOUT_S)}
+    with Gateway.start("--mcp-config", str(config), data_dir=module_directory / "data", env=more) as running:
         yield running
 
 
@@ -69,6 +76,65 @@ def test_what_is_hardly_http_is_refused(target: Target, row: RawRow) -> None:
     if received:
         assert received.startswith(b"HTTP/1."), received[:200]
         assert int(received.split(b" ", 2)[1]) in row.statuses, received[:500]
+    is_alive(target)
+
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        ("POST /mcp HTTP/1.1\r\nHost: x\r\nX-Big: ", b"a" * MEBIBYTE),
+        ("POST /mcp HTTP/1.1\r\nHost: x\r\n", b"x-a: b\r\n" * (MEBIBYTE // 8)),
+        ("GET /", b"a" * MEBIBYTE),
+        ("POST /mcp HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"x-a: b\r\n" * (MEBIBYTE // 8)),
+    ],
+    ids=["one field", "many fields", "request line", "fields behind the body"],
+)
+def test_a_head_without_end_takes_neither_memory_nor_the_connection(
+    gateway: Gateway, target: Target, begin: str, piece: bytes
+) -> None:
+    before = _resident(gateway.process.pid)
+    parts = urlsplit(target.url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as stranger:
+        stranger.sendall(begin.encode())
+        received, taken = b"", False
+        # What a stranger is told is lost with what it goes on sending.
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                stranger.sendall(piece)
+            taken = True
+        with contextlib.suppress(ConnectionError):
+            received = stranger.recv(4096)
+    assert not taken
+    assert not received or received.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 401 ", b"HTTP/1.1 404 ")), received
+    assert _resident(gateway.process.pid) - before < 16 * MEBIBYTE
+    is_alive(target)
+
+
+def _resident(pid: int) -> int:
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_head_just_over_its_measure_is_told_so(target: Target, over: bool) -> None:
+    answer = target.send(target.call(), x_long="a" * (65_536 if over else 60_000))
+    assert answer.status_code == (431 if over else 200)
+
+
+@pytest.mark.parametrize("begin", [b"", b"POST /mcp HTTP/1.1\r\nHost: x\r\n"], ids=["silence", "half a head"])
+def test_a_head_that_does_not_come_to_its_end_is_given_up_in_time(target: Target, begin: bytes) -> None:
+    parts = urlsplit(target.url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as stranger:
+        began = time.monotonic()
+        stranger.sendall(begin)
+        received = b""
+        while got := stranger.recv(4096):
+            received += got
+    assert received.startswith(b"HTTP/1.1 408 ") if begin else not received
+    assert HEAD_TIMEOUT_S * 0.9 < time.monotonic() - began < HEAD_TIMEOUT_S + 3
     is_alive(target)
 
 

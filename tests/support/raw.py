@@ -123,6 +123,6 @@ def exchange_bytes(url: str, request: bytes, *, within_s: float = 10.0) -> bytes
             connection.shutdown(socket.SHUT_WR)
             while piece := connection.recv(65536):
                 received += piece
-        except (ConnectionError, TimeoutError):
+        except OSError:
             pass
     return received

@@ -59,9 +59,9 @@ _SOON_S: Final = 0.05
 _DRAIN_S: Final = 1.0
 """How long the end of a stream may take after its last event, for the connection to be used again."""
 _MAX_DEPTH: Final = 255
-_MARKS: Final = (b'"uri"', b'"requestState"', b'"input_required"', b'"error"', b"\\u00")
+_MARKS: Final = (b'"uri"', b'"requestState"', b"\\u00")
 """What makes an answer worth reading: it may hold something that is to be rewritten, or hide it behind an escape."""
-_WHOLE: Final = b'"resultType"'
+_WHOLE: Final = "complete"
 _NONSENSE: Final = "Upstream '{}' answered with a result that the protocol does not allow."
 
 Finish = Callable[["Exchange", "Target", dict[str, Any]], dict[str, Any]]
@@ -346,7 +346,7 @@ class Passage:
     def _message(self, data: bytes, message: Envelope) -> Answer:
         """Return the response in ``data``, as it is where nothing in it can need rewriting."""
         answers = message.kind == "response" and message.id == self.exchange.envelope.id
-        if answers and self._as_it_is and _WHOLE in data and not any(mark in data for mark in _MARKS):
+        if answers and self._as_it_is and message.result_type == _WHOLE and not any(mark in data for mark in _MARKS):
             self._answered = True
             return Answer(data)
         read = self._loaded(data)

@@ -112,6 +112,8 @@ pub struct Envelope<'a> {
     pub has_client_capabilities: bool,
     /// Whether `params._meta.progressToken` is a string or an integer.
     pub has_progress_token: bool,
+    /// `result.resultType`, if `result` is an object and that a string.
+    pub result_type: Option<Cow<'a, str>>,
     /// Where the values are that a relay rewrites.
     pub ranges: Ranges,
 }
@@ -195,6 +197,7 @@ enum Field {
     ProtocolVersion,
     ClientCapabilities,
     ProgressToken,
+    ResultType,
     Unknown,
 }
 
@@ -212,6 +215,7 @@ impl Field {
             (Self::Params, b"uri") => Self::Uri,
             (Self::Params, b"requestState") => Self::RequestState,
             (Self::Params, b"_meta") => Self::Meta,
+            (Self::Result, b"resultType") => Self::ResultType,
             (Self::Meta, b"progressToken") => Self::ProgressToken,
             (Self::Meta, PROTOCOL_VERSION) => Self::ProtocolVersion,
             (Self::Meta, CLIENT_CAPABILITIES) => Self::ClientCapabilities,
@@ -236,6 +240,7 @@ struct Members {
     protocol_version: Option<Member>,
     client_capabilities: Option<Member>,
     progress_token: Option<Member>,
+    result_type: Option<Member>,
 }
 
 impl Members {
@@ -254,6 +259,7 @@ impl Members {
             Field::ProtocolVersion => &mut self.protocol_version,
             Field::ClientCapabilities => &mut self.client_capabilities,
             Field::ProgressToken => &mut self.progress_token,
+            Field::ResultType => &mut self.result_type,
             Field::Root | Field::Unknown => return,
         };
         *slot = Some(member);
@@ -296,6 +302,7 @@ impl Members {
                 has_meta: false,
                 has_client_capabilities: false,
                 has_progress_token: false,
+                result_type: self.result_type.and_then(|member| member.text(text)),
                 ranges: Ranges {
                     id: self.id.map(|member| member.range()),
                     ..Ranges::default()
@@ -342,6 +349,7 @@ impl Members {
             has_progress_token: self
                 .progress_token
                 .is_some_and(|member| matches!(member.shape, Shape::Integer | Shape::String { .. })),
+            result_type: None,
             ranges: Ranges {
                 id: range_of(self.id),
                 params: range_of(self.params),

@@ -37,6 +37,8 @@ pub(crate) struct Envelope {
     has_client_capabilities: bool,
     /// Whether `params._meta` asks for progress notifications.
     has_progress_token: bool,
+    /// `result.resultType`, if `result` is an object and that a string.
+    result_type: Option<Py<PyString>>,
     /// Where the value of `id` stands.
     id_range: Option<Span>,
     /// Where the value of `params` stands.
@@ -87,6 +89,7 @@ pub(crate) fn scan_envelope(
         has_meta: found.has_meta,
         has_client_capabilities: found.has_client_capabilities,
         has_progress_token: found.has_progress_token,
+        result_type: text(found.result_type),
         id_range: span(found.ranges.id),
         params_range: span(found.ranges.params),
         name_range: span(found.ranges.name),

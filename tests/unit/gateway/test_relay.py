@@ -60,6 +60,28 @@ async def test_an_answer_passes_byte_for_byte() -> None:
     assert dict(client.headers)[b"content-length"] == str(len(raw)).encode()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        '{"content":[],"structuredContent":{"resultType":1}}',
+        '{"content":[],"structuredContent":{"resultType":"complete"}}',
+        '{"resultType":7,"content":3}',
+        '{"resultType":"input_required","inputRequests":{}}',
+        '{"resultType":"completely"}',
+        '{"content":[{"type":"text","text":"\\"resultType\\""}]}',
+    ],
+)
+async def test_a_result_that_does_not_say_that_it_is_complete_takes_the_careful_way(given: str) -> None:
+    client = await ask(json_answer(f'{{"jsonrpc":"2.0","id":1,"result":{given}}}'.encode()))
+    assert client.answer["result"]["finished"]
+
+
+@pytest.mark.parametrize("given", ['["resultType"]', '"resultType"', "null", "7", '[{"resultType":"complete"}]'])
+async def test_a_result_that_is_no_object_is_no_answer(given: str) -> None:
+    client = await ask(json_answer(f'{{"jsonrpc":"2.0","id":1,"result":{given}}}'.encode()))
+    assert "does not allow" in client.error["message"]
+
+
 async def test_of_the_body_only_the_name_changes() -> None:
     body = (
         b'{"params" : {"arguments":{"name":"one__echo","n":1e2,"u":"\\u00e4"},"name" : "one__ec\\u0068o","_meta":{}},'
