@@ -50,7 +50,7 @@ class Introductions:
         )
         params = incoming.params
         plain = (
-            isinstance(params.get("arguments"), dict | None)
+            isinstance(params.get("arguments", {}), dict)
             and isinstance(params.get("requestState"), str | None)
             and "inputResponses" not in params
         )

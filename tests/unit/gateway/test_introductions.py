@@ -66,6 +66,14 @@ async def test_a_request_of_a_client_that_is_known_is_judged_like_any_other(
     assert await _told(knows, message, headers, more) == await _told(stranger, message, headers, more)
 
 
+@pytest.mark.parametrize("arguments", [None, [], 1, "x"])
+def test_arguments_that_are_no_object_are_not_plain(arguments: object) -> None:
+    introductions = Introductions()
+    introductions.remember(incoming(call_of({"name": "t"})), ME)
+    assert introductions.known(incoming(call_of({"name": "t"})), HEADERS) is not None
+    assert introductions.known(incoming(call_of({"name": "t", "arguments": arguments})), HEADERS) is None
+
+
 def test_a_name_that_is_none_agrees_with_no_header() -> None:
     introductions = Introductions()
     introductions.remember(incoming(call_of({"name": "t"})), ME)

@@ -73,6 +73,16 @@ async def test_a_new_credential_of_a_user_takes_a_new_connection_and_the_old_one
         assert await bench.ask(BOB) == ("bob-1", other)
 
 
+async def test_of_a_user_whose_connection_is_closed_no_head_is_kept() -> None:
+    async with echoing(Keeper({USER: "alice-1", BOB.user_id: "bob-1"})) as bench:
+        wires = bench.relay.relay._wires
+        await bench.ask()
+        await bench.ask(BOB)
+        assert {place[2] for place in wires._wires} == {USER, BOB.user_id}
+        bench.relay.relay.close_user(bench.to.id, USER)
+        assert {place[2] for place in wires._wires} == {BOB.user_id}
+
+
 async def test_a_new_credential_is_used_even_if_nobody_said_that_it_changed() -> None:
     keeper = Keeper({USER: "alice-1"})
     async with echoing(keeper) as bench:
