@@ -105,6 +105,16 @@ async def test_what_is_not_for_the_client_keeps_no_request_alive() -> None:
     assert error["message"] == "Upstream 'one' did not answer within 0.3 s."
 
 
+async def test_a_stream_that_falls_silent_ends_with_its_time_as_a_whole() -> None:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(progress(0), end=False))
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        _, error = await error_of(handler, limits=replace(LIMITS, call_timeout_s=10.0, stream_timeout_s=0.3))
+    assert error["message"] == "Upstream 'one' did not complete its answer within 0.3 s."
+
+
 async def test_a_stream_that_goes_on_and_on_is_ended() -> None:
     async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(events(end=False))
