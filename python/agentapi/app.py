@@ -44,6 +44,7 @@ from agentapi.identity.access import guard_routes
 from agentapi.identity.api_keys.book import KeyBook
 from agentapi.identity.api_keys.directory import KeyDirectory
 from agentapi.identity.api_keys.routes import KeyRoutes
+from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.jobs.queue import JobQueue
 from agentapi.keyring_source import load_keyring, load_keyring_text
@@ -64,7 +65,9 @@ from agentapi.settings import load_issuers, load_settings
 from agentapi.stopping import on_stop_signal
 from agentapi.storage.database import Database
 from agentapi.tenancy.admission import Admission
+from agentapi.tenancy.book import Tenancy
 from agentapi.tenancy.directory import MemberDirectory
+from agentapi.tenancy.routes import TenancyRoutes
 from agentapi.upstreams.client import UpstreamClient
 from agentapi.upstreams.connections import ConnectionPool
 from agentapi.upstreams.credentials import CredentialsByAuth, SharedSecrets
@@ -241,6 +244,8 @@ async def _routes(
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
     registry.on_change(lambda upstream: client.close_upstream(upstream.id))
+    steps, told = [oauth.revoker.revoke_all], [registry.forget, client.close_organization]
+    tenancy = Tenancy(database, audit=audit, admission=admission, before_deletion=steps, on_change=told)
     http_pool = HttpPool.from_settings(settings, egress.dialer)
     await stack.enter_async_context(http_pool.run())
     gateway = Gateway.build(
@@ -283,7 +288,7 @@ async def _routes(
         max_json_depth=settings.max_json_depth,
         body_timeout_s=settings.body_timeout_s,
         has_toolset=policy.has_toolset,
-        rate_limit=LocalRateLimit.from_settings(settings),
+        rate_limit=LocalRateLimit.from_settings(settings, plan=admission.requests_per_minute),
         refusals=refusals,
     )
 
@@ -328,6 +333,12 @@ async def _routes(
         *AuditRoutes(database, audit_reader(authorize)).routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),
+        *TenancyRoutes(
+            authorize=authorize,
+            verify=lambda request: authenticate(directory, request.scope["headers"], audience=public_url),
+            tenancy=tenancy,
+            public_url=public_url,
+        ).routes(),
         *oauth.connect_routes(issuers=directory, admission=admission, clients=sign_ins),
     ]
     guard_routes(routes, authorize)

@@ -21,6 +21,7 @@ __all__ = [
     "ForbiddenError",
     "InsufficientScopeError",
     "InvalidRequestError",
+    "LimitReachedError",
     "MethodNotAllowedError",
     "NotAcceptableError",
     "NotFoundError",
@@ -94,6 +95,12 @@ class ConflictError(AgentAPIError):
     """The change collides with what is stored."""
 
     code = "conflict"
+
+
+class LimitReachedError(ConflictError):
+    """The organisation's plan allows no more of this."""
+
+    code = "limit_reached"
 
 
 class PreconditionFailedError(AgentAPIError):

@@ -41,6 +41,8 @@ class Open(StrEnum):
     """It tells nothing of any tenant and changes nothing of one."""
     BROWSER = "browser"
     """A person's browser, known by a sealed link, state or cookie that the route itself opens."""
+    BY_TOKEN = "by_token"  # noqa: S105 - a kind of guard
+    """A verified token is enough: its owner may be nobody here yet."""
     BY_MESSAGE = "by_message"
     """It authenticates by itself, and the permission depends on the message."""
 
@@ -109,6 +111,27 @@ ROUTES: Final[Mapping[str, Access]] = {
     "DELETE /api/v1/prompts/{id}": _P.PROMPTS_WRITE_OWN,
     "GET /api/v1/prompts/{id}/versions": _P.PROMPTS_READ,
     "POST /api/v1/prompts/{id}/rollback": _P.PROMPTS_WRITE_OWN,
+    # Organisations and who is in them.
+    "GET /api/v1/organizations": _P.ORGANIZATION_READ,
+    "PUT /api/v1/organizations/{id}": _P.ORGANIZATION_WRITE,
+    "DELETE /api/v1/organizations/{id}": _P.ORGANIZATION_WRITE,
+    "POST /api/v1/organizations/{id}/transfer": _P.ORGANIZATION_WRITE,
+    "GET /api/v1/workspaces": _P.WORKSPACES_READ,
+    "POST /api/v1/workspaces": _P.WORKSPACES_WRITE,
+    "PUT /api/v1/workspaces/{slug}": _P.WORKSPACES_WRITE,
+    "DELETE /api/v1/workspaces/{slug}": _P.WORKSPACES_WRITE,
+    "GET /api/v1/members": _P.MEMBERS_READ,
+    "DELETE /api/v1/members/me": _P.MEMBERS_LEAVE,
+    "PUT /api/v1/members/{id}": _P.MEMBERS_WRITE,
+    "DELETE /api/v1/members/{id}": _P.MEMBERS_WRITE,
+    "GET /api/v1/invitations": _P.MEMBERS_WRITE,
+    "POST /api/v1/invitations": _P.MEMBERS_WRITE,
+    "POST /api/v1/invitations/accept": Open.BY_TOKEN,
+    "DELETE /api/v1/invitations/{id}": _P.MEMBERS_WRITE,
+    "GET /api/v1/platform/organizations": _P.PLATFORM_ORGANIZATIONS,
+    "POST /api/v1/platform/organizations": _P.PLATFORM_ORGANIZATIONS,
+    "PUT /api/v1/platform/organizations/{slug}": _P.PLATFORM_ORGANIZATIONS,
+    "DELETE /api/v1/platform/organizations/{slug}": _P.PLATFORM_ORGANIZATIONS,
     # The audit log.
     "GET /api/v1/audit": _P.AUDIT_READ,
     "GET /api/v1/audit/export": _P.AUDIT_READ,

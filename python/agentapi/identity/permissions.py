@@ -39,6 +39,14 @@ class Permission(StrEnum):
     CONNECTIONS_OWN = "connections:own"
     API_KEYS_OWN = "api_keys:own"
     API_KEYS_ALL = "api_keys:all"
+    ORGANIZATION_READ = "organization:read"
+    ORGANIZATION_WRITE = "organization:write"
+    WORKSPACES_READ = "workspaces:read"
+    WORKSPACES_WRITE = "workspaces:write"
+    MEMBERS_READ = "members:read"
+    MEMBERS_WRITE = "members:write"
+    MEMBERS_LEAVE = "members:leave"
+    PLATFORM_ORGANIZATIONS = "platform:organizations"
 
 
 _P = Permission
@@ -71,6 +79,14 @@ _TABLE: dict[Permission, frozenset[Role]] = {
     _P.POLICY_WRITE: _ADMINS,
     _P.EXPLAIN_OTHERS: _ADMINS,
     _P.CONNECTIONS_OWN: _ALL,
+    _P.ORGANIZATION_READ: _ALL,
+    _P.ORGANIZATION_WRITE: _ADMINS,
+    _P.WORKSPACES_READ: _ALL,
+    _P.WORKSPACES_WRITE: _ADMINS,
+    _P.MEMBERS_READ: _ADMINS,
+    _P.MEMBERS_WRITE: _ADMINS,
+    _P.MEMBERS_LEAVE: _PEOPLE,
+    _P.PLATFORM_ORGANIZATIONS: _PLATFORM,
     _P.AUDIT_READ: _ADMINS,
     _P.AUDIT_READ_DEPLOYMENT: _PLATFORM,
     _P.API_KEYS_OWN: _PEOPLE,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import asyncpg
 
-from agentapi.errors import StartupError, StorageUnavailableError
+from agentapi.errors import LimitReachedError, StartupError, StorageUnavailableError
 from agentapi.storage.migrations import pending
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ _AWAY = "The database is not available."
 
 _SET_CONTEXT = (
     "SELECT set_config('app.org_id', $1, true), set_config('app.user_id', $2, true),"
-    " set_config('app.org_slug', $3, true)"
+    " set_config('app.org_slug', $3, true), set_config('app.platform', $4, true)"
 )
+_PLAN_EXCEEDED = "AG001"
+"""What the triggers of migration 0008 raise, with what there may not be more of."""
 _PING = "SELECT 1"
 _DESCRIBE_ROLE = """
 SELECT current_user AS name,
@@ -171,6 +173,12 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def platform_transaction(self) -> AsyncIterator[Connection]:
+        """Open a transaction that reads the row of every organisation, and nothing of what is theirs."""
+        async with self._transaction(platform="on") as connection:
+            yield connection
+
+    @asynccontextmanager
     async def statements(self) -> AsyncIterator[Connection]:
         """Lend a connection outside any transaction, for statements that each set whose rows they see."""
         async with self._acquire() as connection:
@@ -204,11 +212,16 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(
-        self, *, org_id: str = "", user_id: str = "", org_slug: str = ""
+        self, *, org_id: str = "", user_id: str = "", org_slug: str = "", platform: str = ""
     ) -> AsyncIterator[Connection]:
-        async with self._acquire() as connection, connection.transaction():
-            await connection.fetchrow(_SET_CONTEXT, org_id, user_id, org_slug)
-            yield connection
+        try:
+            async with self._acquire() as connection, connection.transaction():
+                await connection.fetchrow(_SET_CONTEXT, org_id, user_id, org_slug, platform)
+                yield connection
+        except asyncpg.PostgresError as error:
+            if error.sqlstate != _PLAN_EXCEEDED:
+                raise
+            raise LimitReachedError(f"The plan of the organisation allows no more {error}.") from error
 
     @asynccontextmanager
     async def _acquire(self) -> AsyncIterator[Connection]:

@@ -1,24 +1,28 @@
 """From a verified token to a principal of one organisation.
 
-The organisation and the role come from the token's claims by the issuer's rules; the organisation must exist. The
-member's row appears at the first token and is refreshed now and then; it grants nothing.
+The organisation and the role come from the token's claims by the issuer's rules; the organisation must exist and not be
+suspended. The member's row appears at the first token and is refreshed now and then. It grants nothing but the role
+that an admin or an invitation assigned, which stands over the token's, and it says whose membership has ended.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from agentapi.errors import ForbiddenError, NotFoundError
 from agentapi.principal import Principal, Role
 from agentapi.tenancy import store
-from agentapi.tenancy.models import user_id_of
+from agentapi.tenancy.models import JoinRule, user_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentapi._core import VerifiedToken
+    from agentapi.principal import OrgId, UserId
     from agentapi.storage.database import Database
+    from agentapi.tenancy.models import Member, Organization
 
 __all__ = ["Admission"]
 
@@ -28,16 +32,20 @@ class Admission:
 
     Args:
         database: Where organisations and members are.
-        ttl_s: How long a principal is remembered; a deleted organisation ends at most this much later.
+        ttl_s: How long a principal is remembered; a change made
+            through another process shows at most this much later, one through this process at once (``forget``).
         clock: Monotonic seconds.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], float], ttl_s: float = 30.0) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float], ttl_s: float = 10.0) -> None:
         self._database = database
         self._clock = clock
         self._ttl_s = ttl_s
         # The core hands back the same object for the same live token and drops it when the token is forgotten, so
         # identity is the cheapest sound key and this needs no bound of its own.
+        self._generation = 0
+        """Grows with every change, so that what was read before one is not remembered after it."""
+        self._requests_per_minute: dict[OrgId, int] = {}
         self._principals: WeakKeyDictionary[VerifiedToken, tuple[float, Principal]] = WeakKeyDictionary()
 
     async def admit(self, token: VerifiedToken) -> Principal:
@@ -51,28 +59,74 @@ class Admission:
         remembered = self._principals.get(token)
         if remembered is not None and remembered[0] > self._clock():
             return remembered[1]
+        generation = self._generation
         principal = await self._look_up(token)
-        self._principals[token] = (self._clock() + self._ttl_s, principal)
+        if generation == self._generation:
+            self._principals[token] = (self._clock() + self._ttl_s, principal)
         return principal
 
+    def forget(self, org_id: OrgId, user_id: UserId | None = None) -> None:
+        """Ask anew about an organisation's members, or about one, from the next request on."""
+        for token, (_, principal) in list(self._principals.items()):
+            if principal.org_id == org_id and user_id in (None, principal.user_id):
+                del self._principals[token]
+        self._generation += 1
+
+    def requests_per_minute(self, org_id: OrgId) -> int | None:
+        """Return how many requests a minute the plan of an organisation allows, as far as it was asked about."""
+        return self._requests_per_minute.get(org_id)
+
     async def _look_up(self, token: VerifiedToken) -> Principal:
+        organization = await self.organization(token)
+        user_id = user_id_of(token.issuer, token.subject)
+        async with self._database.user_transaction(organization.id, user_id) as connection:
+            member = await store.get_member(connection, user_id)
+            principal = Principal(
+                user_id=user_id,
+                org_id=organization.id,
+                org_slug=organization.slug,
+                role=_role(organization, token, member),
+                issuer=token.issuer,
+                subject=token.subject,
+                scopes=frozenset(token.scopes),
+            )
+            given = principal if token.role is None else replace(principal, role=Role(token.role))
+            await store.upsert_member(connection, given, email=token.email)
+        return principal
+
+    async def organization(self, token: VerifiedToken) -> Organization:
+        """Return the organisation that a token names.
+
+        Raises:
+            ForbiddenError: It names none, or one that is suspended.
+            NotFoundError: It does not exist.
+        """
         if token.organization is None:
             raise ForbiddenError("The access token names no organisation.")
-        if token.role is None:
-            raise ForbiddenError("The access token gives no role in the organisation.")
         async with self._database.directory_transaction(token.organization) as connection:
             organization = await store.find_organization(connection, token.organization)
         if organization is None:
             raise NotFoundError("There is no such organization.")
-        principal = Principal(
-            user_id=user_id_of(token.issuer, token.subject),
-            org_id=organization.id,
-            org_slug=organization.slug,
-            role=Role(token.role),
-            issuer=token.issuer,
-            subject=token.subject,
-            scopes=frozenset(token.scopes),
-        )
-        async with self._database.tenant_transaction(principal) as connection:
-            await store.upsert_member(connection, principal, email=token.email)
-        return principal
+        limit = organization.plan.requests_per_minute
+        if limit is None:
+            self._requests_per_minute.pop(organization.id, None)
+        else:
+            self._requests_per_minute[organization.id] = limit
+        if organization.suspended_at is not None and token.role != Role.PLATFORM_ADMIN.value:
+            raise ForbiddenError("The organisation is suspended.")
+        return organization
+
+
+def _role(organization: Organization, token: VerifiedToken, member: Member | None) -> Role:
+    """Return the role of a token's owner: what an admin assigned, otherwise what the issuer's rules give."""
+    if token.role == Role.PLATFORM_ADMIN.value:
+        return Role.PLATFORM_ADMIN
+    if member is not None and member.removed_at is not None:
+        raise ForbiddenError("The membership in the organisation has ended.")
+    if member is not None and member.assigned_role is not None:
+        return member.assigned_role
+    if token.role is None:
+        raise ForbiddenError("The access token gives no role in the organisation.")
+    if member is None and organization.join_rule is JoinRule.INVITATION:
+        raise ForbiddenError("The organisation takes new members by invitation alone.")
+    return Role(token.role)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NewType
 from uuid import UUID, uuid5
 
 from agentapi.principal import UserId
@@ -14,11 +15,70 @@ if TYPE_CHECKING:
 
     from agentapi.principal import OrgId, Role, WorkspaceId
 
-__all__ = ["Member", "Organization", "Workspace", "is_slug", "user_id_of"]
+__all__ = [
+    "RESERVED",
+    "UNLIMITED",
+    "Invitation",
+    "InvitationId",
+    "JoinRule",
+    "Member",
+    "Organization",
+    "Plan",
+    "Workspace",
+    "is_slug",
+    "user_id_of",
+]
+
+InvitationId = NewType("InvitationId", UUID)
+
+RESERVED: Final = frozenset(
+    {
+        "admin",
+        "api",
+        "connect",
+        "current",
+        "docs",
+        "health",
+        "live",
+        "mcp",
+        "metrics",
+        "new",
+        "openapi",
+        "platform",
+        "ready",
+        "settings",
+        "status",
+        "system",
+        "well-known",
+        "www",
+    }
+)
+"""Slugs that nobody may take, since they read like parts of the gateway."""
 
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _MAX_SLUG = 63
 _USER_NAMESPACE = UUID("6f1f1a0e-6d0b-4d0e-9c5a-6f5d2a1c7b90")
+
+
+class JoinRule(StrEnum):
+    """How somebody becomes a member."""
+
+    TOKEN = "token"  # noqa: S105 - a kind of rule
+    """By the first token of an issuer whose rules give a role."""
+    INVITATION = "invitation"
+    """By an invitation alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What an organisation may have of each; None is without a limit."""
+
+    requests_per_minute: int | None = None
+    max_members: int | None = None
+    max_upstreams: int | None = None
+
+
+UNLIMITED: Final = Plan()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +89,10 @@ class Organization:
     slug: str
     name: str
     created_at: datetime
+    owner_id: UserId | None = None
+    suspended_at: datetime | None = None
+    join_rule: JoinRule = JoinRule.TOKEN
+    plan: Plan = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +118,23 @@ class Member:
     role: Role
     created_at: datetime
     last_seen_at: datetime
+    assigned_role: Role | None = None
+    """What an admin or an invitation gave, over what tokens say."""
+    removed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """An offer of membership, good once; whoever has the token may take it, unless it names who."""
+
+    id: InvitationId
+    org_id: OrgId
+    role: Role
+    email: str | None
+    subject: str | None
+    created_by: UserId
+    created_at: datetime
+    expires_at: datetime
 
 
 def user_id_of(issuer: str, subject: str) -> UserId:

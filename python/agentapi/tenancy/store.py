@@ -13,26 +13,43 @@ import asyncpg
 
 from agentapi.errors import ConflictError
 from agentapi.principal import OrgId, Role, UserId, WorkspaceId
-from agentapi.tenancy.models import Member, Organization, Workspace
+from agentapi.tenancy.models import Invitation, JoinRule, Member, Organization, Plan, Workspace, user_id_of
 
 if TYPE_CHECKING:
+    from agentapi._core import VerifiedToken
     from agentapi.principal import Principal
     from agentapi.storage.database import Connection
 
 __all__ = [
+    "assign_role",
+    "change_workspace",
+    "create_invitation",
     "create_organization",
     "create_workspace",
+    "delete_invitation",
+    "delete_organization",
+    "delete_workspace",
     "find_members",
     "find_organization",
     "find_workspace",
+    "get_member",
+    "has_other_admins",
+    "join",
+    "list_invitations",
     "list_member_ids",
+    "list_members",
+    "list_organizations",
     "list_workspaces",
+    "lock_organization",
+    "remove_member",
+    "take_invitation",
+    "update_organization",
     "upsert_member",
 ]
 
-_FIND_ORGANIZATION = "SELECT id, slug, name, created_at FROM organizations WHERE slug = $1"
+_FIND_ORGANIZATION = "SELECT * FROM organizations WHERE slug = $1"
 _CREATE_ORGANIZATION = """
-INSERT INTO organizations (id, slug, name) VALUES ($1, $2, $3) RETURNING id, slug, name, created_at
+INSERT INTO organizations (id, slug, name) VALUES ($1, $2, $3) RETURNING *
 """
 _FIND_WORKSPACE = "SELECT id, org_id, slug, name, created_at FROM workspaces WHERE slug = $1"
 _LIST_WORKSPACES = """
@@ -45,16 +62,58 @@ RETURNING id, org_id, slug, name, created_at
 _UPSERT_MEMBER = """
 INSERT INTO members (org_id, user_id, issuer, subject, email, role) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (org_id, user_id) DO UPDATE SET email = EXCLUDED.email, role = EXCLUDED.role, last_seen_at = now()
-RETURNING org_id, user_id, issuer, subject, email, role, created_at, last_seen_at
+RETURNING *
 """
 
 _FIND_MEMBERS = """
-SELECT org_id, user_id, issuer, subject, email, role, created_at, last_seen_at FROM members
+SELECT * FROM members
 WHERE subject = $1 OR email = $1 OR user_id = $2
 ORDER BY user_id LIMIT 2
 """
 
 
+_LOCK_ORGANIZATION = "SELECT * FROM organizations WHERE id = $1 FOR NO KEY UPDATE"
+_LIST_ORGANIZATIONS = "SELECT * FROM organizations WHERE slug > $1 ORDER BY slug LIMIT $2"
+_UPDATE_ORGANIZATION = """
+UPDATE organizations SET slug = $2, name = $3, owner_id = $4, suspended_at = $5, join_rule = $6,
+    requests_per_minute = $7, max_members = $8, max_upstreams = $9
+WHERE id = $1 RETURNING *
+"""
+_DELETE_ORGANIZATION = "DELETE FROM organizations WHERE id = $1"
+_DELETE_WORKSPACE = "DELETE FROM workspaces WHERE slug = $1 RETURNING id"
+_RENAME_WORKSPACE = """
+UPDATE workspaces SET slug = $2, name = $3 WHERE slug = $1 RETURNING id, org_id, slug, name, created_at
+"""
+_GET_MEMBER = "SELECT * FROM members WHERE user_id = $1"
+_LIST_MEMBERS = """
+SELECT * FROM members WHERE removed_at IS NULL AND user_id > $1 ORDER BY user_id LIMIT $2
+"""
+_ASSIGN_ROLE = "UPDATE members SET assigned_role = $2 WHERE user_id = $1 AND removed_at IS NULL RETURNING *"
+_REMOVE_MEMBER = """
+UPDATE members SET removed_at = now(), assigned_role = NULL WHERE user_id = $1 AND removed_at IS NULL RETURNING *
+"""
+_JOIN = """
+INSERT INTO members (org_id, user_id, issuer, subject, email, role, assigned_role) VALUES ($1, $2, $3, $4, $5, $6, $6)
+ON CONFLICT (org_id, user_id) DO UPDATE SET assigned_role = EXCLUDED.assigned_role, removed_at = NULL
+RETURNING *
+"""
+_OTHER_ADMINS = """
+SELECT count(*) FROM members
+WHERE user_id <> $1 AND removed_at IS NULL AND COALESCE(assigned_role, role) = 'org_admin'
+"""
+_CREATE_INVITATION = """
+INSERT INTO invitations (id, org_id, token_hash, role, email, subject, created_by, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *
+"""
+_LIST_INVITATIONS = "SELECT * FROM invitations WHERE id > $1 AND expires_at > now() ORDER BY id LIMIT $2"
+_DELETE_INVITATION = "DELETE FROM invitations WHERE id = $1 RETURNING *"
+_SWEEP_INVITATIONS = "DELETE FROM invitations WHERE expires_at <= now()"
+_TAKE_INVITATION = """
+DELETE FROM invitations
+WHERE token_hash = $1 AND expires_at > now()
+  AND (email IS NULL OR lower(email) = lower($2)) AND (subject IS NULL OR subject = $3)
+RETURNING *
+"""
 _MEMBER_IDS = "SELECT user_id FROM members ORDER BY user_id"
 
 
@@ -131,6 +190,142 @@ async def find_members(connection: Connection, text: str) -> list[Member]:
     return [_member(row) for row in await connection.fetch(_FIND_MEMBERS, text, user_id)]
 
 
+async def lock_organization(connection: Connection, org_id: OrgId) -> Organization | None:
+    """Return an organisation, which nobody else changes until the transaction ends."""
+    row = await connection.fetchrow(_LOCK_ORGANIZATION, org_id)
+    return None if row is None else _organization(row)
+
+
+async def list_organizations(connection: Connection, *, after: str, limit: int) -> list[Organization]:
+    """Return organisations in the order of their slugs, in a ``platform_transaction``."""
+    return [_organization(row) for row in await connection.fetch(_LIST_ORGANIZATIONS, after, limit)]
+
+
+async def update_organization(connection: Connection, changed: Organization) -> Organization:
+    """Store all that can change of an organisation.
+
+    Raises:
+        ConflictError: the slug is taken.
+    """
+    plan = changed.plan
+    try:
+        row = await connection.fetchrow(
+            _UPDATE_ORGANIZATION,
+            changed.id,
+            changed.slug,
+            changed.name,
+            changed.owner_id,
+            changed.suspended_at,
+            changed.join_rule,
+            plan.requests_per_minute,
+            plan.max_members,
+            plan.max_upstreams,
+        )
+    except asyncpg.UniqueViolationError as error:
+        raise ConflictError(f"There is an organization {changed.slug} already.") from error
+    return _organization(_returned(row))
+
+
+async def delete_organization(connection: Connection, org_id: OrgId) -> None:
+    """Delete an organisation; all rows that name it go along, but for the audit log's."""
+    await connection.execute(_DELETE_ORGANIZATION, org_id)
+
+
+async def delete_workspace(connection: Connection, slug: str) -> WorkspaceId | None:
+    """Delete a workspace and return its id, or None if there was none.
+
+    Raises:
+        ConflictError: it has upstreams.
+    """
+    try:
+        id_ = await connection.fetchval(_DELETE_WORKSPACE, slug)
+    except asyncpg.ForeignKeyViolationError as error:
+        raise ConflictError("The workspace has upstream servers; delete them first.") from error
+    return None if id_ is None else WorkspaceId(id_)
+
+
+async def change_workspace(connection: Connection, slug: str, *, to: str, name: str) -> Workspace | None:
+    """Give a workspace another slug and name, and return it, or None if there is none.
+
+    Raises:
+        ConflictError: the slug is taken.
+    """
+    try:
+        row = await connection.fetchrow(_RENAME_WORKSPACE, slug, to, name)
+    except asyncpg.UniqueViolationError as error:
+        raise ConflictError(f"There is a workspace {to} already.") from error
+    return None if row is None else _workspace(row)
+
+
+async def get_member(connection: Connection, user_id: UserId) -> Member | None:
+    """Return a member, a removed one too."""
+    row = await connection.fetchrow(_GET_MEMBER, user_id)
+    return None if row is None else _member(row)
+
+
+async def list_members(connection: Connection, *, after: UUID, limit: int) -> list[Member]:
+    """Return members in the order of their ids."""
+    return [_member(row) for row in await connection.fetch(_LIST_MEMBERS, after, limit)]
+
+
+async def assign_role(connection: Connection, user_id: UserId, role: Role | None) -> Member | None:
+    """Give a member a role over what tokens say, or leave it to them again."""
+    row = await connection.fetchrow(_ASSIGN_ROLE, user_id, role)
+    return None if row is None else _member(row)
+
+
+async def remove_member(connection: Connection, user_id: UserId) -> Member | None:
+    """Take the membership back; the row stays, so that no token makes another one."""
+    row = await connection.fetchrow(_REMOVE_MEMBER, user_id)
+    return None if row is None else _member(row)
+
+
+async def join(connection: Connection, org_id: OrgId, token: VerifiedToken, role: Role) -> Member:
+    """Make the owner of a token a member with that role."""
+    user_id = user_id_of(token.issuer, token.subject)
+    row = await connection.fetchrow(_JOIN, org_id, user_id, token.issuer, token.subject, token.email, role)
+    return _member(_returned(row))
+
+
+async def has_other_admins(connection: Connection, user_id: UserId) -> bool:
+    """Return whether the organisation has an admin besides this user."""
+    return bool(await connection.fetchval(_OTHER_ADMINS, user_id))
+
+
+async def create_invitation(connection: Connection, invitation: Invitation, token_hash: bytes) -> Invitation:
+    """Store an invitation, and forget those that are over."""
+    await connection.execute(_SWEEP_INVITATIONS)
+    row = await connection.fetchrow(
+        _CREATE_INVITATION,
+        invitation.id,
+        invitation.org_id,
+        token_hash,
+        invitation.role,
+        invitation.email,
+        invitation.subject,
+        invitation.created_by,
+        invitation.expires_at,
+    )
+    return _invitation(_returned(row))
+
+
+async def list_invitations(connection: Connection, *, after: UUID, limit: int) -> list[Invitation]:
+    """Return the invitations that may still be taken, in the order of their ids."""
+    return [_invitation(row) for row in await connection.fetch(_LIST_INVITATIONS, after, limit)]
+
+
+async def delete_invitation(connection: Connection, invitation_id: UUID) -> Invitation | None:
+    """Take an invitation back."""
+    row = await connection.fetchrow(_DELETE_INVITATION, invitation_id)
+    return None if row is None else _invitation(row)
+
+
+async def take_invitation(connection: Connection, token_hash: bytes, token: VerifiedToken) -> Invitation | None:
+    """Use up the invitation of that hash if it is good for the owner of ``token``: of any number, one gets it."""
+    row = await connection.fetchrow(_TAKE_INVITATION, token_hash, token.email, token.subject)
+    return None if row is None else _invitation(row)
+
+
 def _returned(row: asyncpg.Record | None) -> asyncpg.Record:
     if row is None:
         raise AssertionError("INSERT ... RETURNING gives a row or raises")
@@ -143,6 +338,14 @@ def _organization(row: asyncpg.Record) -> Organization:
         slug=row["slug"],
         name=row["name"],
         created_at=row["created_at"],
+        owner_id=row["owner_id"],
+        suspended_at=row["suspended_at"],
+        join_rule=JoinRule(row["join_rule"]),
+        plan=Plan(
+            requests_per_minute=row["requests_per_minute"],
+            max_members=row["max_members"],
+            max_upstreams=row["max_upstreams"],
+        ),
     )
 
 
@@ -166,4 +369,19 @@ def _member(row: asyncpg.Record) -> Member:
         role=Role(row["role"]),
         created_at=row["created_at"],
         last_seen_at=row["last_seen_at"],
+        assigned_role=None if row["assigned_role"] is None else Role(row["assigned_role"]),
+        removed_at=row["removed_at"],
+    )
+
+
+def _invitation(row: asyncpg.Record) -> Invitation:
+    return Invitation(
+        id=row["id"],
+        org_id=row["org_id"],
+        role=Role(row["role"]),
+        email=row["email"],
+        subject=row["subject"],
+        created_by=row["created_by"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
     )

@@ -251,6 +251,10 @@ class UpstreamClient:
             while len(self._retired) > _MAX_REMEMBERED:
                 self._retired.popitem(last=False)
 
+    def close_organization(self, org_id: OrgId) -> None:
+        """Close all connections of an organisation, and with them its processes and their directories, at once."""
+        self._pool.close(lambda key: key.org_id == org_id)
+
     def close_user(self, upstream_id: UpstreamId, user_id: UserId, *, at_once: bool) -> None:
         """Close the connections of a user whose credential for an upstream has changed, or at once if it is gone."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentapi.audit.log import AuditLog
-    from agentapi.principal import Principal, UpstreamId, WorkspaceId
+    from agentapi.principal import OrgId, Principal, UpstreamId, WorkspaceId
     from agentapi.storage.database import Database
     from agentapi.tenancy.models import Workspace
     from agentapi.upstreams.models import Upstream
@@ -68,6 +68,10 @@ class UpstreamRegistry:
     def on_change(self, callback: Callable[[Upstream], None]) -> None:
         """Call ``callback`` with every upstream that this process creates, changes or deletes, once it is done."""
         self._on_change.append(callback)
+
+    def forget(self, org_id: OrgId) -> None:
+        """Read an organisation's workspaces anew from the next request on."""
+        self._views.forget(org_id)
 
     async def view(self, principal: Principal, workspace_slug: str) -> WorkspaceView:
         """Return the workspace and its enabled upstreams as ``principal`` sees them.

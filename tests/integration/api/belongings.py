@@ -36,6 +36,28 @@ async def _prompt(api: Api) -> str:
     return str(answer.json()["id"])
 
 
+async def _organization(api: Api) -> str:
+    return str(api.tenant.principal.org_id)
+
+
+async def _workspace(api: Api) -> str:
+    slug = "mine-" + uuid4().hex[:8]
+    answer = await api.caller().request("POST", "/api/v1/workspaces", json={"slug": slug, "name": slug})
+    assert answer.status_code == 201, answer.text
+    return slug
+
+
+async def _member(api: Api) -> str:
+    await api.caller().page()
+    return str((await api.caller().request("GET", "/api/v1/members")).json()["items"][0]["id"])
+
+
+async def _invitation(api: Api) -> str:
+    answer = await api.caller().request("POST", "/api/v1/invitations", json={})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
 PLACES: Mapping[str, Callable[[Api], Awaitable[str]]] = {
     "/api/v1/mcp/configurations/{id}": _upstream,
     "/api/v1/mcp/toolsets/{id}": _toolset,
@@ -46,6 +68,11 @@ PLACES: Mapping[str, Callable[[Api], Awaitable[str]]] = {
     "/api/v1/mcp/credentials/{upstream}": _upstream,
     "/api/v1/api-keys/{id}": _key,
     "/api/v1/api-keys/{id}/rotate": _key,
+    "/api/v1/organizations/{id}": _organization,
+    "/api/v1/organizations/{id}/transfer": _organization,
+    "/api/v1/workspaces/{slug}": _workspace,
+    "/api/v1/members/{id}": _member,
+    "/api/v1/invitations/{id}": _invitation,
 }
 """How a tenant comes to the thing that the last parameter of a path names."""
 

