@@ -7,7 +7,6 @@ until it is ended. ``--cache-tls`` keeps the one TLS context that it otherwise b
 from __future__ import annotations
 
 import argparse
-import asyncio
 import functools
 import importlib
 import json
@@ -32,7 +31,10 @@ def main() -> None:
     sys.stdout.flush()
     proxy = server.create_proxy(options.url)
     config = {"access_log": False, "log_level": "warning"}
-    asyncio.run(proxy.run_http_async(show_banner=False, path="/mcp", sockets=[listener], uvicorn_config=config))
+    # As the gateway, whose server takes it by itself.
+    importlib.import_module("uvloop").run(
+        proxy.run_http_async(show_banner=False, path="/mcp", sockets=[listener], uvicorn_config=config)
+    )
 
 
 if __name__ == "__main__":
