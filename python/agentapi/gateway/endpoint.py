@@ -57,6 +57,8 @@ __all__ = ["LegacyDoor", "McpEndpoint", "ModernDoor", "StraightToMcp"]
 _log = structlog.get_logger(__name__)
 
 _MCP: Final = "/mcp/"
+_MAX_PATH: Final = 256
+_MAX_PATHS: Final = 1024
 _VERSION_HEADER = MCP_PROTOCOL_VERSION_HEADER.encode()
 _HANDSHAKE_HEADERS = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
 
@@ -247,17 +249,34 @@ class StraightToMcp:
         self._app = app
         self._routes = routes
         self._own: list[Route] = []
+        self._matched: dict[tuple[str, str], tuple[Route, Scope]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3)."""
         if scope["type"] == "http" and scope["path"].startswith(_MCP):
+            found = self._matching(scope)
+            if found is not None:
+                route, matched = found
+                scope.update(matched, route=route, path_params=dict(matched["path_params"]))
+                await route.app(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _matching(self, scope: Scope) -> tuple[Route, Scope] | None:
+        """Return the route of a request and what it says of it, found once for each address in use."""
+        place = (scope["method"], scope["path"])
+        found = self._matched.get(place)
+        if found is None:
             for route in self._mcp_routes():
                 match, matched = route.matches(scope)
                 if match is Match.FULL:
-                    scope.update(matched, route=route)
-                    await route.app(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+                    found = (route, matched)
+                    break
+            if found is not None and len(scope["path"]) <= _MAX_PATH:
+                if len(self._matched) >= _MAX_PATHS:
+                    self._matched.clear()
+                self._matched[place] = found
+        return found
 
     def _mcp_routes(self) -> list[Route]:
         if not self._own:
