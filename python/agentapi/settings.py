@@ -84,7 +84,7 @@ class IssuerSettings(_Strict):
     """Ask for ``mcp:tools``, ``mcp:resources`` or ``mcp:prompts`` as well, by what a request is about."""
     claims: ClaimRules = ClaimRules()
     sign_in: BrowserSignIn | None = None
-    """Unset: who opens a connect page shows a token of this issuer instead."""
+    """Unset: nobody can sign in to the connect page by this issuer, unless ``connect_with_token`` lets them."""
 
 
 class OAuthClientSettings(_Strict):
@@ -224,6 +224,9 @@ class Settings(BaseSettings):
     """Addresses that a browser may be sent to after it has connected; compared exactly."""
     oauth_refresh_ahead_s: Annotated[float, Field(ge=0, le=3600)] = 300.0
     """How long before its end an access token is refreshed in the background."""
+    connect_with_token: bool | None = None
+    """Whether people whose issuer has no ``sign_in`` may show a token of theirs at the connect page. Unset: in
+    ``agentapi dev`` alone, since whoever gets used to pasting tokens pastes them elsewhere too."""
 
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 4 * 1024 * 1024
     max_json_depth: Annotated[int, Field(ge=8, le=255)] = 64
@@ -265,6 +268,11 @@ class Settings(BaseSettings):
     """How long rows that nobody waits for may gather; a crash loses them."""
     audit_max_queue: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
     """Rows that wait to be written at most."""
+
+    @property
+    def takes_tokens_to_connect(self) -> bool:
+        """What ``connect_with_token`` comes to."""
+        return self.environment == "development" if self.connect_with_token is None else self.connect_with_token
 
     @property
     def max_stream_bytes(self) -> int:

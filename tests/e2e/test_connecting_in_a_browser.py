@@ -104,6 +104,7 @@ async def deployment(module_directory: Path) -> AsyncIterator[Deployment]:
     async with embedded_postgres(module_directory / "data") as postgres, oidc_provider(LIFETIME_S) as issuer:
         env = {
             **deployment_environment(postgres, module_directory, people),
+            "AGENTAPI_CONNECT_WITH_TOKEN": "true",
             "AGENTAPI_EGRESS_ALLOW_HTTP": "true",
             "AGENTAPI_EGRESS_ALLOW_NETWORKS": '["127.0.0.0/8"]',
         }

@@ -31,6 +31,15 @@ def test_the_defaults_are_those_of_production() -> None:
     assert settings.host == "127.0.0.1"
 
 
+def test_tokens_connect_in_development_alone_unless_a_variable_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not load_settings().takes_tokens_to_connect
+    assert load_settings(environment="development").takes_tokens_to_connect
+    monkeypatch.setenv("AGENTAPI_CONNECT_WITH_TOKEN", "true")
+    assert load_settings().takes_tokens_to_connect
+    monkeypatch.setenv("AGENTAPI_CONNECT_WITH_TOKEN", "false")
+    assert not load_settings(environment="development").takes_tokens_to_connect
+
+
 def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTAPI_PORT", "9000")
     monkeypatch.setenv("AGENTAPI_EGRESS_ALLOW_NETWORKS", '["10.0.0.0/8", "fd00::/8"]')

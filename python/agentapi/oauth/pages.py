@@ -16,7 +16,17 @@ from urllib.parse import urlsplit
 
 from starlette.responses import HTMLResponse
 
-__all__ = ["connect", "connected", "form", "going_on", "not_connected", "page", "sign_in", "somebody_else"]
+__all__ = [
+    "connect",
+    "connected",
+    "form",
+    "going_on",
+    "no_sign_in",
+    "not_connected",
+    "page",
+    "sign_in",
+    "somebody_else",
+]
 
 _STYLE: Final = (
     ":root{color-scheme:light dark}body{font:1.125rem/1.5 system-ui,sans-serif;margin:12vh auto;max-width:34rem;"
@@ -71,8 +81,16 @@ def connect(upstream: str, name: str, *, scopes: tuple[str, ...], path: str, csr
     )
 
 
-def sign_in(*, path: str, csrf: str, at_issuer: bool) -> HTMLResponse:
-    """Return the page that asks who is there: at their issuer, or with a token that they have."""
+def sign_in(*, path: str, csrf: str, at_issuer: bool, wrong: str = "", status: int = 200) -> HTMLResponse:
+    """Return the page that asks who is there: at their issuer, or with a token that they have.
+
+    Args:
+        path: Where the form is posted to.
+        csrf: What shows that this browser was given it.
+        at_issuer: Which of the two.
+        wrong: What was wrong the last time.
+        status: The HTTP status.
+    """
     said = "A call through this gateway needs an account to be connected. Only the one who made it can do that."
     if at_issuer:
         return page("Sign in to connect", said, "Sign in as you always do.", form=form(path, csrf, "Sign in"))
@@ -81,7 +99,22 @@ def sign_in(*, path: str, csrf: str, at_issuer: bool) -> HTMLResponse:
         '<input id="token" name="token" type="password" autocomplete="off" spellcheck="false" required>'
     )
     advice = "To show that this is you, enter the access token that your client uses for this gateway. It is not kept."
-    return page("Sign in to connect", said, advice, form=form(path, csrf, "Sign in", fields=field))
+    role = "alert" if wrong else "presentation"
+    asked = form(path, csrf, "Sign in", fields=field)
+    return page("Sign in to connect", wrong or said, advice, status=status, role=role, form=asked)
+
+
+def no_sign_in(issuer: str) -> HTMLResponse:
+    """Return the page for people who have no way to show who they are, and for the administrator whom they ask."""
+    return page(
+        "Signing in is not set up",
+        "An account is to be connected, and this gateway has no way for you to show that it is yours.",
+        f"An administrator has to register the gateway at {issuer} and set 'sign_in' of that issuer in"
+        " AGENTAPI_ISSUERS, as docs/how-to/oauth.md says; or set AGENTAPI_CONNECT_WITH_TOKEN, so that people show an"
+        " access token here. Then open the link again.",
+        status=503,
+        role="alert",
+    )
 
 
 def somebody_else(name: str, *, path: str, csrf: str) -> HTMLResponse:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import structlog
+
 from agentapi.oauth.ahead import RefreshAhead, RefreshPlan
 from agentapi.oauth.book import ConnectionBook
 from agentapi.oauth.changes import Changes
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OAuthRoom"]
 
+_log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class OAuthRoom:
@@ -73,6 +77,8 @@ class OAuthRoom:
     database: Database
     clock: Callable[[], datetime]
     public_url: str
+    takes_tokens: bool
+    """Whether people without a client to sign in by may show a token of theirs instead."""
 
     @classmethod
     def build(
@@ -157,6 +163,7 @@ class OAuthRoom:
             database=database,
             clock=clock,
             public_url=public_url,
+            takes_tokens=settings.takes_tokens_to_connect,
         )
 
     def connect_routes(
@@ -169,11 +176,15 @@ class OAuthRoom:
             admission: Admits their owners.
             clients: The gateway as a client at which people sign in, by issuer.
         """
+        closed = [issuer for issuer in issuers.issuers if issuer not in clients]
+        if closed and not self.takes_tokens:
+            _log.warning("connect_page_without_sign_in", issuers=closed, mend="set sign_in of these issuers")
         sign_ins = SignIns(
             keyring=self.keyring,
             issuers=issuers,
             admission=admission,
             clients=clients,
+            takes_tokens=self.takes_tokens,
             discovery=self.discovery,
             protocol=self.protocol,
             public_url=self.public_url,

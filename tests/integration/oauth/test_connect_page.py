@@ -227,6 +227,19 @@ async def test_a_token_that_is_not_good_here_signs_nobody_in(place: Connecting) 
         assert page.status == 403, token
         assert SESSION not in browser.cookies
         assert not token or token not in page.text
+        # The form is there again, says what was wrong, and takes a better one.
+        assert 'role="alert">This token is not good here' in page.text
+        again = await browser.submit(page, token=place.token())
+        assert again.status == 200
+        assert SESSION in browser.cookies
+
+
+@pytest.mark.parametrize("prefix", ["Bearer ", "bearer  ", "\nBEARER\t"])
+async def test_a_token_is_taken_with_the_scheme_that_was_copied_along(place: Connecting, prefix: str) -> None:
+    browser, url = place.browser(), await place.link()
+    page = await browser.submit(await browser.get(url), token=prefix + place.token())
+    assert page.status == 200
+    assert "You are signed in as mia" in page.text
 
 
 async def test_pages_run_nothing_are_framed_by_nobody_and_post_to_the_gateway_alone(place: Connecting) -> None:

@@ -8,6 +8,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -16,10 +17,13 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 from starlette.responses import JSONResponse, Response
+from structlog.testing import capture_logs
 
+from agentapi._core import Keyring
 from agentapi.identity.token_issuer import TokenIssuer
+from agentapi.oauth.connect.browser import Browsers
 from agentapi.settings import IssuerSettings
-from integration.api.conftest import keyring, state_dir  # noqa: F401 - fixtures
+from integration.api.conftest import issuer, keyring, state_dir  # noqa: F401 - fixtures
 from integration.api.harness import PUBLIC_URL, Api, lifespan_of, served, settings_for
 from integration.oauth.connecting import Connecting, connecting, path_of
 from tenants import make_tenant
@@ -95,6 +99,24 @@ class Issuer(Site):
             {"alg": "ES256", "kid": self.key.kid}, claims, self.forger or self.key, algorithms=["ES256"]
         )
         return {"access_token": "of-no-use", "token_type": "Bearer", "expires_in": 300, "id_token": signed}
+
+
+@pytest.fixture
+async def closed(
+    postgres: EmbeddedPostgres,
+    database: Database,
+    issuer: TokenIssuer,  # noqa: F811
+    keyring: str,  # noqa: F811
+    state_dir: Path,  # noqa: F811
+) -> AsyncIterator[Connecting]:
+    """A gateway that knows no way for people to sign in."""
+    settings = settings_for(postgres, issuer, keyring, state_dir, connect_with_token=False)
+    async with lifespan_of(settings) as app:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+            api = Api(client, issuer, await make_tenant(database))
+            async with connecting(app, api) as place:
+                yield place
 
 
 @dataclass
@@ -243,3 +265,36 @@ async def test_a_sign_in_that_is_refused_says_so(desk: Desk) -> None:
     assert page.status == 502
     assert "not completed" in page.text
     assert json.dumps(browser.cookies).find(SESSION) < 0
+
+
+async def test_where_nobody_can_sign_in_the_page_says_what_an_administrator_has_to_do(
+    closed: Connecting,
+    keyring: str,  # noqa: F811
+) -> None:
+    browser, url = closed.browser(), await closed.link()
+    page = await browser.get(url)
+    assert page.status == 503
+    assert page.forms == []
+    for told in (closed.api.issuer.issuer, "AGENTAPI_ISSUERS", "AGENTAPI_CONNECT_WITH_TOKEN"):
+        assert told in page.text
+    made = Browsers(Keyring.parse(keyring), lambda: datetime.now(UTC))
+    csrf = made.form_token(browser.cookies["__Host-agentapi-oauth"], path_of(url).rpartition("/")[2])
+    forced = await browser.post(f"{path_of(url)}/sign-in", {"csrf": csrf, "token": closed.token()})
+    assert forced.status == 503
+    assert SESSION not in browser.cookies
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_the_log_says_once_that_nobody_can_sign_in(
+    postgres: EmbeddedPostgres,
+    issuer: TokenIssuer,  # noqa: F811
+    keyring: str,  # noqa: F811
+    state_dir: Path,  # noqa: F811
+    allowed: bool,
+) -> None:
+    settings = settings_for(postgres, issuer, keyring, state_dir, connect_with_token=allowed)
+    with capture_logs() as logs:
+        async with lifespan_of(settings):
+            pass
+    said = [entry["issuers"] for entry in logs if entry["event"] == "connect_page_without_sign_in"]
+    assert said == ([] if allowed else [[issuer.issuer]])

@@ -25,7 +25,7 @@ from agentapi.errors import (
 )
 from agentapi.oauth import pages
 from agentapi.oauth.connect.browser import set_cookie
-from agentapi.oauth.connect.sign_in import SIGNED_IN_PATH
+from agentapi.oauth.connect.sign_in import SIGNED_IN_PATH, By
 from agentapi.oauth.connect.tickets import CONNECT_PATH
 from agentapi.oauth.connect.ways import Visit
 from agentapi.oauth.flow import Answer
@@ -139,7 +139,7 @@ class ConnectRoutes:
         who = self._browsers.signed_in(request)
         path = f"{CONNECT_PATH}/{sealed}"
         if who is None:
-            return pages.sign_in(path=f"{path}/sign-in", csrf=csrf, at_issuer=self._sign_ins.at_issuer(ticket))
+            return self._door(ticket, path=path, csrf=csrf)
         if not _is_owner(who, ticket):
             return pages.somebody_else(who.name, path=f"{path}/sign-out", csrf=csrf)
         way, visit = await self._visit(ticket, who, browser, path=path, csrf=csrf)
@@ -158,17 +158,32 @@ class ConnectRoutes:
             return pages.connected(visit.upstream.name)
         return await way.submit(visit, form)
 
-    async def _sign_in(self, request: Request, ticket: Ticket, _: str) -> Response:
+    async def _sign_in(self, request: Request, ticket: Ticket, browser: str) -> Response:
         sealed, form = await self._form(request)
-        if self._sign_ins.at_issuer(ticket):
+        by = self._sign_ins.by(ticket)
+        if by is By.ISSUER:
             started = await self._sign_ins.start(ticket, sealed)
             response = pages.going_on(started.url)
             set_cookie(response, _SIGN_IN, started.cookie)
             return response
-        who = await self._sign_ins.with_token(ticket, form.get("token", ""))
+        path, csrf = f"{CONNECT_PATH}/{sealed}", self._browsers.form_token(browser, sealed)
+        if by is By.NOTHING:
+            return self._door(ticket, path=path, csrf=csrf)
+        try:
+            who = await self._sign_ins.with_token(ticket, form.get("token", ""))
+        except AgentAPIError as error:
+            return self._door(ticket, path=path, csrf=csrf, error=error)
         back = _back_to(sealed)
         self._browsers.sign_in(back, who)
         return back
+
+    def _door(self, ticket: Ticket, *, path: str, csrf: str, error: AgentAPIError | None = None) -> Response:
+        """Return the page that asks who is there, with what was wrong the last time."""
+        by = self._sign_ins.by(ticket)
+        if by is By.NOTHING:
+            return pages.no_sign_in(ticket.principal.issuer)
+        status, wrong = (200, "") if error is None else (status_of(error), error.message)
+        return pages.sign_in(path=f"{path}/sign-in", csrf=csrf, at_issuer=by is By.ISSUER, wrong=wrong, status=status)
 
     async def _sign_out(self, request: Request, ticket: Ticket, _: str) -> Response:
         del ticket

@@ -6,7 +6,8 @@ Invariants:
 * The code goes to the issuer that was asked, with PKCE; its answer counts in the browser that began, once the state
   and the nonce of the id token are those of the cookie. The id token's signature, audience and time are checked by
   what checks every token here.
-* Where the issuer's settings have no client for browsers, the person gives a token of theirs instead, in a form.
+* Where the issuer's settings have no client for browsers, the person gives a token of theirs instead, in a form, if
+  the deployment's settings allow that; otherwise nobody signs in.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import re
 import secrets
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from pydantic import SecretStr
@@ -44,14 +47,25 @@ if TYPE_CHECKING:
     from agentapi.settings import BrowserSignIn
     from agentapi.tenancy.admission import Admission
 
-__all__ = ["SIGNED_IN_PATH", "SignIns", "Started"]
+__all__ = ["SIGNED_IN_PATH", "By", "SignIns", "Started"]
 
 SIGNED_IN_PATH: Final = f"{CONNECT_PATH}/signed-in"
 _AAD: Final = b"connect.sign_in"
 _MAX_COOKIE: Final = 4096
 _MAX_CODE: Final = 4096
 _SECRET_BYTES: Final = 32
+_SCHEME: Final = re.compile(r"\A\s*bearer\s+", re.IGNORECASE)
+"""What people copy along with a token."""
 _FAILED: Final = "You could not be signed in. Open the link again."
+
+
+class By(Enum):
+    """What a person shows who they are by."""
+
+    ISSUER = auto()
+    TOKEN = auto()
+    NOTHING = auto()
+    """An administrator has to name a client of the issuer in its settings first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,7 @@ class SignIns:
         issuers: Verify tokens.
         admission: Admits their owners.
         clients: The gateway as a client of issuers, by issuer, where they have one for browsers.
+        takes_tokens: Whether a token will do where an issuer has none.
         discovery: Finds their endpoints.
         protocol: Redeems codes.
         public_url: Where the gateway is, without a slash at its end.
@@ -83,6 +98,7 @@ class SignIns:
         issuers: IssuerDirectory,
         admission: Admission,
         clients: Mapping[str, BrowserSignIn],
+        takes_tokens: bool,
         discovery: Discovery,
         protocol: AuthorizationClient,
         public_url: str,
@@ -92,14 +108,17 @@ class SignIns:
         self._issuers = issuers
         self._admission = admission
         self._clients = clients
+        self._takes_tokens = takes_tokens
         self._discovery = discovery
         self._protocol = protocol
         self._public_url = public_url
         self._clock = clock
 
-    def at_issuer(self, ticket: Ticket) -> bool:
-        """Return whether whoever asked can sign in at their issuer; otherwise a token is what they show."""
-        return ticket.principal.issuer in self._clients
+    def by(self, ticket: Ticket) -> By:
+        """Return what whoever asked can show who they are by."""
+        if ticket.principal.issuer in self._clients:
+            return By.ISSUER
+        return By.TOKEN if self._takes_tokens else By.NOTHING
 
     async def start(self, ticket: Ticket, sealed: str) -> Started:
         """Begin a sign-in at the issuer of the ticket's owner.
@@ -174,7 +193,8 @@ class SignIns:
         audiences = [self._public_url]
         if ticket.workspace:
             audiences.append(f"{self._public_url}/mcp/{principal.org_slug}/{ticket.workspace}")
-        header = [(b"authorization", b"Bearer " + token.strip().encode("ascii", "replace"))]
+        bare = _SCHEME.sub("", token, count=1).strip()
+        header = [(b"authorization", b"Bearer " + bare.encode("ascii", "replace"))]
         try:
             verified = await verified_token(self._issuers, header, audiences=tuple(audiences))
         except UnauthenticatedError as error:
