@@ -136,6 +136,7 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /api/v1/audit": _P.AUDIT_READ,
     "GET /api/v1/audit/export": _P.AUDIT_READ,
     # The page in a browser.
+    "GET /connected/{id}": Open.BROWSER,
     "GET /connect/signed-in": Open.BROWSER,
     "GET /connect/{id}": Open.BROWSER,
     "POST /connect/{id}": Open.BROWSER,

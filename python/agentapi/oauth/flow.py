@@ -277,9 +277,7 @@ class Flows:
         if answer.error is not None:
             denied = answer.error == "access_denied"
             raise AuthorizationServerError(
-                "The connection was not allowed at the provider."
-                if denied
-                else "The provider answered with an error, so nothing was connected.",
+                "The connection was not allowed at the provider." if denied else "The provider answered with an error.",
                 denied=denied,
             )
         if not answer.code or len(answer.code) > _MAX_CODE:

@@ -23,6 +23,7 @@ from agentapi.oauth.discovery import Discovery
 from agentapi.oauth.flow import Flows
 from agentapi.oauth.journal import Journal
 from agentapi.oauth.models import Client, ClientAuth, Registration
+from agentapi.oauth.outcome import Outcomes
 from agentapi.oauth.protocol import AuthorizationClient
 from agentapi.oauth.providers import PRESETS
 from agentapi.oauth.refresh import Refresher
@@ -210,6 +211,7 @@ class OAuthRoom:
             revoker=self.revoker,
             clients=self.clients,
             tickets=self.tickets,
+            outcomes=Outcomes(database=self.database, keyring=self.keyring, clock=self.clock),
         ).routes()
 
 

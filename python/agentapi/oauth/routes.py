@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agentapi.oauth.connect.tickets import Tickets
     from agentapi.oauth.flow import Flows
     from agentapi.oauth.models import Connection
+    from agentapi.oauth.outcome import Outcomes
     from agentapi.oauth.revoke import Revoker
     from agentapi.principal import Principal
     from agentapi.upstreams.registry import UpstreamRegistry
@@ -51,6 +52,7 @@ class OAuthRoutes:
         revoker: Takes them back.
         clients: The organisation's clients and providers.
         tickets: Make links that can be followed in another browser.
+        outcomes: Show what came of it.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class OAuthRoutes:
         revoker: Revoker,
         clients: ClientRegistry,
         tickets: Tickets,
+        outcomes: Outcomes,
     ) -> None:
         self._authorize = authorize
         self._upstreams = upstreams
@@ -71,6 +74,7 @@ class OAuthRoutes:
         self._revoker = revoker
         self._clients = clients
         self._tickets = tickets
+        self._outcomes = outcomes
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application to mount."""
@@ -87,6 +91,7 @@ class OAuthRoutes:
             Route(f"{_BASE}/providers/{{id}}", self.read_provider, methods=["GET"]),
             Route(f"{_BASE}/providers/{{id}}", self.delete_provider, methods=["DELETE"]),
             Route(METADATA_PATH, self.metadata, methods=["GET"]),
+            *self._outcomes.routes(),
         ]
 
     async def init(self, request: Request) -> Response:
@@ -125,7 +130,7 @@ class OAuthRoutes:
             return pages.not_connected(status_of(error), error.message)
         if finished.return_to is not None:
             return RedirectResponse(finished.return_to, 303, {"Referrer-Policy": "no-referrer"})
-        return pages.connected(finished.upstream_name)
+        return self._outcomes.redirect(finished.connection)
 
     async def refresh(self, request: Request) -> Response:
         """``POST /api/v1/mcp/oauth/refresh``: renew the caller's token now."""

@@ -37,7 +37,8 @@ def cookie_of(answer: Any) -> str:
 
 
 async def browse(api: Api, site: Provider, url: str, cookie: str, **changes: str) -> Any:  # noqa: F811
-    return await api.http.get(f"{BASE}/callback", params={**site.agree(url), **changes}, headers={"Cookie": cookie})
+    given = {**site.agree(url), **changes}
+    return await api.http.get(f"{BASE}/callback", params=given, headers={"Cookie": cookie}, follow_redirects=True)
 
 
 async def test_a_member_connects_refreshes_lists_and_revokes(api: Api, site: Provider) -> None:  # noqa: F811
@@ -64,6 +65,34 @@ async def test_a_member_connects_refreshes_lists_and_revokes(api: Api, site: Pro
     everything = f"{begun.text}{page.text}{listed}{refreshed.text}"
     assert "access-" not in everything
     assert "refresh-" not in everything
+
+
+async def test_the_page_of_a_success_holds_no_code_and_can_be_loaded_again(api: Api, site: Provider) -> None:  # noqa: F811
+    upstream = await registered(api, site, "again")
+    caller = api.caller()
+    begun = await caller.request("POST", f"{BASE}/init", json={"upstream": upstream})
+    page = await browse(api, site, begun.json()["authorization_url"], cookie_of(begun))
+    assert page.url.path.startswith("/connected/")
+    assert page.url.query == b""
+    for _ in range(2):
+        again = await api.http.get(page.url)
+        assert again.status_code == 200
+        assert "Your account is connected to again." in again.text
+    await caller.request("POST", f"{BASE}/revoke", json={"upstream": upstream})
+    later = await api.http.get(page.url)
+    assert later.status_code == 404
+    assert "is not any more" in later.text
+    for unknown in ("x", "A" * 2000, str(page.url.path)[11:-1]):
+        assert (await api.http.get(f"/connected/{unknown}")).status_code == 404
+
+
+async def test_what_a_provider_says_no_with_is_told_once(api: Api, site: Provider) -> None:  # noqa: F811
+    upstream = await registered(api, site, "refusing")
+    for error in ("access_denied", "server_error"):
+        begun = await api.caller().request("POST", f"{BASE}/init", json={"upstream": upstream})
+        page = await browse(api, site, begun.json()["authorization_url"], cookie_of(begun), error=error)
+        assert page.status_code == 502
+        assert page.text.lower().count("nothing was connected") == 1
 
 
 async def test_pages_run_nothing_and_are_framed_by_nobody(api: Api, site: Provider) -> None:  # noqa: F811
