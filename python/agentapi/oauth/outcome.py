@@ -72,7 +72,7 @@ class Outcomes:
         try:
             return await self._shown(request.path_params["id"])
         except AgentAPIError as error:
-            return pages.not_connected(status_of(error), error.message)
+            return pages.no_outcome(status_of(error), error.message)
 
     async def _shown(self, sealed: str) -> Response:
         if len(sealed) > _MAX_LENGTH or not sealed.isascii():

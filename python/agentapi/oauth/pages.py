@@ -21,6 +21,7 @@ __all__ = [
     "connected",
     "form",
     "going_on",
+    "no_outcome",
     "no_sign_in",
     "not_connected",
     "page",
@@ -70,13 +71,33 @@ def not_connected(status: int, reason: str) -> HTMLResponse:
     return page("Not connected", reason, advice, status=status, role="alert")
 
 
-def connect(upstream: str, name: str, *, scopes: tuple[str, ...], path: str, csrf: str) -> HTMLResponse:
-    """Return the page that asks whether to go on to where an account is connected."""
+def no_outcome(status: int, reason: str) -> HTMLResponse:
+    """Return the page of a success that is not one any more, or of which nothing is known any more."""
+    return page("Not connected now", reason, "Make the call again: it says whether you have to connect.", status=status)
+
+
+def connect(
+    upstream: str, name: str, *, host: str, server: str, scopes: tuple[str, ...], path: str, csrf: str
+) -> HTMLResponse:
+    """Return the page that asks whether to go on to where an account is connected.
+
+    Args:
+        upstream: Its name, which whoever registered it chose.
+        name: Of the person.
+        host: The upstream's, which will use the account.
+        server: The host of the authorization server, which the upstream chose if nobody else did: that the two belong
+            together is for the person to see.
+        scopes: Needed besides those that a connection has already.
+        path: Where the form is posted to.
+        csrf: What shows that this browser was given it.
+    """
     more = f" It asks for more than before: {', '.join(scopes)}." if scopes else ""
     return page(
         f"Connect an account to {upstream}",
-        f"You are signed in as {name}. A call of yours needs an account of yours at {upstream}.{more}",
-        "If you did not make such a call, or are somebody else, close this window.",
+        f"You are signed in as {name}. A call of yours needs an account of yours at {upstream}, a server at {host}."
+        f" You are asked for it at {server}, and {host} may use it from then on.{more}",
+        f"If you did not make such a call, are somebody else, or do not trust {host} with an account at {server},"
+        " close this window.",
         form=form(path, csrf, "Continue"),
     )
 

@@ -146,7 +146,7 @@ class OAuthRoom:
         )
         changes.listen(credentials.changed)
         tickets = Tickets(keyring, public_url=public_url, clock=clock)
-        ways: dict[Auth, Way] = {Auth.OAUTH: OAuthWay(flows=flows, database=database, vault=vault)}
+        ways: dict[Auth, Way] = {Auth.OAUTH: OAuthWay(flows=flows, clients=clients, database=database, vault=vault)}
         return cls(
             flows=flows,
             book=ConnectionBook(database=database, clients=clients, refresher=refresher, clock=clock),

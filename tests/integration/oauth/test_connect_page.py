@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,9 +16,10 @@ from agentapi.oauth.connect.tickets import Tickets
 from agentapi.principal import Principal, Role, UpstreamId
 from agentapi.tenancy.models import user_id_of
 from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir  # noqa: F401 - fixtures
-from integration.api.harness import ISSUER, PUBLIC_URL, Api
+from integration.api.harness import ISSUER, PUBLIC_URL, Api, served
 from integration.oauth.connecting import Connecting, connecting, path_of
 from tenants import make_tenant
+from unit.oauth.sites import Site, server_metadata
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,6 +52,23 @@ async def test_the_one_who_asked_is_told_what_is_about_to_happen(place: Connecti
     for told in ("mia", "tracker", "If you did not make such a call"):
         assert told in page.text
     began_nothing(place, page)
+
+
+async def test_the_page_names_the_hosts_of_the_upstream_and_of_its_authorization_server(place: Connecting) -> None:
+    """A hostile upstream may name another's authorization server; who reads the page sees that they do not match."""
+    other = Site()
+    async with served(other) as url:
+        other.url = url
+        other.answers = {"/.well-known/oauth-authorization-server": lambda _: server_metadata(url)}
+        place.site.answers["/.well-known/oauth-protected-resource/mcp"] = lambda _: {
+            "resource": f"{place.site.url}/mcp",
+            "authorization_servers": [url],
+        }
+        page = await place.sign_in(place.browser(), await place.link())
+    assert f"a server at {urlsplit(place.site.url).netloc}." in page.text
+    assert f"asked for it at {urlsplit(url).netloc}" in page.text
+    began_nothing(place, page)
+    assert "/register" not in other.paths()
 
 
 async def test_another_user_who_opens_the_link_is_refused(place: Connecting) -> None:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 
-from agentapi.oauth.pages import connected, not_connected
+from agentapi.oauth.pages import connect, connected, not_connected
 
 
 def test_whatever_a_page_says_is_text() -> None:
@@ -21,3 +21,12 @@ def test_the_policy_allows_the_one_style_that_is_there() -> None:
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
     assert f"style-src 'sha256-{digest}'" in page.headers["content-security-policy"]
     assert page.status_code == 403
+
+
+def test_the_connect_page_names_both_who_asks_for_an_account_and_where_it_is() -> None:
+    page = connect(
+        "tracker", "mia", host="mcp.example:8443", server="login.elsewhere.example", scopes=(), path="/x", csrf="y"
+    )
+    text = bytes(page.body).decode()
+    assert "tracker, a server at mcp.example:8443." in text
+    assert "at login.elsewhere.example, and mcp.example:8443 may use it" in text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -76,7 +77,9 @@ class BroughtWay:
 def _page(visit: Visit, error: AgentAPIError | None = None, typed: Mapping[str, str] | None = None) -> Response:
     complaints = error.fields if isinstance(error, InvalidRequestError) else ()
     wrong = {complaint.pointer.rpartition("/")[2]: complaint.detail for complaint in complaints}
-    said = f"You are signed in as {visit.name}. {visit.upstream.name} asks you for a credential of your own."
+    host = urlsplit(visit.upstream.endpoint or "").netloc
+    where = f", a server at {host}, asks" if host else " asks"
+    said = f"You are signed in as {visit.name}. {visit.upstream.name}{where} you for a credential of your own."
     if complaints:
         said = " ".join(["Nothing was stored; look at what is said below.", wrong.get("values", "")])
     elif error is not None:

@@ -50,6 +50,18 @@ class Target:
     scopes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is known of an authorization before the gateway is a client there."""
+
+    provider: ProviderName
+    server: AuthorizationServer
+    resource: str | None
+    scopes: tuple[str, ...]
+    by_hand: bool
+    """Somebody chose the server, so that clients which were made by hand may serve."""
+
+
 class ClientRegistry:
     """Finds and makes clients.
 
@@ -98,6 +110,24 @@ class ClientRegistry:
             AuthorizationServerError: The authorization server cannot be found or must not be trusted.
             EgressRefusedError: An address may not be reached.
         """
+        asked = await self._asked(principal, upstream)
+        client = await self._client(principal, asked.server, by_hand=asked.by_hand)
+        scopes = offline_scopes(asked.server, asked.scopes) if asked.scopes else ()
+        return Target(
+            provider=asked.provider, server=asked.server, client=client, resource=asked.resource, scopes=scopes
+        )
+
+    async def server(self, principal: Principal, upstream: Upstream) -> AuthorizationServer:
+        """Return where a user of ``upstream`` is to be sent, without becoming a client there.
+
+        Raises:
+            InvalidRequestError: The upstream takes no OAuth connections.
+            AuthorizationServerError: The authorization server cannot be found or must not be trusted.
+            EgressRefusedError: An address may not be reached.
+        """
+        return (await self._asked(principal, upstream)).server
+
+    async def _asked(self, principal: Principal, upstream: Upstream) -> _Asked:
         if upstream.auth is not Auth.OAUTH or upstream.endpoint is None:
             raise InvalidRequestError("This upstream takes no OAuth connections.")
         async with self._database.tenant_transaction(principal) as connection:
@@ -105,32 +135,17 @@ class ClientRegistry:
         chosen = binding or Binding(upstream_id=upstream.id, provider=ProviderName.MCP)
         known = known_server(chosen, self._presets)
         if known is not None:
-            return await self._target(principal, chosen, known, None, chosen.scopes or known.scopes, by_hand=True)
+            return _Asked(chosen.provider, known, None, chosen.scopes or known.scopes, by_hand=True)
         if chosen.provider is ProviderName.OIDC:
             server = await self._discovery.server(chosen.parameters["issuer"], chosen=True)
             audience = chosen.parameters.get("audience")
             if audience is not None:
                 server = replace(server, authorize_parameters=(*server.authorize_parameters, ("audience", audience)))
-            return await self._target(principal, chosen, server, None, chosen.scopes or ("openid",), by_hand=True)
+            return _Asked(chosen.provider, server, None, chosen.scopes or ("openid",), by_hand=True)
         found = await self._discovery.resource(upstream.endpoint)
         server = await self._discovery.server(found.issuers[0], chosen=False)
         scopes = chosen.scopes or found.scopes
-        return await self._target(principal, chosen, server, found.resource, scopes, by_hand=binding is not None)
-
-    async def _target(
-        self,
-        principal: Principal,
-        binding: Binding,
-        server: AuthorizationServer,
-        resource: str | None,
-        scopes: tuple[str, ...],
-        *,
-        by_hand: bool,
-    ) -> Target:
-        client = await self._client(principal, server, by_hand=by_hand)
-        if scopes:
-            scopes = offline_scopes(server, scopes)
-        return Target(provider=binding.provider, server=server, client=client, resource=resource, scopes=scopes)
+        return _Asked(chosen.provider, server, found.resource, scopes, by_hand=binding is not None)
 
     async def _client(self, principal: Principal, server: AuthorizationServer, *, by_hand: bool) -> Client:
         async with self._database.tenant_transaction(principal) as connection:

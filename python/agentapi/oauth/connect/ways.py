@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from agentapi.oauth import pages, store
 from agentapi.oauth.models import Status
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
+    from agentapi.oauth.clients.registry import ClientRegistry
     from agentapi.oauth.flow import Flows
     from agentapi.oauth.vault import Vault
     from agentapi.principal import Principal
@@ -61,12 +63,14 @@ class OAuthWay:
 
     Args:
         flows: Begins authorizations.
+        clients: Knows where.
         database: Where connections are.
         vault: Opens them.
     """
 
-    def __init__(self, *, flows: Flows, database: Database, vault: Vault) -> None:
+    def __init__(self, *, flows: Flows, clients: ClientRegistry, database: Database, vault: Vault) -> None:
         self._flows = flows
+        self._clients = clients
         self._database = database
         self._vault = vault
 
@@ -79,8 +83,17 @@ class OAuthWay:
         return self._vault.open_grant(held).endpoint == upstream.endpoint
 
     async def show(self, visit: Visit) -> Response:
-        """Return the page that names user and upstream, with a button that goes on."""
-        return pages.connect(visit.upstream.name, visit.name, scopes=visit.scopes, path=visit.path, csrf=visit.csrf)
+        """Return the page that names user, upstream and authorization server, with a button that goes on."""
+        server = await self._clients.server(visit.principal, visit.upstream)
+        return pages.connect(
+            visit.upstream.name,
+            visit.name,
+            host=urlsplit(visit.upstream.endpoint or "").netloc,
+            server=urlsplit(server.authorization_endpoint).netloc,
+            scopes=visit.scopes,
+            path=visit.path,
+            csrf=visit.csrf,
+        )
 
     async def submit(self, visit: Visit, form: Mapping[str, str]) -> Response:
         """Begin the authorization and send the browser there."""
