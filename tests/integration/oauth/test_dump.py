@@ -9,18 +9,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 from pydantic import SecretStr
 
+from agentapi.oauth.brought import store as brought_store
+from agentapi.oauth.brought.models import Brought, BroughtId, Stored, destination_of
+from agentapi.oauth.brought.vault import BroughtVault
 from agentapi.oauth.models import Client, ClientAuth, Registration
+from agentapi.tenancy.store import upsert_member
 from agentapi.upstreams import store as upstream_store
+from agentapi.upstreams.forms import CredentialForm, FormField, Place, Placement
 from agentapi.upstreams.models import Auth
 from agentapi.upstreams.secrets import seal_secret
+from tenants import NOW
 
 if TYPE_CHECKING:
     from agentapi._core import Keyring
     from agentapi.storage.embedded import EmbeddedPostgres
     from integration.oauth.conftest import Bench
+
+
+_FORM = CredentialForm(
+    fields=(FormField(name="token", label="Access token"),),
+    placements=(Placement(place=Place.HEADER, name="Authorization", value="Bearer {token}"),),
+)
 
 
 def pg_dump() -> Path:
@@ -56,6 +69,25 @@ async def test_a_dump_without_the_keyring_yields_no_token(
     sealed = seal_secret(oauth_keyring, shared.org_id, shared.id, "the-secret-that-all-share")
     async with bench.database.tenant_transaction(bench.principal) as connection:
         await upstream_store.insert_upstream(connection, replace(shared, secret=sealed))
+    mine = replace(bench.tenant.upstream("mine"), auth=Auth.USER, credential_form=_FORM)
+    brought = Brought({"token": SecretStr("the-token-that-a-user-brought")}, destination_of(mine))
+    owner, id_ = bench.principal, BroughtId(uuid4())
+    values = BroughtVault(oauth_keyring).seal(
+        brought, id_=id_, org_id=owner.org_id, user_id=owner.user_id, upstream_id=mine.id
+    )
+    stored = Stored(
+        id=id_,
+        org_id=owner.org_id,
+        user_id=owner.user_id,
+        upstream_id=mine.id,
+        sealed=values,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    async with bench.database.tenant_transaction(bench.principal) as connection:
+        await upsert_member(connection, owner, email=None)
+        await upstream_store.insert_upstream(connection, mine)
+        await brought_store.put(connection, stored)
     process = await asyncio.create_subprocess_exec(
         pg_dump(), "--inserts", postgres.superuser_dsn, stdout=asyncio.subprocess.PIPE
     )
@@ -67,8 +99,9 @@ async def test_a_dump_without_the_keyring_yields_no_token(
     token = (await bench.credential()).removeprefix("Bearer ")
     assert str(shared.id) in dump
     assert by_hand.issuer in dump
+    assert str(id_) in dump
     assert "oauth.refresh" in dump
     sealed_away = (token, *bench.provider.refresh_tokens, "dynamic-secret", "the-secret-of-a-client-by-hand")
-    for secret in (*sealed_away, "the-secret-that-all-share", state, waiting.browser):
+    for secret in (*sealed_away, "the-secret-that-all-share", "the-token-that-a-user-brought", state, waiting.browser):
         for form in forms(secret):
             assert form.lower() not in dump
