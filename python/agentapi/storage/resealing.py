@@ -3,7 +3,7 @@
 A room that seals declares its columns as ``SealedColumn``; a test compares all of them with the catalogue, so that a
 new table cannot be forgotten. Their rows belong to every organisation, and row-level security shows them to nobody at
 once. For this one purpose each such table has policies that let the *owner* of the schema, and only in a transaction
-that says ``app.maintenance = 'keys'``, read and update every row (migration 0006). The application's role may say so
+that says ``app.maintenance = 'keys'``, read and update every row (migration 0011). The application's role may say so
 too, and sees nothing by it.
 
 Rows are taken in batches, each its own transaction. A row that somebody else has locked is left for the next round, so

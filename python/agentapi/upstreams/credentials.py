@@ -1,9 +1,10 @@
 """What upstreams are given instead of asking for it: the credential of whoever calls.
 
 Each kind of ``Auth`` has one implementation of ``Credentials``; the composition root joins them. Whoever sends a
-request asks for the credential first and keys all that it keeps (connections, prepared heads) by the credential's user
-and version, so that what one user's credential opened never carries a request of another, nor of the same user once
-the credential has changed.
+request asks for the credential first and keys all that it keeps (sessions with upstreams, prepared heads) by the
+credential's user and version, so that what one user's credential opened never carries a request of another, nor of the
+same user once the credential has changed. TCP connections carry no credential of their own and are shared by origin:
+each request on one brings its own.
 """
 
 from __future__ import annotations

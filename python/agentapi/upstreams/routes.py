@@ -11,9 +11,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentapi.api_input import INVALID_BODY, decode_cursor, encode_cursor, known_id, page_limit, parse, read_json
-from agentapi.errors import FieldError, InvalidRequestError
+from agentapi.errors import FieldError, InvalidRequestError, UpstreamNeedsConnectionError
 from agentapi.principal import UpstreamId
 from agentapi.upstreams.link import Caller
+from agentapi.upstreams.models import Auth
 from agentapi.upstreams.probe import probe
 from agentapi.upstreams.requests import ConnectionTest, UpstreamInput
 
@@ -159,7 +160,11 @@ class UpstreamRoutes:
 
         @contextlib.asynccontextmanager
         async def opened() -> AsyncIterator[Channel]:
-            credential = await self._credentials.credential(upstream, caller)
+            try:
+                credential = await self._credentials.credential(upstream, caller)
+            except UpstreamNeedsConnectionError as error:
+                how = _how_to_connect(upstream, is_stored=given.id is not None)
+                raise UpstreamNeedsConnectionError(f"{error.message} {how}", upstream_id=upstream.id) from error
             async with self._transports.open(upstream, credential)() as channel:
                 yield channel
 
@@ -189,6 +194,15 @@ def _document(upstream: Upstream, workspace: str) -> dict[str, Any]:
         "created_at": upstream.created_at.isoformat(),
         "updated_at": upstream.updated_at.isoformat(),
     }
+
+
+def _how_to_connect(upstream: Upstream, *, is_stored: bool) -> str:
+    """Return what whoever tests an upstream of users' own credentials does first."""
+    if not is_stored:
+        return "Register the upstream and connect; then test it by its 'id'."
+    if upstream.auth is Auth.USER:
+        return f"PUT /api/v1/mcp/credentials/{upstream.id} takes one; then test again."
+    return "POST /api/v1/mcp/oauth/init answers where to connect; then test again."
 
 
 def _id(text: str) -> UpstreamId:

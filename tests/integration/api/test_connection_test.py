@@ -213,6 +213,21 @@ async def test_an_oauth_upstream_says_what_is_missing(api: Api, mcp_url: str) ->
     assert_reason(await outcome(api, endpoint=mcp_url, auth="oauth"), "OAuth connection")
 
 
+async def test_an_upstream_of_users_own_credentials_says_how_to_give_one(api: Api, mcp_url: str) -> None:
+    form = {
+        "fields": [{"name": "token", "label": "Token"}],
+        "placements": [{"place": "header", "name": "Authorization", "value": "Bearer {token}"}],
+    }
+    for name, given, way in (
+        ("by-oauth", {"auth": "oauth"}, "POST /api/v1/mcp/oauth/init"),
+        ("by-form", {"auth": "user", "credential_form": form}, "PUT /api/v1/mcp/credentials/{id}"),
+    ):
+        assert_reason(await outcome(api, endpoint=mcp_url, **given), "Register the upstream and connect")
+        stored = await api.caller().created(name=name, endpoint=mcp_url, **given)
+        answer = await api.caller().test(id=stored["id"])
+        assert_reason(answer.json(), way.format(id=stored["id"]))
+
+
 async def test_a_stored_address_that_is_no_longer_allowed_is_not_called(
     api: Api, strict_api: Api, mcp_url: str, seen: Seen
 ) -> None:
