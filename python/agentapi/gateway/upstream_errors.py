@@ -5,6 +5,9 @@ Invariants:
 * A code by which the protocol says something about the client's request, its headers, its version or its next step is
   told only where an upstream can mean that. Clients and ``rpc.error_status`` act on such codes, and would take the
   upstream's word for the gateway's.
+* A client tells the gateway's own errors by the ``code`` in their data, and follows the address that is there. Data
+  with such a word reach it only as ``upstreamData``.
+* What reads like an error of the gateway names the upstream that said it: see ``_attributed``.
 * Message and data are bounded in bytes.
 
 =====================================  ==========================================================================
@@ -15,6 +18,7 @@ code                                   told
 -32021 missing client capability       where its data names a capability that the client did not declare
 -32042 address to be visited first     of an older server, where the client can be asked to visit one, and under
                                        the upstream's name
+-32603 internal error                  under the upstream's name: it is the gateway's own code for what goes wrong
 all others                             as they are: what a server says of params, methods and itself, and codes to
                                        which no revision that is served here gives a meaning
 =====================================  ==========================================================================
@@ -35,7 +39,7 @@ from mcp_types import (
     URL_ELICITATION_REQUIRED,
 )
 
-from agentapi.errors import UpstreamError
+from agentapi.errors import AgentAPIError, UpstreamError
 from agentapi.gateway.rpc import REQUEST_CANCELLED
 from agentapi.upstreams.link import Era
 
@@ -50,6 +54,8 @@ _OURS: Final = frozenset({PARSE_ERROR, HEADER_MISMATCH, UNSUPPORTED_PROTOCOL_VER
 """The last is how the gateway says that it was the client who ended the request."""
 _MAX_CODE: Final = 2**53
 """Beyond it clients differ in which number they read."""
+_REFUSALS_OF_THE_GATEWAY: Final = frozenset({"call_not_waiting", "connection_declined"})
+"""Codes that stand in data of errors without being those of a domain error."""
 
 
 def told_error(
@@ -71,19 +77,38 @@ def told_error(
             return MCPError(error.code, message, {"requiredCapabilities": required})
     elif error.code == URL_ELICITATION_REQUIRED:
         if era is Era.LEGACY and _is_visit(data):
-            elicitation = declared.get("elicitation")
+            elicitation, visits = declared.get("elicitation"), {"elicitations": data["elicitations"]}
             if client_era is Era.MODERN:
-                return MCPError(error.code, message, data)
+                return MCPError(error.code, message, visits)
             if isinstance(elicitation, dict) and elicitation.get("url") is not None:
-                return MCPError(error.code, _cut(f"Upstream '{upstream}' asks for this first: {message}"), data)
+                return MCPError(error.code, _cut(f"Upstream '{upstream}' asks for this first: {message}"), visits)
     elif error.code not in _OURS and abs(error.code) <= _MAX_CODE:
-        return MCPError(error.code, message, data)
+        return _attributed(error.code, message, data, upstream)
     code = error.code if abs(error.code) <= _MAX_CODE else 0
     return MCPError(
         INTERNAL_ERROR,
         _cut(f"Upstream '{upstream}' answered with the error {code}: {message}"),
         {"code": UpstreamError.code, "upstreamCode": code},
     )
+
+
+def _attributed(code: int, message: str, data: object, upstream: str) -> MCPError:
+    """Return an error of ``upstream`` such that nobody takes it for one of the gateway."""
+    word = data.get("code") if isinstance(data, dict) else None
+    speaks_for_us = isinstance(word, str) and word in _vocabulary()
+    if speaks_for_us or code == INTERNAL_ERROR:
+        message = _cut(f"Upstream '{upstream}' says: {message}")
+    return MCPError(code, message, {"upstreamData": data} if speaks_for_us else data)
+
+
+def _vocabulary() -> frozenset[str]:
+    """Return the words by which clients know the gateway's errors, those of every room that has been loaded."""
+    words, kinds = set(_REFUSALS_OF_THE_GATEWAY), [AgentAPIError]
+    while kinds:
+        kind = kinds.pop()
+        words.add(kind.code)
+        kinds.extend(kind.__subclasses__())
+    return frozenset(words)
 
 
 def _cut(text: str) -> str:
