@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,7 +13,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 from starlette.routing import Route
 
 from agentapi.audit.log import AuditLog
@@ -23,12 +21,7 @@ from agentapi.audit.signing import SigningKeys
 from agentapi.egress.client import Egress
 from agentapi.errors import (
     AgentAPIError,
-    InsufficientScopeError,
-    InvalidRequestError,
-    MethodNotAllowedError,
-    NotFoundError,
     StartupError,
-    UnauthenticatedError,
 )
 from agentapi.gateway.authorizing import audit_reader, authorizer
 from agentapi.gateway.browser_guard import BrowserGuard
@@ -54,10 +47,9 @@ from agentapi.oauth.room import OAuthRoom
 from agentapi.observability.health import HealthBoard, Probe
 from agentapi.observability.logs import configure_from_settings
 from agentapi.observability.middleware import RequestContextMiddleware
-from agentapi.outermost import CrashGuard, PlainStartupFailure
+from agentapi.outermost import CrashGuard, PlainStartupFailure, http_problem, nobody, problem
 from agentapi.policy.registry import PolicyRegistry
 from agentapi.policy.routes import PolicyRoutes
-from agentapi.problems import bearer_challenge, problem_response
 from agentapi.prompts.registry import PromptRegistry
 from agentapi.prompts.routes import PromptRoutes
 from agentapi.request_body import ClientGoneError
@@ -87,7 +79,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from starlette.requests import Request
     from starlette.routing import BaseRoute
 
     from agentapi._core import Keyring
@@ -173,9 +164,9 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
     app = Starlette(
         middleware=_middleware(settings, lambda: app.router.routes),
         exception_handlers={
-            AgentAPIError: _problem,
-            HTTPException: _http_problem,
-            ClientGoneError: _nobody,
+            AgentAPIError: problem,
+            HTTPException: http_problem,
+            ClientGoneError: nobody,
         },
         lifespan=lifespan,
     )
@@ -358,32 +349,6 @@ def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Eg
         min_interval_s=settings.key_set_min_interval_s,
         clock=time.monotonic,
     )
-
-
-async def _problem(_: Request, error: Exception) -> Response:
-    if not isinstance(error, AgentAPIError):
-        raise AssertionError(error)  # noqa: TRY004 - the router calls this for AgentAPIError alone
-    if error.log_context:
-        _log.info("request_refused", code=error.code, **error.log_context)
-    headers = {}
-    if isinstance(error, UnauthenticatedError | InsufficientScopeError):
-        headers["WWW-Authenticate"] = bearer_challenge(error)
-    return problem_response(error, headers=headers)
-
-
-async def _http_problem(_: Request, error: Exception) -> Response:
-    """Give what the router refuses the same form as everything else."""
-    if not isinstance(error, HTTPException):
-        raise AssertionError(error)  # noqa: TRY004 - the router calls this for HTTPException alone
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return problem_response(MethodNotAllowedError("This route does not take that method."), headers=error.headers)
-    if error.status_code == HTTPStatus.NOT_FOUND:
-        return problem_response(NotFoundError("There is no such route."))
-    return problem_response(InvalidRequestError(error.detail))
-
-
-async def _nobody(_: Request, __: Exception) -> Response:
-    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 def _middleware(settings: Settings, routes: Callable[[], Sequence[BaseRoute]]) -> list[Middleware]:

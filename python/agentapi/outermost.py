@@ -1,18 +1,30 @@
-"""What stands around the whole application: an answer for a defect of ours, and a sentence for a start that failed."""
+"""What stands around the whole application: answers for errors, and a sentence for a start that failed."""
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
-from agentapi.errors import AgentAPIError, first_leaf
-from agentapi.problems import problem_response
+from agentapi.errors import (
+    AgentAPIError,
+    InsufficientScopeError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    UnauthenticatedError,
+    first_leaf,
+)
+from agentapi.problems import bearer_challenge, problem_response
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["CrashGuard", "PlainStartupFailure"]
+__all__ = ["CrashGuard", "PlainStartupFailure", "http_problem", "nobody", "problem"]
 
 _log = structlog.get_logger(__name__)
 
@@ -69,3 +81,31 @@ class CrashGuard:
             _log.exception("request_crashed")
             answer = problem_response(AgentAPIError("Something went wrong here; the log has the details."))
             await answer(scope, receive, send)
+
+
+async def problem(_: Request, error: Exception) -> Response:
+    """Answer for an error that was raised on purpose."""
+    if not isinstance(error, AgentAPIError):
+        raise AssertionError(error)  # noqa: TRY004 - the router calls this for AgentAPIError alone
+    if error.log_context:
+        _log.info("request_refused", code=error.code, **error.log_context)
+    headers = {}
+    if isinstance(error, UnauthenticatedError | InsufficientScopeError):
+        headers["WWW-Authenticate"] = bearer_challenge(error)
+    return problem_response(error, headers=headers)
+
+
+async def http_problem(_: Request, error: Exception) -> Response:
+    """Give what the router refuses the same form as everything else."""
+    if not isinstance(error, HTTPException):
+        raise AssertionError(error)  # noqa: TRY004 - the router calls this for HTTPException alone
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return problem_response(MethodNotAllowedError("This route does not take that method."), headers=error.headers)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return problem_response(NotFoundError("There is no such route."))
+    return problem_response(InvalidRequestError(error.detail))
+
+
+async def nobody(_: Request, __: Exception) -> Response:
+    """Answer a client that has left."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)

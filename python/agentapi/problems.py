@@ -28,6 +28,7 @@ _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
     (errors.MethodNotAllowedError, 405, "Method not allowed"),
     (errors.NotAcceptableError, 406, "Not acceptable"),
     (errors.RequestTimeoutError, 408, "Request timed out"),
+    (errors.LimitReachedError, 409, "Limit reached"),
     (errors.ConflictError, 409, "Conflict"),
     (errors.PreconditionFailedError, 412, "Precondition failed"),
     (errors.PayloadTooLargeError, 413, "Payload too large"),

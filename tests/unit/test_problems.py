@@ -19,6 +19,7 @@ MADE: dict[type[errors.AgentAPIError], tuple[errors.AgentAPIError, int, str]] = 
     errors.RequestTimeoutError: (errors.RequestTimeoutError("x"), 408, "request_timeout"),
     errors.RateLimitedError: (errors.RateLimitedError(3), 429, "rate_limited"),
     errors.TooManyStreamsError: (errors.TooManyStreamsError("x"), 429, "too_many_streams"),
+    errors.LimitReachedError: (errors.LimitReachedError("x"), 409, "limit_reached"),
     errors.ConflictError: (errors.ConflictError("x"), 409, "conflict"),
     errors.InvalidRequestError: (errors.InvalidRequestError("x"), 422, "invalid_request"),
     errors.PreconditionFailedError: (errors.PreconditionFailedError("x"), 412, "precondition_failed"),
