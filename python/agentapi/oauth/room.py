@@ -197,6 +197,7 @@ class OAuthRoom:
             browsers=Browsers(self.keyring, self.clock),
             sign_ins=sign_ins,
             links=self.links,
+            admission=admission,
         ).routes()
 
     def routes(

@@ -8,7 +8,7 @@ that an admin or an invitation assigned, which stands over the token's, and it s
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from agentapi.errors import ForbiddenError, NotFoundError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agentapi.tenancy.models import Member, Organization
 
 __all__ = ["Admission"]
+
+_ENDED: Final = "The membership in the organisation has ended."
 
 
 class Admission:
@@ -76,6 +78,28 @@ class Admission:
         """Return how many requests a minute the plan of an organisation allows, as far as it was asked about."""
         return self._requests_per_minute.get(org_id)
 
+    async def again(self, principal: Principal) -> Principal:
+        """Return a principal as it is now, for what a request of its began and a browser goes on with.
+
+        Raises:
+            ForbiddenError: The membership has ended, or the organisation is suspended.
+            NotFoundError: There is no such organisation any more.
+        """
+        async with self._database.tenant_transaction(principal) as connection:
+            organization = await store.find_organization(connection, principal.org_slug)
+            member = await store.get_member(connection, principal.user_id)
+        if organization is None:
+            raise NotFoundError("There is no such organization.")
+        if member is None:
+            raise ForbiddenError(_ENDED)
+        if member.role is Role.PLATFORM_ADMIN:
+            return replace(principal, role=member.role)
+        if organization.suspended_at is not None:
+            raise ForbiddenError("The organisation is suspended.")
+        if member.removed_at is not None:
+            raise ForbiddenError(_ENDED)
+        return replace(principal, role=member.assigned_role or member.role)
+
     async def _look_up(self, token: VerifiedToken) -> Principal:
         organization = await self.organization(token)
         user_id = user_id_of(token.issuer, token.subject)
@@ -122,7 +146,7 @@ def _role(organization: Organization, token: VerifiedToken, member: Member | Non
     if token.role == Role.PLATFORM_ADMIN.value:
         return Role.PLATFORM_ADMIN
     if member is not None and member.removed_at is not None:
-        raise ForbiddenError("The membership in the organisation has ended.")
+        raise ForbiddenError(_ENDED)
     if member is not None and member.assigned_role is not None:
         return member.assigned_role
     if token.role is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from agentapi._core import Keyring
 from agentapi.oauth.connect.browser import Browsers, SignedIn
 from agentapi.oauth.connect.tickets import Tickets
 from agentapi.principal import Principal, Role, UpstreamId
+from agentapi.tenancy.admission import Admission
 from agentapi.tenancy.models import user_id_of
 from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir  # noqa: F401 - fixtures
 from integration.api.harness import ISSUER, PUBLIC_URL, Api, served
@@ -81,6 +83,28 @@ async def test_another_user_who_opens_the_link_is_refused(place: Connecting) -> 
     forced = await browser.post(path_of(url), page.form.fields)
     assert forced.status == 403
     began_nothing(place, forced)
+
+
+async def test_a_link_is_of_no_use_once_the_membership_has_ended(place: Connecting) -> None:
+    browser, url = place.browser(), await place.link()
+    page = await place.sign_in(browser, url)
+    assert page.status == 200
+    removed = await place.api.caller().request("DELETE", f"/api/v1/members/{_mia(place).user_id}")
+    assert removed.status_code == 204, removed.text
+    for refused in (await browser.get(url), await browser.submit(page)):
+        assert refused.status == 403
+        assert "membership in the organisation has ended" in refused.text
+        began_nothing(place, refused)
+
+
+async def test_the_role_that_counts_is_that_of_the_visit(place: Connecting, database: Database) -> None:
+    browser, url = place.browser(), await place.link()
+    await place.sign_in(browser, url)
+    mia = _mia(place)
+    assigned = await place.api.caller().request("PUT", f"/api/v1/members/{mia.user_id}", json={"role": "viewer"})
+    assert assigned.is_success, assigned.text
+    assert (await Admission(database, clock=time.monotonic).again(mia)).role is Role.VIEWER
+    assert (await browser.get(url)).status == 200
 
 
 async def test_whoever_is_signed_in_as_somebody_else_can_sign_in_anew(place: Connecting) -> None:

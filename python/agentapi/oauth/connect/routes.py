@@ -4,6 +4,7 @@ Invariants:
 
 * Nothing happens before the one at the browser has shown to be the one who asked: the same user, and in the same
   organisation where what was shown names one. Everybody else is told that the link is not for them, and no more.
+* They are admitted anew each time: a link is good for as long as its owner is a member, with the role of then.
 * Nothing happens by opening the link alone: what changes something is a form that was made for this browser.
 * No address that the page leads to comes from the request.
 """
@@ -23,6 +24,7 @@ from agentapi.errors import (
     NotFoundError,
     UnsupportedMediaTypeError,
 )
+from agentapi.identity.permissions import Permission, require
 from agentapi.oauth import pages
 from agentapi.oauth.connect.browser import set_cookie
 from agentapi.oauth.connect.sign_in import SIGNED_IN_PATH, By
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
     from agentapi.oauth.connect.sign_in import SignIns
     from agentapi.oauth.connect.tickets import Ticket, Tickets
     from agentapi.oauth.connect.ways import Way
+    from agentapi.principal import Principal
     from agentapi.storage.database import Database
+    from agentapi.tenancy.admission import Admission
     from agentapi.upstreams.models import Upstream
 
 __all__ = ["ConnectRoutes"]
@@ -64,6 +68,7 @@ class ConnectRoutes:
         browsers: Know browsers again.
         sign_ins: Sign people in.
         links: Know where each kind of upstream leads.
+        admission: Knows who is a member still.
     """
 
     def __init__(
@@ -74,12 +79,14 @@ class ConnectRoutes:
         browsers: Browsers,
         sign_ins: SignIns,
         links: Links,
+        admission: Admission,
     ) -> None:
         self._database = database
         self._tickets = tickets
         self._browsers = browsers
         self._sign_ins = sign_ins
         self._links = links
+        self._admission = admission
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application to mount."""
@@ -215,12 +222,14 @@ class ConnectRoutes:
         return sealed, form
 
     async def _visit(self, ticket: Ticket, who: SignedIn, browser: str, *, path: str, csrf: str) -> tuple[Way, Visit]:
-        upstream = await self._upstream(ticket)
+        principal = await self._admission.again(ticket.principal)
+        require(principal, Permission.CONNECTIONS_OWN)
+        upstream = await self._upstream(principal, ticket)
         way = self._links.ways.get(upstream.auth)
         if way is None:
             raise NotFoundError(f"Upstream '{upstream.name}' takes no connections of users any more.")
         visit = Visit(
-            principal=ticket.principal,
+            principal=principal,
             name=who.name,
             upstream=upstream,
             scopes=ticket.scopes,
@@ -230,8 +239,8 @@ class ConnectRoutes:
         )
         return way, visit
 
-    async def _upstream(self, ticket: Ticket) -> Upstream:
-        async with self._database.tenant_transaction(ticket.principal) as connection:
+    async def _upstream(self, principal: Principal, ticket: Ticket) -> Upstream:
+        async with self._database.tenant_transaction(principal) as connection:
             return await upstream_store.get_upstream(connection, ticket.upstream_id)
 
 
