@@ -15,6 +15,7 @@ from mcp_types import REQUEST_TIMEOUT
 
 from agentapi.errors import UpstreamError, first_leaf
 from agentapi.gateway.capabilities import QUESTIONS
+from agentapi.gateway.questions import told_question
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -55,8 +56,10 @@ class RewritingPeer:
 
         Raises:
             MCPError: The client cannot be asked, or answered with an error.
+            UpstreamError: As ``told_question``.
         """
-        return await self._peer.ask(method, self._rewriter.question(method, params))
+        told = told_question(self._rewriter.upstream, method, params)
+        return await self._peer.ask(method, self._rewriter.question(method, told))
 
 
 async def with_rounds(send: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]], peer: Peer) -> dict[str, Any]:

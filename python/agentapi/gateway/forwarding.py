@@ -24,7 +24,7 @@ from mcp_types import (
 from mcp_types.methods import CACHEABLE_METHODS, INPUT_REQUIRED_METHODS
 
 from agentapi.gateway.bridge import RewritingPeer, is_input_required, with_rounds
-from agentapi.gateway.capabilities import missing_capability_error, required_capability
+from agentapi.gateway.questions import told_round
 from agentapi.gateway.request_state import Binding
 from agentapi.gateway.upstream_errors import told_error
 from agentapi.upstreams.link import Caller, Era
@@ -105,7 +105,14 @@ class Forwarder:
     def finished(
         self, exchange: Exchange, target: Target, rewriter: Rewriter, result: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return what a modern client is to see of the result of a modern upstream."""
+        """Return what a modern client is to see of the result of a modern upstream.
+
+        Raises:
+            MCPError: The upstream asks what the client did not declare that it can be asked.
+            UpstreamError: It asks in a way that the protocol does not have.
+        """
+        if is_input_required(result):
+            result = told_round(target.upstream.name, exchange.client.capabilities, result)
         result = self._sealed(exchange, target, rewriter.result(exchange.method, result))
         return UpstreamResult(_as_modern(exchange.method, result))
 
@@ -127,7 +134,7 @@ class Forwarder:
         except MCPError as error:
             if error.code != URL_ELICITATION_REQUIRED:
                 raise
-            return _url_questions(error, client.capabilities)
+            return _url_questions(error, target.upstream.name, client.capabilities)
         return result if is_input_required(result) else rewriter.result(method, result)
 
     def _own_params(self, exchange: Exchange, target: Target, era: Era) -> dict[str, Any]:
@@ -202,7 +209,7 @@ def _as_modern(method: str, result: dict[str, Any]) -> dict[str, Any]:
     return {"resultType": "complete", **result}
 
 
-def _url_questions(error: MCPError, declared: dict[str, Any]) -> dict[str, Any]:
+def _url_questions(error: MCPError, upstream: str, declared: dict[str, Any]) -> dict[str, Any]:
     """Return the questions of a legacy error that says where the user must go first (specification 2025-11-25).
 
     The modern revision asks them as any other question; the retry is then a call like the first.
@@ -218,8 +225,4 @@ def _url_questions(error: MCPError, declared: dict[str, Any]) -> dict[str, Any]:
     }
     if not questions:
         raise error
-    for question in questions.values():
-        missing = required_capability(declared, "elicitation/create", question["params"])
-        if missing is not None:
-            raise missing_capability_error(missing)
-    return {"resultType": "input_required", "inputRequests": questions}
+    return told_round(upstream, declared, {"resultType": "input_required", "inputRequests": questions})

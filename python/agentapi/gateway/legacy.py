@@ -26,6 +26,7 @@ from starlette.responses import Response
 import agentapi
 from agentapi.errors import AgentAPIError, MethodNotAllowedError
 from agentapi.gateway.call import check_accept, failure
+from agentapi.gateway.capabilities import required_capability
 from agentapi.gateway.exchange import ClientTraits, Exchange, Visitor
 from agentapi.gateway.reply import Answer, Reply
 from agentapi.gateway.rpc import REQUEST_CANCELLED, check_params, error_message, result_message
@@ -260,7 +261,7 @@ class _Peer:
         capability = _CAPABILITY_OF.get(method)
         if capability is None:
             raise MCPError(code=METHOD_NOT_FOUND, message="A client cannot be asked this.", data={"method": method})
-        if self._client.capabilities.get(capability) is None:
+        if required_capability(self._client.capabilities, method, params) is not None:
             raise MCPError(code=INVALID_REQUEST, message=f"The client has not declared the capability '{capability}'.")
         return await self._conversation.ask(self._reply, method, params, timeout_s=self._answer_timeout_s)
 

@@ -24,6 +24,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 from agentapi.errors import AgentAPIError, UpstreamError
 from agentapi.gateway.background import Background, shutting_down
 from agentapi.gateway.capabilities import QUESTIONS, missing_capability_error, required_capability
+from agentapi.gateway.questions import told_question
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -80,9 +81,10 @@ class _Call:
         if missing is not None:
             self.missing = missing
             raise missing_capability_error(missing)
+        told = told_question(self.rewriter.upstream, method, params)
         key = secrets.token_urlsafe(6)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.questions[key] = {"method": method, "params": self.rewriter.question(method, params)}, answer
+        self.questions[key] = {"method": method, "params": self.rewriter.question(method, told)}, answer
         self.stirred.set()
         try:
             return await answer

@@ -40,6 +40,7 @@ from mcp_types import (
 )
 
 from agentapi.errors import AgentAPIError, UpstreamError
+from agentapi.gateway.questions import is_web_address, told_question
 from agentapi.gateway.rpc import REQUEST_CANCELLED
 from agentapi.upstreams.link import Era
 
@@ -81,7 +82,9 @@ def told_error(
             if client_era is Era.MODERN:
                 return MCPError(error.code, message, visits)
             if isinstance(elicitation, dict) and elicitation.get("url") is not None:
-                return MCPError(error.code, _cut(f"Upstream '{upstream}' asks for this first: {message}"), visits)
+                return MCPError(
+                    error.code, _cut(f"Upstream '{upstream}' asks for this first: {message}"), _asked(upstream, visits)
+                )
     elif error.code not in _OURS and abs(error.code) <= _MAX_CODE:
         return _attributed(error.code, message, data, upstream)
     code = error.code if abs(error.code) <= _MAX_CODE else 0
@@ -140,6 +143,11 @@ def _covers(declared: object, required: Mapping[str, Any]) -> bool:
     )
 
 
+def _asked(upstream: str, visits: Mapping[str, Any]) -> dict[str, Any]:
+    asked = visits["elicitations"]
+    return {"elicitations": [told_question(upstream, "elicitation/create", each) for each in asked]}
+
+
 def _is_visit(data: object) -> bool:
     """Return whether ``data`` says where to go (specification 2025-11-25, "URL elicitation required")."""
     asked = data.get("elicitations") if isinstance(data, dict) else None
@@ -149,8 +157,8 @@ def _is_visit(data: object) -> bool:
         and all(
             isinstance(each, dict)
             and each.get("mode") == "url"
-            and isinstance(each.get("url"), str)
-            and each["url"].startswith(("https://", "http://"))
+            and isinstance(each.get("message"), str)
+            and is_web_address(each.get("url"))
             for each in asked
         )
     )

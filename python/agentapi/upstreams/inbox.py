@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from mcp import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
-from mcp_types import INVALID_REQUEST, METHOD_NOT_FOUND
+from mcp_types import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 
+from agentapi.errors import UpstreamError
 from agentapi.upstreams.calls import Call, current_call
 from agentapi.upstreams.notices import PROGRESS
 
@@ -101,6 +102,8 @@ class Inbox:
             call.asked.elicitations.add(visit)
         try:
             return await call.ask(method, dict(params or {}))
+        except UpstreamError as error:
+            raise MCPError(code=INVALID_PARAMS, message=error.message) from None
         except TimeoutError:
             raise MCPError(code=INVALID_REQUEST, message="The client did not answer in time.") from None
 

@@ -36,7 +36,13 @@ KEYRING = Keyring.parse(Keyring.generate("k1"))
 ONE, TWO = upstream("one", 1), upstream("two", 2)
 MODERN, LEGACY = Era.MODERN, Era.LEGACY
 STATE = "the upstream's own"
+ABLE: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}}
 ELICIT = {"method": "elicitation/create", "params": {"message": "Which?"}}
+VISIT = {"mode": "url", "url": "https://upstream.example/", "message": "Go.", "elicitationId": "e"}
+NO_ADDRESSES: list[Any] = [
+    *("javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "https:", "//upstream.example/", "", None, 7),
+    *("https://gateway.example@evil.example/", "https://[", " https://upstream.example/", "https://a\n.example/"),
+]
 
 
 @contextlib.asynccontextmanager
@@ -113,7 +119,7 @@ async def test_a_modern_round_passes_with_its_state_sealed() -> None:
         return {"content": []}
 
     async with routed(world(answer)) as router:
-        first = await router.answer(call())
+        first = await router.answer(call(capabilities=ABLE))
         assert (first["inputRequests"], STATE in first["requestState"]) == ({"k": ELICIT}, False)
         retry = {"requestState": first["requestState"], "inputResponses": {"k": {"action": "accept"}}}
         assert await router.answer(call(params=retry)) == {"resultType": "complete", "content": []}
@@ -124,6 +130,77 @@ async def test_a_modern_round_passes_with_its_state_sealed() -> None:
             await router.answer(call(params={**retry, "arguments": {"another": "request"}}))
         with pytest.raises(InvalidRequestStateError):
             await router.answer(call("two__t", params=retry))
+
+
+@pytest.mark.parametrize(
+    ("asked", "required"),
+    [
+        (ELICIT, {"elicitation": {"form": {}}}),
+        ({**ELICIT, "params": VISIT}, {"elicitation": {"url": {}}}),
+        ({"method": "roots/list"}, {"roots": {}}),
+        ({"method": "sampling/createMessage", "params": {}}, {"sampling": {}}),
+    ],
+)
+async def test_a_client_is_not_asked_what_it_did_not_declare(asked: dict[str, Any], required: dict[str, Any]) -> None:
+    async def answer(_: Asked) -> dict[str, Any]:
+        return {"resultType": "input_required", "inputRequests": {"k": asked}}
+
+    async with routed(world(answer)) as router:
+        missing = (MISSING_REQUIRED_CLIENT_CAPABILITY, {"requiredCapabilities": required})
+        assert await error_of(router, call()) == missing
+
+
+@pytest.mark.parametrize(
+    ("era", "upstream_era"), [(MODERN, MODERN), (LEGACY, MODERN), (MODERN, LEGACY), (LEGACY, LEGACY)]
+)
+async def test_an_address_to_be_opened_comes_under_the_name_of_its_upstream(era: Era, upstream_era: Era) -> None:
+    async def answer(asked: Asked) -> dict[str, Any]:
+        if upstream_era is LEGACY:
+            assert asked.peer is not None
+            await asked.peer.ask("elicitation/create", VISIT)
+        elif "inputResponses" not in asked.params:
+            return {"resultType": "input_required", "inputRequests": {"k": {**ELICIT, "params": VISIT}}}
+        return {"content": []}
+
+    peer = Listener({"elicitation/create": {"action": "accept"}})
+    async with routed(world(answer, upstream_era)) as router:
+        result = await router.answer(call(era=era, peer=peer, capabilities=ABLE))
+    if era is MODERN:
+        (shown,) = (asked["params"] for asked in result["inputRequests"].values())
+    else:
+        shown = peer.asked[0][1]
+    assert shown == {**VISIT, "message": "Upstream 'one' asks: Go."}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({**VISIT, "url": url} for url in NO_ADDRESSES),
+        {**VISIT, "message": 7},
+        {**VISIT, "mode": "page"},
+    ],
+)
+@pytest.mark.parametrize("era", Era)
+async def test_an_address_that_is_none_of_the_web_is_not_shown(era: Era, params: dict[str, Any]) -> None:
+    async def answer(asked: Asked) -> dict[str, Any]:
+        del asked
+        return {"resultType": "input_required", "inputRequests": {"k": {**ELICIT, "params": params}}}
+
+    peer = Listener({"elicitation/create": {"action": "accept"}})
+    async with routed(world(answer)) as router:
+        with pytest.raises(UpstreamError, match="asked for input in a way that the protocol does not allow"):
+            await router.answer(call(era=era, peer=peer, capabilities=ABLE))
+    assert not peer.asked
+
+
+@pytest.mark.parametrize("asked", ["x", {"k": "x"}, {"k": {"method": "ping"}}, {"k": {**ELICIT, "params": []}}])
+async def test_a_round_that_asks_nothing_of_the_protocol_is_refused(asked: object) -> None:
+    async def answer(_: Asked) -> dict[str, Any]:
+        return {"resultType": "input_required", "inputRequests": asked}
+
+    async with routed(world(answer)) as router:
+        with pytest.raises(UpstreamError, match="asked for input"):
+            await router.answer(call(capabilities=ABLE))
 
 
 async def test_an_older_client_is_asked_what_a_modern_upstream_wants_to_know() -> None:
@@ -226,12 +303,13 @@ async def test_an_older_upstreams_demand_for_a_visit_becomes_a_round() -> None:
     async with routed(world(answer, LEGACY)) as router:
         result = await router.answer(call(capabilities={"elicitation": {"url": {}}}))
         assert result["resultType"] == "input_required"
-        assert [asked["params"] for asked in result["inputRequests"].values()] == visits
+        told = [{**visits[0], "message": "Upstream 'one' asks: Go."}]
+        assert [asked["params"] for asked in result["inputRequests"].values()] == told
         required: dict[str, Any] = {"requiredCapabilities": {"elicitation": {"url": {}}}}
         assert await error_of(router, call()) == (MISSING_REQUIRED_CLIENT_CAPABILITY, required)
         # An older client is told by the error that its own revision has, if it said that it can be asked this.
         able = call(era=LEGACY, capabilities={"elicitation": {"url": {}}})
-        assert await error_of(router, able) == (URL_ELICITATION_REQUIRED, {"elicitations": visits})
+        assert await error_of(router, able) == (URL_ELICITATION_REQUIRED, {"elicitations": told})
         refused: dict[str, Any] = {"code": "upstream_unavailable", "upstreamCode": URL_ELICITATION_REQUIRED}
         assert await error_of(router, call(era=LEGACY)) == (INTERNAL_ERROR, refused)
 

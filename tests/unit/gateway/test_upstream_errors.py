@@ -122,7 +122,8 @@ def test_an_older_server_may_send_an_older_client_to_an_address_under_its_own_na
         client=Era.LEGACY,
         declared=ABLE,
     )
-    assert asked == (-32042, "Upstream 'one' asks for this first: Go.", data)
+    told_visits = {"elicitations": [{**VISIT, "message": "Upstream 'one' asks: Go."}]}
+    assert asked == (-32042, "Upstream 'one' asks for this first: Go.", told_visits)
 
 
 @pytest.mark.parametrize(
