@@ -63,7 +63,8 @@ def _register(token: str, url: str, scenario: str, context: Mapping[str, Any]) -
             client["auth_method"] = "client_secret_basic"
             api.put("/api/v1/mcp/oauth/clients", json=client).raise_for_status()
             path = f"/api/v1/mcp/oauth/providers/{made.json()['id']}"
-            api.put(path, json={"provider": "mcp"}).raise_for_status()
+            chosen = {"provider": "mcp", "parameters": {"issuer": context["issuer"]}}
+            api.put(path, json=chosen).raise_for_status()
     return name
 
 

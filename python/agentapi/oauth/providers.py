@@ -105,8 +105,6 @@ PRESETS: Final[Mapping[ProviderName, Preset]] = MappingProxyType(
     }
 )
 
-_OIDC_PARAMETERS: Final = frozenset({"issuer", "audience"})
-
 
 def check_parameters(provider: ProviderName, parameters: Mapping[str, str]) -> None:
     """Refuse parameters that the provider does not take, or cannot do without.
@@ -118,9 +116,9 @@ def check_parameters(provider: ProviderName, parameters: Mapping[str, str]) -> N
     if preset is not None:
         required, known = dict(preset.required), {**preset.required, **preset.optional}
     elif provider is ProviderName.OIDC:
-        required, known = {"issuer": _TEXT}, dict.fromkeys(_OIDC_PARAMETERS, _TEXT)
+        required, known = {"issuer": _TEXT}, {"issuer": _TEXT, "audience": _TEXT}
     else:
-        required, known = {}, {}
+        required, known = {}, {"issuer": _TEXT}
     wrong = [
         FieldError(f"/parameters/{name}", f"The provider '{provider}' needs this parameter.")
         for name in required

@@ -23,16 +23,19 @@ from agentapi.errors import (
     UpstreamNeedsConnectionError,
 )
 from agentapi.oauth import store
-from agentapi.oauth.clients import store as client_store
 from agentapi.oauth.errors import AuthorizationServerError, ClientMissingError, FlowRefusedError, ReconnectNeededError
-from agentapi.oauth.models import Binding, Client, ClientAuth, FlowId, ProviderName, Registration
+from agentapi.oauth.models import Client, ClientAuth, FlowId, ProviderName, Registration
+from agentapi.oauth.requests import ProviderInput
 from agentapi.upstreams import store as upstream_store
 from integration.oauth.conftest import room_of
-from integration.oauth.provider import both
+from integration.oauth.provider import both, provider
 from tenants import NOW
 from unit.oauth.sites import LOOPBACK
 
 if TYPE_CHECKING:
+    from agentapi._core import Keyring
+    from agentapi.oauth.flow import Begun
+    from agentapi.storage.database import Database
     from integration.oauth.conftest import Bench
 
 
@@ -278,31 +281,62 @@ async def test_a_token_does_not_follow_an_upstream_to_another_address(bench: Ben
         await bench.credential()
 
 
-async def test_a_client_made_by_hand_is_not_lent_to_an_upstream_that_nobody_chose_it_for(bench: Bench) -> None:
-    """A confused deputy: an upstream names the issuer at which the organisation has an application of its own."""
-    bench.provider.metadata_changes = {"registration_endpoint": ...}
-    own = Client(
-        issuer=bench.provider.url,
+def made_by_hand(issuer: str) -> Client:
+    return Client(
+        issuer=issuer,
         client_id="our-app",
         secret=SecretStr("our-secret"),
         auth_method=ClientAuth.POST,
         registration=Registration.MANUAL,
     )
-    await bench.room.clients.put(bench.principal, own)
+
+
+async def choose_metadata(bench: Bench, **parameters: str) -> None:
+    """Keep to what the upstream publishes, with scopes of the administrator's."""
+    await bench.room.book.choose(
+        bench.principal,
+        bench.upstream.id,
+        ProviderInput(provider=ProviderName.MCP, parameters=parameters, scopes=("write",)),
+    )
+
+
+def client_of(begun: Begun) -> str:
+    return parse_qs(urlsplit(begun.url).query)["client_id"][0]
+
+
+async def test_a_client_made_by_hand_is_not_lent_to_an_upstream_that_nobody_chose_it_for(bench: Bench) -> None:
+    """A confused deputy: an upstream names the issuer at which the organisation has an application of its own."""
+    bench.provider.metadata_changes = {"registration_endpoint": ...}
+    await bench.room.clients.put(bench.principal, made_by_hand(bench.provider.url))
     with pytest.raises(ClientMissingError):
         await bench.init()
-    async with bench.database.tenant_transaction(bench.principal) as connection:
-        await client_store.put_binding(
-            connection,
-            Binding(upstream_id=bench.upstream.id, provider=ProviderName.MCP, scopes=("write",)),
-            org_id=bench.principal.org_id,
-            updated_by=bench.principal.user_id,
-            now=NOW,
-        )
+    await choose_metadata(bench)
+    with pytest.raises(ClientMissingError, match="choose this issuer"):
+        await bench.init()
+    await choose_metadata(bench, issuer=bench.provider.url)
     begun = await bench.init()
-    assert parse_qs(urlsplit(begun.url).query)["client_id"] == ["our-app"]
+    assert client_of(begun) == "our-app"
     await bench.finish(begun)
     assert bench.provider.asked[-1].form["client_secret"] == "our-secret"
+
+
+@pytest.mark.parametrize("whose", ["organisation", "deployment"])
+async def test_an_upstream_cannot_pick_which_client_made_by_hand_it_gets(
+    bench: Bench, oauth_database: Database, oauth_keyring: Keyring, whose: str
+) -> None:
+    """The row was about this upstream's own server; then the upstream names another issuer that knows us."""
+    ours = {"issuer": bench.provider.url, "client_id": "our-app", "client_secret": "our-secret"}
+    defaults = [ours] if whose == "deployment" else []
+    async with provider() as own, Egress(LOOPBACK, timeout_s=5.0) as egress:
+        bench.room = room_of(oauth_database, egress, oauth_keyring, bench.clock, oauth_clients=defaults)
+        if whose == "organisation":
+            await bench.room.clients.put(bench.principal, made_by_hand(bench.provider.url))
+        await choose_metadata(bench, issuer=own.url)
+        if whose == "organisation":
+            with pytest.raises(ClientMissingError):
+                await bench.init()
+        else:
+            assert client_of(await bench.init()) == "dynamic-1"
 
 
 async def test_a_step_up_asks_for_the_union_of_scopes(bench: Bench) -> None:

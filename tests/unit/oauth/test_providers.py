@@ -61,7 +61,7 @@ def test_auth0_has_a_domain_and_may_have_an_audience() -> None:
         (ProviderName.AUTH0, {"domain": "evil.example#"}),
         (ProviderName.AUTH0, {"domain": "localhost"}),
         (ProviderName.GITHUB, {"tenant": "x"}),
-        (ProviderName.MCP, {"issuer": "https://as.example"}),
+        (ProviderName.MCP, {"audience": "https://api.example"}),
         (ProviderName.OIDC, {}),
     ],
 )
@@ -73,6 +73,9 @@ def test_parameters_that_a_provider_does_not_take_are_refused(
 
 
 def test_generic_servers_are_left_to_discovery() -> None:
-    for provider, parameters in ((ProviderName.OIDC, {"issuer": "https://as.example"}), (ProviderName.MCP, {})):
+    for provider, parameters in (
+        (ProviderName.OIDC, {"issuer": "https://as.example"}),
+        (ProviderName.MCP, {"issuer": "https://as.example"}),
+    ):
         binding = Binding(upstream_id=UpstreamId(uuid4()), provider=provider, parameters=parameters)
         assert known_server(binding) is None

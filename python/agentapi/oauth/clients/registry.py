@@ -2,8 +2,9 @@
 
 A client comes, in this order, from the organisation, from the deployment's settings, from the gateway's own metadata
 document, and from dynamic registration. Clients are kept by issuer. One that was made by hand serves only upstreams for
-which somebody chose the provider: otherwise an upstream could name Google as its authorization server and be handed a
-token that the organisation's own application was given.
+which somebody chose that issuer: otherwise an upstream could name Google as its authorization server and be handed a
+token that the organisation's own application was given. To have chosen the upstream's own metadata, for its scopes say,
+is not to have chosen whatever issuer that names.
 """
 
 from __future__ import annotations
@@ -143,9 +144,10 @@ class ClientRegistry:
                 server = replace(server, authorize_parameters=(*server.authorize_parameters, ("audience", audience)))
             return _Asked(chosen.provider, server, None, chosen.scopes or ("openid",), by_hand=True)
         found = await self._discovery.resource(upstream.endpoint)
-        server = await self._discovery.server(found.issuers[0], chosen=False)
+        named = chosen.parameters.get("issuer")
+        server = await self._discovery.server(named if named in found.issuers else found.issuers[0], chosen=False)
         scopes = chosen.scopes or found.scopes
-        return _Asked(chosen.provider, server, found.resource, scopes, by_hand=binding is not None)
+        return _Asked(chosen.provider, server, found.resource, scopes, by_hand=server.issuer == named)
 
     async def _client(self, principal: Principal, server: AuthorizationServer, *, by_hand: bool) -> Client:
         async with self._database.tenant_transaction(principal) as connection:
@@ -161,7 +163,7 @@ class ClientRegistry:
             return await self._register(principal, server, None if stored is None else stored.client_id)
         raise ClientMissingError(
             f"The authorization server {server.issuer} knows no client of this organisation;"
-            " an administrator has to register one and choose the provider for this upstream."
+            " an administrator has to register one and choose this issuer for the upstream."
         )
 
     async def of_grant(self, org_id: OrgId, user_id: UserId, server: AuthorizationServer, client_id: str) -> Client:
