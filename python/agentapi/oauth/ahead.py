@@ -13,7 +13,7 @@ from uuid import UUID
 from agentapi.errors import UpstreamNeedsConnectionError
 from agentapi.jobs.queue import Again
 from agentapi.oauth import store
-from agentapi.oauth.errors import AuthorizationServerError, ReconnectNeededError
+from agentapi.oauth.errors import AuthorizationServerError, AuthorizationServerRestsError, ReconnectNeededError
 from agentapi.oauth.refresh import due_at
 from agentapi.principal import OrgId, UpstreamId, UserId
 
@@ -88,11 +88,13 @@ class RefreshAhead:
             wait = await self._refresher.refresh_if_due(held)
         except (ReconnectNeededError, UpstreamNeedsConnectionError):
             return None
-        except AuthorizationServerError:
+        except AuthorizationServerError as error:
             held = await self._held(payload)
             if held is None or held.expires_at is None or self._clock() > held.expires_at + _STOP_AFTER:
                 return None
             wait = (held.refresh_not_before or self._clock()) - self._clock()
+            if isinstance(error, AuthorizationServerRestsError):
+                wait = max(wait, timedelta(seconds=error.retry_after_s))
         return None if wait is None else Again(wait)
 
     async def _held(self, payload: Mapping[str, Any]) -> Connection | None:

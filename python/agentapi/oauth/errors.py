@@ -12,6 +12,7 @@ from agentapi.errors import (
 
 __all__ = [
     "AuthorizationServerError",
+    "AuthorizationServerRestsError",
     "BroughtRefusedError",
     "ClientMissingError",
     "FlowRefusedError",
@@ -24,6 +25,14 @@ class AuthorizationServerError(UpstreamError):
     """An authorization server could not be found, reached or understood, or must not be trusted."""
 
     code = "authorization_server_failed"
+
+
+class AuthorizationServerRestsError(AuthorizationServerError):
+    """An authorization server was not asked, since it fails or too many ask; ``retry_after_s`` is how long to wait."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
 
 
 class GrantRefusedError(AuthorizationServerError):

@@ -10,6 +10,9 @@ as ``_KEEP_S``. A crash between answer and commit cannot be undone, since OAuth 
 twice; but it is seen: the note of the first step still stands. The old refresh token is then tried once more, which
 works where the provider does not rotate or grants a grace period, and otherwise the connection is marked
 ``reconnect_needed`` with the reason ``refresh_interrupted``, and its owner told. It never loops and never guesses.
+
+Since the lock is held, a refresh that asks keeps a database connection. One that waits for its place, or is refused one
+because the provider is down, keeps none.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from agentapi.oauth.clients.registry import ClientRegistry
     from agentapi.oauth.journal import Journal
     from agentapi.oauth.models import Client, Connection, ConnectionId, Grant, Tokens
+    from agentapi.oauth.places import Place, TokenPlaces
     from agentapi.oauth.protocol import AuthorizationClient
     from agentapi.oauth.vault import Vault
     from agentapi.storage.database import Connection as Transaction
@@ -48,8 +52,6 @@ _SPENT: Final = frozenset({"invalid_grant", "bad_refresh_token", "interaction_re
 _KEEP_S: Final = 30.0
 _STORE_AGAIN_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 300
-_AT_ONCE: Final = 4
-"""Refreshes under way in one process, each of which keeps a database connection meanwhile."""
 _SOON: Final = timedelta(seconds=1)
 """How much too early a refresh may be: the database's clock said that it was time, and this one may be behind."""
 _PART_OF_LIFE: Final = 4
@@ -74,6 +76,7 @@ class Refresher:
         vault: Opens and seals them.
         clients: Knows the clients that they were given to.
         protocol: Asks for tokens.
+        places: Bounds how many ask, and says when a provider is not to be asked.
         clock: The time, with its zone.
         changes: Is told of connections that were renewed or given up.
         ahead_s: How long before its end a token is refreshed in the background, while it is still used.
@@ -90,6 +93,7 @@ class Refresher:
         vault: Vault,
         clients: ClientRegistry,
         protocol: AuthorizationClient,
+        places: TokenPlaces,
         clock: Callable[[], datetime],
         changes: Changes | None = None,
         ahead_s: float = 300.0,
@@ -102,6 +106,7 @@ class Refresher:
         self._vault = vault
         self._clients = clients
         self._protocol = protocol
+        self._places = places
         self._clock = clock
         self._changes = changes or Changes()
         self._ahead = timedelta(seconds=ahead_s)
@@ -110,7 +115,6 @@ class Refresher:
         self._plan = plan
         self._journal = journal
         self._running: dict[ConnectionId, asyncio.Task[Connection]] = {}
-        self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def usable(self, connection: Connection) -> Connection:
         """Return ``connection`` with a token that is good now.
@@ -193,10 +197,10 @@ class Refresher:
         return connection.refresh_not_before is None or connection.refresh_not_before <= self._clock()
 
     async def _refresh(self, connection: Connection) -> Connection:
-        async with self._places:
-            grant = self._vault.open_grant(connection)
-            if grant.refresh_token is None:
-                await self.give_up(connection, "no_refresh_token")
+        grant = self._vault.open_grant(connection)
+        if grant.refresh_token is None:
+            await self.give_up(connection, "no_refresh_token")
+        async with self._places.take(connection.org_id, grant.server.issuer) as place:
             try:
                 client = await self._clients.of_grant(
                     connection.org_id, connection.user_id, grant.server, grant.client_id
@@ -205,9 +209,9 @@ class Refresher:
                 await self.give_up(connection, "client_gone")
             async with self._database.user_transaction(connection.org_id, connection.user_id) as transaction:
                 await store.begin_refresh(transaction, connection.id, connection.generation, now=self._clock())
-            return await self._ask(connection, grant, client)
+            return await self._ask(connection, grant, client, place)
 
-    async def _ask(self, connection: Connection, grant: Grant, client: Client) -> Connection:
+    async def _ask(self, connection: Connection, grant: Grant, client: Client, place: Place) -> Connection:
         """Ask the provider with the row locked; what it says is stored in the same transaction, then raised."""
         made: Connection | None = None
         refreshed: Connection | None = None
@@ -221,7 +225,7 @@ class Refresher:
                     return locked
                 self._require_due(locked)
                 try:
-                    tokens = await self._tokens(grant, client)
+                    tokens = await place.ask(self._tokens(grant, client))
                 except AuthorizationServerError as error:
                     # Within the transaction, so that whoever waits for the row finds the outcome.
                     failure = await self._failed(transaction, connection, locked, error)

@@ -24,6 +24,7 @@ from agentapi.oauth.flow import Flows
 from agentapi.oauth.journal import Journal
 from agentapi.oauth.models import Client, ClientAuth, Registration
 from agentapi.oauth.outcome import Outcomes
+from agentapi.oauth.places import TokenPlaces
 from agentapi.oauth.protocol import AuthorizationClient
 from agentapi.oauth.providers import PRESETS
 from agentapi.oauth.refresh import Refresher
@@ -120,6 +121,8 @@ class OAuthRoom:
             vault=vault,
             clients=clients,
             protocol=protocol,
+            # Each keeps a database connection, and calls need some too.
+            places=TokenPlaces(at_once=max(settings.database_pool_max // 2, 1), wait_s=settings.egress_timeout_s),
             clock=clock,
             changes=changes,
             ahead_s=settings.oauth_refresh_ahead_s,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from starlette.responses import JSONResponse, Response
@@ -12,11 +14,14 @@ from starlette.responses import JSONResponse, Response
 from agentapi.egress import Egress
 from agentapi.errors import StorageUnavailableError, UpstreamNeedsConnectionError
 from agentapi.oauth import store
-from agentapi.oauth.errors import AuthorizationServerError, ReconnectNeededError
+from agentapi.oauth.errors import AuthorizationServerError, AuthorizationServerRestsError, ReconnectNeededError
 from agentapi.storage.database import Database
+from agentapi.upstreams import store as upstream_store
 from agentapi.upstreams.link import Caller
+from agentapi.upstreams.models import Auth
 from integration.oauth.conftest import room_of
-from integration.oauth.provider import both
+from integration.oauth.provider import both, provider
+from tenants import make_tenant
 from unit.oauth.sites import LOOPBACK, server_metadata
 
 if TYPE_CHECKING:
@@ -116,6 +121,67 @@ async def test_a_provider_that_fails_is_asked_again_later_and_not_at_every_call(
     bench.clock.moved += timedelta(seconds=2)
     await bench.credential()
     assert (await held(bench)).refresh_failures == 0
+
+
+async def colleagues(bench: Bench, count: int) -> list[Bench]:
+    """Return others of the organisation, each with a connection to the same upstream."""
+    made = [replace(bench, tenant=bench.tenant.colleague(f"colleague-{uuid4()}")) for _ in range(count)]
+    for each in made:
+        await each.connect()
+    return made
+
+
+async def test_a_provider_that_hangs_holds_up_no_other_organisation(bench: Bench) -> None:
+    crowd = await colleagues(bench, 8)
+    go_on, two_ask, asked = asyncio.Event(), asyncio.Event(), []
+
+    async def hang(request: Any) -> Response:
+        asked.append(request)
+        if len(asked) == 2:
+            two_ask.set()
+        await go_on.wait()
+        return Response(status_code=503)
+
+    async with provider() as healthy:
+        tenant = await make_tenant(bench.database)
+        upstream = replace(tenant.upstream("healthy"), auth=Auth.OAUTH, endpoint=f"{healthy.url}/mcp")
+        async with bench.database.tenant_transaction(tenant.principal) as connection:
+            await upstream_store.insert_upstream(connection, upstream)
+        other = replace(bench, provider=healthy, tenant=tenant, upstream=upstream)
+        await other.connect()
+        bench.clock.moved += timedelta(seconds=3600)
+        bench.provider.answers["/token"] = hang
+        waiting = asyncio.ensure_future(both(*(each.credential() for each in crowd)))
+        async with asyncio.timeout(4):
+            await two_ask.wait()
+            await other.credential()
+        assert (healthy.refreshes, len(asked)) == (1, 2)
+        go_on.set()
+        assert all(isinstance(error, AuthorizationServerError) for error in await waiting)
+
+
+async def test_a_provider_that_is_down_is_not_asked_for_every_connection(bench: Bench) -> None:
+    crowd = await colleagues(bench, 8)
+    bench.clock.moved += timedelta(seconds=3600)
+    bench.provider.token_answer = Response(status_code=503)
+    asked = bench.provider.paths().count("/token")
+    for each in crowd:
+        with pytest.raises(AuthorizationServerError):
+            await each.credential()
+    assert bench.provider.paths().count("/token") - asked == 5
+    with pytest.raises(AuthorizationServerRestsError, match="asked again shortly"):
+        await crowd[-1].credential()
+
+
+async def test_grants_that_are_over_say_nothing_against_the_provider(bench: Bench) -> None:
+    crowd = await colleagues(bench, 6)
+    bench.provider.refresh_tokens.clear()
+    (kept,) = await colleagues(bench, 1)
+    bench.clock.moved += timedelta(seconds=3600)
+    for each in crowd:
+        with pytest.raises(ReconnectNeededError):
+            await each.credential()
+    await kept.credential()
 
 
 async def test_a_crash_between_answer_and_commit_is_seen_and_ends_with_the_owner(bench: Bench) -> None:
