@@ -8,7 +8,11 @@ Invariants:
 * A job is queued inside the transaction of the change that it follows from, and exists if and only if that committed.
 * The tables know no tenant, since whoever takes a job cannot know its organisation before. Payloads are sealed, so that
   to read them takes the keyring, and the role that reads the table learns of no organisation, user or upstream.
+* A payload is bound to the name of its job alone: its row has no id before it is there. Whoever writes to the table can
+  thus have a job done late, twice or never, which queues do anyway, and can make up none. Each job names inside the
+  seal what it is about, and looks first whether that still stands.
 * A job that fails is tried again later and ever more rarely, and is given up after ``_TRIES``; it holds up no other.
+  One whose payload does not open fails so too: while keys are rotated its key may be known to another process alone.
   What failed is told to the log by its type: a message might repeat a secret.
 """
 
@@ -26,7 +30,6 @@ import structlog
 from pgqueuer.core.applications import PgQueuer
 from pgqueuer.domain.errors import RetryRequested
 
-from agentapi._core import SealError
 from agentapi.jobs import store
 from agentapi.jobs.schema import CHANNEL, driver, queries
 from agentapi.storage.resealing import SealedColumn
@@ -48,8 +51,6 @@ __all__ = ["SEALED", "Again", "JobQueue"]
 
 _AT_ONCE: Final = 8
 _BATCH: Final = 4
-_POLL: Final = timedelta(seconds=15)
-"""How long a job may wait that no notification told of; the connection may be one that cannot listen."""
 _HEARTBEAT: Final = timedelta(seconds=30)
 _CONNECT_AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 _STOP_S: Final = 15.0
@@ -82,12 +83,14 @@ class JobQueue:
         dsn: The database as the application's role; one connection beside the pool serves the queue.
         keyring: Seals payloads.
         timeout_s: Bounds connecting and each statement.
+        poll_s: How long a job may wait that no notification told of, such as one that is to be tried again.
     """
 
-    def __init__(self, dsn: str, *, keyring: Keyring, timeout_s: float) -> None:
+    def __init__(self, dsn: str, *, keyring: Keyring, timeout_s: float, poll_s: float = 15.0) -> None:
         self._dsn = dsn
         self._keyring = keyring
         self._timeout_s = timeout_s
+        self._poll = timedelta(seconds=poll_s)
         self._work: dict[str, Work] = {}
         self._periodic: dict[str, tuple[str, Callable[[], Awaitable[None]]]] = {}
         self._running: PgQueuer | None = None
@@ -152,7 +155,7 @@ class JobQueue:
             self._running = queue
             if not self._stopping.is_set():
                 await queue.run(
-                    dequeue_timeout=_POLL,
+                    dequeue_timeout=self._poll,
                     batch_size=_BATCH,
                     max_concurrent_tasks=_AT_ONCE,
                     heartbeat_timeout=_HEARTBEAT,
@@ -187,12 +190,7 @@ class JobQueue:
     async def _do(self, job: Job, work: Work) -> None:
         again: Again | None
         try:
-            payload = json.loads(self._keyring.open(job.payload or b"", _aad(job.entrypoint)))
-        except SealError:
-            _log.error("job_does_not_open", job=job.entrypoint)
-            return
-        try:
-            again = await work(payload)
+            again = await work(json.loads(self._keyring.open(job.payload or b"", _aad(job.entrypoint))))
         except Exception as error:  # noqa: BLE001 - the library would store its message and traceback
             if job.attempts + 1 >= _TRIES:
                 _log.error("job_given_up", job=job.entrypoint, error=type(error).__name__)

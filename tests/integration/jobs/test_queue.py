@@ -197,17 +197,38 @@ async def test_a_job_that_never_succeeds_is_given_up(
     assert await left(app_connection, name) == 0
 
 
-async def test_a_job_that_another_keyring_sealed_is_dropped_and_not_tried_forever(
-    database: Database, tenant: Tenant, queue: JobQueue, name: str, app_connection: asyncpg.Connection[Any]
+@pytest.mark.parametrize(("tries", "kept"), [(0, 1), (18, 1), (19, 0)])
+async def test_a_job_that_does_not_open_is_kept_for_a_process_that_has_its_key_but_not_forever(
+    database: Database,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    name: str,
+    app_connection: asyncpg.Connection[Any],
+    *,
+    tries: int,
+    kept: int,
 ) -> None:
-    foreign = JobQueue("", keyring=Keyring.parse(Keyring.generate("k9")), timeout_s=5.0)
-    await put(database, tenant, foreign, name, "foreign")
+    newer = Keyring.generate("k9")
+    owner, behind = (
+        JobQueue(postgres.app_dsn, keyring=Keyring.parse(text), timeout_s=5.0, poll_s=0.2)
+        for text in (newer, Keyring.generate("k8"))
+    )
+    await put(database, tenant, owner, name, "sealed")
+    await app_connection.execute("UPDATE jobs SET attempts = $2 WHERE entrypoint = $1", name, tries)
     work = Work(1)
-    queue.handle(name, work)
-    async with queue.run():
-        await put(database, tenant, queue, name, "own")
-        await work.wait()
-    assert work.done == {"own": 1}
+    behind.handle(name, work)
+    tried = "SELECT count(*) FROM jobs WHERE entrypoint = $1 AND attempts <= $2"
+    async with behind.run(), asyncio.timeout(WITHIN_S):
+        while await app_connection.fetchval(tried, name, tries):  # noqa: ASYNC110 - a row tells nobody of itself
+            await asyncio.sleep(0.02)
+    assert not work.done
+    assert await left(app_connection, name) == kept
+    await app_connection.execute("UPDATE jobs SET execute_after = now() WHERE entrypoint = $1", name)
+    owner.handle(name, work)
+    async with owner.run():
+        if kept:
+            await work.wait()
+    assert work.done == Counter({"sealed": kept} if kept else {})
     assert await left(app_connection, name) == 0
 
 
