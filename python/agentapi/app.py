@@ -236,7 +236,14 @@ async def _routes(
     )
     registry.on_change(lambda upstream: client.close_upstream(upstream.id))
     steps, told = [oauth.revoker.revoke_all], [registry.forget, client.close_organization]
-    tenancy = Tenancy(database, audit=audit, admission=admission, before_deletion=steps, on_change=told)
+    tenancy = Tenancy(
+        database,
+        audit=audit,
+        admission=admission,
+        before_deletion=steps,
+        after_removal=[oauth.revoker.revoke_all, brought.book.delete_everything],
+        on_change=told,
+    )
     http_pool = HttpPool.from_settings(settings, egress.dialer)
     await stack.enter_async_context(http_pool.run())
     gateway = Gateway.build(

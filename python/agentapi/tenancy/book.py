@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
 
     Step = Callable[[OrgId], Awaitable[object]]
+    MemberStep = Callable[[OrgId, UserId], Awaitable[object]]
 
 __all__ = ["Tenancy"]
 
@@ -67,6 +68,7 @@ class Tenancy:
         audit: Is told of each change.
         admission: Forgets who is changed.
         before_deletion: Run with every organisation that is about to be deleted: what no row can do by going.
+        after_removal: Run with every member whose membership has ended, who can do nothing any more by then.
         on_change: Called with every organisation whose row or workspaces changed through this process.
     """
 
@@ -77,12 +79,14 @@ class Tenancy:
         audit: AuditLog,
         admission: Admission,
         before_deletion: Sequence[Step] = (),
+        after_removal: Sequence[MemberStep] = (),
         on_change: Sequence[Callable[[OrgId], None]] = (),
     ) -> None:
         self._database = database
         self._audit = audit
         self._admission = admission
         self._before_deletion = before_deletion
+        self._after_removal = after_removal
         self._on_change = on_change
 
     async def organization(self, principal: Principal) -> Organization:
@@ -205,7 +209,7 @@ class Tenancy:
         return member
 
     async def remove_member(self, principal: Principal, user_id: UserId) -> None:
-        """End a membership, one's own too; no token of the user is good here any more.
+        """End a membership, one's own too; no token of the user is good here any more, and no credential is kept.
 
         Raises:
             NotFoundError: There is no such member.
@@ -216,6 +220,8 @@ class Tenancy:
             _found(await store.remove_member(connection, user_id), _NO_MEMBER)
             await self._audit.record(connection, principal, _entry("member.removed", f"user:{user_id}"))
         self._admission.forget(principal.org_id, user_id)
+        for step in self._after_removal:
+            await step(principal.org_id, user_id)
 
     async def invite(self, principal: Principal, given: InvitationInput) -> tuple[Invitation, str]:
         """Return a new invitation and its token."""

@@ -409,7 +409,7 @@ async def test_attempts_are_bounded(api: Api, url: str, upstream: EchoUpstream) 
     assert (await bring(api.caller(Role.MEMBER, "alice"), id_, token=ALICE)).status_code == 200
 
 
-@pytest.mark.parametrize("gone", ["upstream", "member"])
+@pytest.mark.parametrize("gone", ["upstream", "member", "membership"])
 async def test_what_was_brought_goes_with_its_upstream_and_its_user(
     api: Api,  # noqa: F811
     url: str,
@@ -417,11 +417,14 @@ async def test_what_was_brought_goes_with_its_upstream_and_its_user(
     gone: str,
 ) -> None:
     id_ = await registered(api, BEARER, endpoint=url)
-    await bring(api.caller(Role.MEMBER, "alice"), id_, token=ALICE)
+    await bring(api.caller(Role.MEMBER, "mia"), id_, token=ALICE)
     rows = "SELECT user_id FROM brought_credentials WHERE upstream_id = $1"
     (row,) = await superuser.fetch(rows, UUID(id_))
     if gone == "upstream":
         assert (await api.caller().delete(id_)).status_code == 204
+    elif gone == "membership":
+        ended = await api.caller().request("DELETE", f"/api/v1/members/{row['user_id']}")
+        assert ended.status_code == 204, ended.text
     else:
         await superuser.execute(
             "DELETE FROM members WHERE user_id = $1 AND org_id = $2", row["user_id"], api.tenant.principal.org_id

@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from agentapi.principal import Role
+from agentapi.tenancy.models import user_id_of
 from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir  # noqa: F401 - fixtures
-from integration.api.harness import PUBLIC_URL, Api
+from integration.api.harness import ISSUER, PUBLIC_URL, Api
 from integration.oauth.provider import Provider, provider
 
 if TYPE_CHECKING:
@@ -84,6 +85,19 @@ async def test_the_page_of_a_success_holds_no_code_and_can_be_loaded_again(api: 
     assert "is not any more" in later.text
     for unknown in ("x", "A" * 2000, str(page.url.path)[11:-1]):
         assert (await api.http.get(f"/connected/{unknown}")).status_code == 404
+
+
+async def test_who_is_no_member_any_more_leaves_no_grant_behind(api: Api, site: Provider) -> None:  # noqa: F811
+    upstream = await registered(api, site, "leaving")
+    bob = api.caller(Role.MEMBER, "leaving-bob")
+    begun = await bob.request("POST", f"{BASE}/init", json={"upstream": upstream})
+    page = await browse(api, site, begun.json()["authorization_url"], cookie_of(begun))
+    assert page.status_code == 200
+    granted = set(site.refresh_tokens)
+    ended = await api.caller().request("DELETE", f"/api/v1/members/{user_id_of(ISSUER, 'leaving-bob')}")
+    assert ended.status_code == 204, ended.text
+    assert {*site.revoked} == granted
+    assert (await api.http.get(page.url)).status_code == 404
 
 
 async def test_what_a_provider_says_no_with_is_told_once(api: Api, site: Provider) -> None:  # noqa: F811

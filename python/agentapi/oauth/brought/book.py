@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agentapi.audit.log import AuditLog
     from agentapi.oauth.brought.vault import BroughtVault
     from agentapi.oauth.changes import Changes
+    from agentapi.principal import OrgId, UserId
     from agentapi.storage.database import Database
     from agentapi.upstreams.credentials import Credential
     from agentapi.upstreams.forms import CredentialForm
@@ -163,6 +164,15 @@ class BroughtBook:
         if not found:
             raise NotFoundError(_NOTHING)
         _log.info("brought_credential_removed", upstream=str(upstream.id))
+
+    async def delete_everything(self, org_id: OrgId, user_id: UserId) -> None:
+        """Remove all values of a user who is no member any more."""
+        async with self._database.user_transaction(org_id, user_id) as connection:
+            removed = await store.delete_everything(connection, user_id)
+            for upstream_id in removed:
+                await self._audit.record(connection, Actor(org_id, user_id), entry("removed", upstream_id))
+        for upstream_id in removed:
+            self._changes.tell(org_id, user_id, upstream_id, gone=True)
 
     def _report(self, upstream: Upstream, stored: Stored) -> Report:
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from agentapi.storage.database import Connection
 
-__all__ = ["delete", "find", "mark", "put"]
+__all__ = ["delete", "delete_everything", "find", "mark", "put"]
 
 _COLUMNS = "id, org_id, user_id, upstream_id, sealed, status, created_at, updated_at"
 _PUT = f"""
@@ -31,6 +31,7 @@ RETURNING {_COLUMNS}
 """  # noqa: S608 - the columns are the constant above
 _FIND = f"SELECT {_COLUMNS} FROM brought_credentials WHERE user_id = $1 AND upstream_id = $2"  # noqa: S608
 _DELETE = "DELETE FROM brought_credentials WHERE user_id = $1 AND upstream_id = $2 RETURNING id"
+_DELETE_EVERYTHING = "DELETE FROM brought_credentials WHERE user_id = $1 RETURNING upstream_id"
 _MARK = """
 UPDATE brought_credentials SET status = $4, updated_at = $5
 WHERE user_id = $1 AND upstream_id = $2 AND id = $3 AND status <> 'rejected'
@@ -71,6 +72,11 @@ async def find(connection: Connection, user_id: UserId, upstream_id: UpstreamId)
 async def delete(connection: Connection, user_id: UserId, upstream_id: UpstreamId) -> bool:
     """Remove what the user brought for an upstream; False if there was nothing."""
     return await connection.fetchval(_DELETE, user_id, upstream_id) is not None
+
+
+async def delete_everything(connection: Connection, user_id: UserId) -> list[UpstreamId]:
+    """Remove all that a user brought, and return what for."""
+    return [row["upstream_id"] for row in await connection.fetch(_DELETE_EVERYTHING, user_id)]
 
 
 async def mark(connection: Connection, stored: Stored, status: StoredStatus, *, now: datetime) -> None:
