@@ -31,7 +31,6 @@ from agentapi.egress.http1 import ConnectionEndedError, GarbledAnswerError
 from agentapi.errors import AgentAPIError, UpstreamError, UpstreamTimeoutError
 from agentapi.gateway.reply import Answer
 from agentapi.gateway.rpc import error_message, error_object, error_status, result_message
-from agentapi.gateway.sse import Events, EventTooLargeError
 from agentapi.gateway.upstream_errors import told_error
 from agentapi.request_body import ClientGoneError
 from agentapi.upstreams.failures import CredentialRefusedError, refusal_of
@@ -39,6 +38,7 @@ from agentapi.upstreams.link import Era
 from agentapi.upstreams.negotiation import speaks_modern
 from agentapi.upstreams.notices import Asked
 from agentapi.upstreams.reasons import reason_of
+from agentapi.upstreams.sse import Events, EventTooLargeError
 
 if TYPE_CHECKING:
     from starlette.types import Receive

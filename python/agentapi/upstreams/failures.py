@@ -27,6 +27,7 @@ __all__ = [
     "HttpRefusalError",
     "ProbeBrokeError",
     "UnprocessedError",
+    "WrongAnswerError",
     "is_closed",
     "is_http_refusal",
     "judge",
@@ -55,6 +56,10 @@ class BrokenError(ClosedError):
 
 class UnprocessedError(UpstreamError):
     """The upstream never looked at the request: the connection was closed, or its session forgotten, before."""
+
+
+class WrongAnswerError(UpstreamError):
+    """What came is not the answer to the request: no message, one that can be read in two ways, or another's."""
 
 
 class CredentialRefusedError(UpstreamError):
@@ -99,7 +104,7 @@ def is_closed(error: MCPError) -> bool:
     return error.message == _CLOSED
 
 
-def judge(  # noqa: C901, PLR0911 - one line per kind of failure reads better than a dispatch
+def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads better than a dispatch
     error: Exception, call: Call, name: str, *, in_session: bool, on_pipe: bool, ending: str | None
 ) -> Exception:
     """Return what the caller is told of ``error``; the upstream's own word is returned as it is.
@@ -117,6 +122,8 @@ def judge(  # noqa: C901, PLR0911 - one line per kind of failure reads better th
     if isinstance(call.failure, ResponseTooLargeError):
         # It would be as large another time.
         return UpstreamError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
+    if isinstance(call.failure, WrongAnswerError):
+        return UpstreamError(f"Upstream '{name}' answered with a result that the protocol does not allow.")
     if call.failure is not None:
         return BrokenError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
     if isinstance(error, TimeoutError):

@@ -8,14 +8,17 @@ nothing to wait for, since the SDK sends nothing else meanwhile.
 
 from __future__ import annotations
 
+import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self
 
 import httpx2
 
+from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.egress.transport import BoundedStream
 from agentapi.upstreams.calls import current_call
-from agentapi.upstreams.failures import refusal_of
+from agentapi.upstreams.failures import WrongAnswerError, refusal_of
+from agentapi.upstreams.sse import Events
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +32,7 @@ __all__ = ["WatchedTransport"]
 _STREAM_SILENCE_S: Final = 3600.0
 """After that a stream of events is taken for dead."""
 _SHORT_SILENCE_S: Final = 10.0
+_MAX_DEPTH: Final = 255
 
 
 class WatchedTransport(httpx2.AsyncBaseTransport):
@@ -70,7 +74,9 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
                     call.failure = error
             return httpx2.Response(HTTPStatus.SERVICE_UNAVAILABLE, request=request)
         self._note(response)
-        if not awaited or call is None:
+        # A stream that broke off is taken up again in the context of its request.
+        resumed = call is not None and request.method == "GET" and not self._answers_elsewhere
+        if call is None or not (awaited or resumed):
             return response
         call.status = response.status_code
         call.refusal = self.refusal
@@ -81,7 +87,7 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(
             response.status_code,
             headers=response.headers,
-            stream=_WatchedStream(_body(response, call)),
+            stream=_WatchedStream(_answer(response, call)),
             extensions=response.extensions,
         )
 
@@ -111,6 +117,61 @@ def _body(response: httpx2.Response, call: Call) -> httpx2.AsyncByteStream:
     if not isinstance(stream, httpx2.AsyncByteStream):
         raise TypeError("the client answered with a stream that is not asynchronous")
     return stream if call.max_answer_bytes is None else BoundedStream(stream, call.max_answer_bytes)
+
+
+def _answer(response: httpx2.Response, call: Call) -> httpx2.AsyncByteStream:
+    """Return the body, checked to answer the request where it is to be the answer."""
+    body, kind = _body(response, call), response.headers.get("content-type", "").lower()
+    # An error with a status of its own need not name the request: the server may not have read as far as that.
+    if response.is_success and kind.startswith(("application/json", "text/event-stream")):
+        return _CheckedStream(body, call, whole=kind.startswith("application/json"))
+    return body
+
+
+class _CheckedStream(httpx2.AsyncByteStream):
+    """Passes an answer on as far as it is one to the request of ``call``.
+
+    The SDK takes whatever response comes on the stream of a POST for its answer, under any id, and waits on where one
+    of JSON has another id.
+    """
+
+    def __init__(self, inner: httpx2.AsyncByteStream, call: Call, *, whole: bool) -> None:
+        self._inner = inner
+        self._call = call
+        self._whole = whole
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._whole:
+            body = b"".join([chunk async for chunk in self._inner])
+            self._check(body)
+            yield body
+            return
+        # The SDK bounds the size of an event, of which it is given what there is.
+        events = Events(sys.maxsize)
+        async for chunk in self._inner:
+            for data in events.feed(chunk):
+                self._check(data)
+            yield chunk
+
+    def _check(self, data: bytes) -> None:
+        try:
+            message = scan_envelope(data, max_bytes=len(data), max_depth=_MAX_DEPTH)
+        except EnvelopeError as error:
+            raise self._wrong(f"it is no message: {error.reason}") from None
+        if message.kind != "response":
+            return
+        # Some servers write a number as a string; an event without an id is an error about the only request there is.
+        good = {self._call.request_id, str(self._call.request_id)}
+        if message.id not in good and (self._whole or message.id is not None):
+            raise self._wrong("it answers another request")
+
+    def _wrong(self, why: str) -> WrongAnswerError:
+        error = WrongAnswerError(why)
+        self._call.fail(error)
+        return error
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 class BrokenBodyError(httpx2.StreamError):

@@ -111,6 +111,22 @@ def event(asked: dict[str, Any], value: Any) -> bytes:
     return b"data: " + json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": value}).encode() + b"\n\n"
 
 
+GOOD = b'{"jsonrpc":"2.0","id":%b,"result":{"resultType":"complete","content":[]}}'
+TWICE = b'{"jsonrpc":"2.0","id":%b,"result":{},"result":{"resultType":"complete","content":[]}}'
+
+
+def answering(form: bytes, *, identifier: object = None, as_event: bool) -> Callable[[Any], Response]:
+    """Return an answer that is left open where it is an event, so that nothing but the event ends the wait."""
+
+    def answer(asked: Any) -> Response:
+        body = form % json.dumps(asked["id"] if identifier is None else identifier).encode()
+        if as_event:
+            return streamed(b"id: 1\ndata: " + body + b"\n\n", hang=True)
+        return Response(body, media_type="application/json")
+
+    return answer
+
+
 ANSWERS: dict[str, tuple[Callable[[Any], Response], str]] = {
     "garbage": (lambda _: Response(b"\xff\x00{", media_type="application/json"), "protocol does not allow"),
     "no result": (lambda asked: result(asked, [1]), "protocol does not allow"),
@@ -181,6 +197,26 @@ async def test_a_list_page_is_not_read_past_what_a_list_may_hold(kind: str) -> N
             await made.client.request(up, ALICE, "tools/list", {}, timeout_s=20, repeatable=True)
         assert [body["method"] for body in raw.bodies].count("tools/list") == 1
         assert await call(made.client, up, ALICE, "t") == {"content": []}
+
+
+@pytest.mark.parametrize("as_event", [False, True], ids=["json", "event"])
+@pytest.mark.parametrize(
+    ("form", "identifier"), [(GOOD, "other"), (GOOD, 10**6), (TWICE, None)], ids=["a word", "a number", "twice"]
+)
+async def test_only_an_answer_to_the_request_is_its_answer(form: bytes, identifier: object, as_event: bool) -> None:
+    raw = Raw(tools={"t": answering(form, identifier=identifier, as_event=as_event)})
+    raw.tools["u"] = answering(GOOD, as_event=as_event)
+    async with setting(raw) as (made, up):
+        # The bound is that of the test: no wait runs out.
+        with pytest.raises(UpstreamError, match="a result that the protocol does not allow"):
+            await made.client.request(up, ALICE, "tools/call", {"name": "t"}, timeout_s=100)
+        assert (await call(made.client, up, ALICE, "u"))["content"] == []
+
+
+async def test_an_id_that_is_written_as_a_string_is_the_same() -> None:
+    raw = Raw(tools={"t": lambda asked: answering(GOOD, identifier=str(asked["id"]), as_event=False)(asked)})
+    async with setting(raw) as (made, up):
+        assert (await call(made.client, up, ALICE, "t"))["content"] == []
 
 
 async def test_an_error_with_a_status_is_the_upstreams_own() -> None:

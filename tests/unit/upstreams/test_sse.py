@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentapi.gateway.sse import Events, EventTooLargeError
+from agentapi.upstreams.sse import Events, EventTooLargeError
 
 END = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINE = st.sampled_from(
-    [b"data: a", b"data:b", b"data:  c", b"data", b": note", b"id: 7", b"event: x", b"datum: z", b""]
+    [b"data: a", b"data:b", b"data:  c", b"data", b": note", b"id: 7", b"event: x", b"event:message", b"datum: z", b""]
 )
 
 
@@ -24,14 +24,17 @@ def expected(stream: bytes) -> list[bytes]:
     """Read the stream line by line, as the standard says."""
     found: list[bytes] = []
     data: list[bytes] = []
+    kind = b""
     lines = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     for line in lines[:-1]:
         name, _, value = line.partition(b":")
         if name == b"data":
             data.append(value.removeprefix(b" "))
+        elif name == b"event":
+            kind = value.removeprefix(b" ")
         if not line:
-            found += [joined] if (joined := b"\n".join(data)) else []
-            data = []
+            found += [joined] if (joined := b"\n".join(data)) and kind in {b"", b"message"} else []
+            data, kind = [], b""
     return found
 
 

@@ -1,7 +1,7 @@
 """The events of a stream as an upstream sends them: what a relay must read of them, and no more.
 
-Source: WHATWG HTML, "Server-sent events", parsing an event stream. Of an event only the data counts here: a request of
-the modern era has a stream of its own, which is not resumed, so that ids and retry times say nothing.
+Source: WHATWG HTML, "Server-sent events", parsing an event stream. Of an event only the data counts here, and
+of events only messages: ids and retry times say nothing to who reads the stream of one request and does not resume it.
 """
 
 from __future__ import annotations
@@ -71,9 +71,13 @@ class Events:
 
 
 def _data(event: bytes) -> bytes:
-    lines = []
+    lines, kind = [], b""
     for line in _LINE.split(event):
         name, _, value = line.partition(b":")
         if name == b"data":
             lines.append(value.removeprefix(b" "))
+        elif name == b"event":
+            kind = value.removeprefix(b" ")
+    if kind not in {b"", b"message"}:
+        return b""
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
