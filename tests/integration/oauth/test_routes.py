@@ -100,6 +100,18 @@ async def test_who_is_no_member_any_more_leaves_no_grant_behind(api: Api, site: 
     assert (await api.http.get(page.url)).status_code == 404
 
 
+async def test_an_organisation_that_is_deleted_leaves_no_grant_behind(api: Api, site: Provider) -> None:  # noqa: F811
+    upstream = await registered(api, site, "ending")
+    begun = await api.caller(Role.MEMBER, "mia").request("POST", f"{BASE}/init", json={"upstream": upstream})
+    page = await browse(api, site, begun.json()["authorization_url"], cookie_of(begun))
+    assert page.status_code == 200
+    granted = set(site.refresh_tokens)
+    root = api.caller(Role.PLATFORM_ADMIN, "root")
+    ended = await root.request("DELETE", f"/api/v1/platform/organizations/{api.tenant.principal.org_slug}")
+    assert ended.status_code == 204, ended.text
+    assert {*site.revoked} == granted
+
+
 async def test_what_a_provider_says_no_with_is_told_once(api: Api, site: Provider) -> None:  # noqa: F811
     upstream = await registered(api, site, "refusing")
     for error in ("access_denied", "server_error"):
