@@ -37,7 +37,8 @@ __all__ = ["Block", "ReadmeError", "commands", "parse", "run"]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<info>[^`]*?) *$")
 _OVERLOOKED = frozenset({"", "bash", "shell", "console", "shell-session", "zsh", "terminal"})
-_READY_S = 120
+_READY_S = 300
+"""The first block in the background installs everything and builds the extension."""
 
 
 class ReadmeError(AssertionError):
