@@ -56,6 +56,7 @@ NOT_SEALED = {
     ("audit_checkpoints", "signature"),
     ("audit_log", "hash"),
     ("audit_log", "previous"),
+    ("invitations", "token_hash"),
     ("oauth_flows", "browser_hash"),
     ("oauth_flows", "state_hash"),
     ("tool_approvals", "fingerprint"),
