@@ -15,6 +15,7 @@ import pytest
 from agentapi._core import Keyring
 from agentapi.oauth import store
 from agentapi.oauth.errors import ReconnectNeededError
+from support.node import REPOSITORY
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -54,6 +55,7 @@ async def caller(
         *options,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        cwd=REPOSITORY / "tests",
     )
     try:
         assert await said(process) == "ready"
