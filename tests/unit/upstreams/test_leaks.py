@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+import pytest_asyncio
 from mcp import StdioServerParameters
 
 from agentapi.upstreams.channel import Channel
@@ -23,6 +24,9 @@ from unit.upstreams.servers import ALICE, Journal, full_http, full_sse, http, ss
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+# On a loop of their own: tasks of what other tests share for the whole session come and go.
+pytestmark = pytest.mark.asyncio(loop_scope="function")
 
 _REPLY = """
 while IFS= read -r line; do
@@ -79,7 +83,7 @@ def _held() -> Foreign:
     return frozenset(asyncio.all_tasks()), frozenset(descriptors), processes
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="function")
 async def foreign() -> Foreign:
     """What other tests left behind."""
     gc.collect()
