@@ -166,7 +166,8 @@ def run(blocks: Sequence[Block], directory: Path, env: Mapping[str, str], *, wit
     output = directory.parent / f"{directory.name}.out"
     with output.open("wb") as sink:
         shell = subprocess.Popen(
-            ["bash", "--noprofile", "--norc", str(script)],
+            # A shell that was started with interrupts ignored could not hand them on to what it interrupts.
+            ["env", "--default-signal=INT", "bash", "--noprofile", "--norc", str(script)],
             cwd=directory,
             env=dict(env),
             stdin=subprocess.DEVNULL,

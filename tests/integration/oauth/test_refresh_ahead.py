@@ -71,13 +71,13 @@ async def until(bench: Bench, condition: Callable[[Connection], bool]) -> Connec
 async def test_a_token_is_refreshed_before_its_end_by_one_process(
     bench: Bench, postgres: EmbeddedPostgres, oauth_keyring: Keyring, count: int
 ) -> None:
-    bench.provider.lifetime_s = 4
+    bench.provider.lifetime_s = 10
     await bench.connect()
     bench.provider.lifetime_s = 3600
     async with processes(bench, postgres, oauth_keyring, count):
         found = await until(bench, lambda connection: connection.generation == 2)
     assert found.expires_at is not None
-    assert found.updated_at < (await held(bench)).created_at + timedelta(seconds=4)
+    assert found.updated_at < (await held(bench)).created_at + timedelta(seconds=10)
     assert bench.provider.refreshes == 1
     await bench.credential()
     assert bench.provider.refreshes == 1

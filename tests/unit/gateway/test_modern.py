@@ -505,6 +505,7 @@ async def test_an_upstream_that_cannot_be_listened_to_is_an_error() -> None:
     assert client.json()["error"]["message"] == "down"
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_thousand_listeners_leave_nothing_behind() -> None:
     world = World()
     before = len(asyncio.all_tasks())
