@@ -209,7 +209,7 @@ class Tenancy:
         return member
 
     async def remove_member(self, principal: Principal, user_id: UserId) -> None:
-        """End a membership, one's own too; no token of the user is good here any more, and no credential is kept.
+        """End a membership, one's own too, and all that the user could do by it; a repetition does what failed at last.
 
         Raises:
             NotFoundError: There is no such member.
@@ -217,8 +217,9 @@ class Tenancy:
         """
         async with self._locked(principal) as (connection, organization):
             await self._keep_an_admin(connection, organization, user_id)
-            _found(await store.remove_member(connection, user_id), _NO_MEMBER)
-            await self._audit.record(connection, principal, _entry("member.removed", f"user:{user_id}"))
+            _found(await store.get_member(connection, user_id), _NO_MEMBER)
+            if await store.remove_member(connection, user_id) is not None:
+                await self._audit.record(connection, principal, _entry("member.removed", f"user:{user_id}"))
         self._admission.forget(principal.org_id, user_id)
         for step in self._after_removal:
             await step(principal.org_id, user_id)

@@ -15,7 +15,7 @@ from tenants import make_tenant
 from unit.identity.doubles import Clock
 
 if TYPE_CHECKING:
-    from agentapi.principal import OrgId
+    from agentapi.principal import OrgId, UserId
     from agentapi.storage.database import Database
     from agentapi.tenancy.book import Step
 
@@ -55,6 +55,27 @@ async def test_a_deletion_that_fails_half_way_leaves_nothing_to_use_and_can_be_r
     assert (await tenancy.organization(root)).suspended_at is not None
     broken.clear()
     await tenancy.delete_organization(root)
+
+
+async def test_a_removal_whose_steps_failed_can_be_repeated(database: Database) -> None:
+    tenant = await make_tenant(database)
+    bob = replace(tenant.colleague("bob").principal, role=Role.MEMBER)
+    async with database.tenant_transaction(bob) as connection:
+        await store.upsert_member(connection, bob, email=None)
+    broken, ended = [True], []
+
+    async def step(org_id: OrgId, user_id: UserId) -> None:
+        if broken:
+            raise StorageUnavailableError("away")
+        ended.append((org_id, user_id))
+
+    admission = Admission(database, clock=Clock())
+    tenancy = Tenancy(database, audit=AuditLog(database), admission=admission, after_removal=[step])
+    with pytest.raises(StorageUnavailableError):
+        await tenancy.remove_member(tenant.principal, bob.user_id)
+    broken.clear()
+    await tenancy.remove_member(tenant.principal, bob.user_id)
+    assert ended == [(bob.org_id, bob.user_id)]
 
 
 async def test_an_admin_who_is_not_the_owner_deletes_nothing(database: Database) -> None:
