@@ -82,7 +82,7 @@ class Bench:
 
 @pytest.fixture(scope="session")
 async def postgres() -> AsyncIterator[EmbeddedPostgres]:
-    """A server of these tests' own: elsewhere gateways run whose queues would take their jobs, and cannot open them."""
+    """A server of these tests' own, so that what they seal is under their keyring or that of a gateway they start."""
     async with migrated_postgres() as server:
         yield server
 

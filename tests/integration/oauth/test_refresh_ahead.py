@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable  # noqa: TC003 - pytest-asyncio reads it
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,15 +17,14 @@ from agentapi.jobs.queue import JobQueue
 from agentapi.oauth import store
 from agentapi.oauth.models import Status
 from agentapi.oauth.refresh import due_at
+from agentapi.storage.embedded import EmbeddedPostgres  # noqa: TC001 - pytest-asyncio reads it
+from integration.conftest import migrated_postgres
 from integration.oauth.conftest import room_of
 from unit.oauth.sites import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
     from agentapi._core import Keyring
     from agentapi.oauth.models import Connection
-    from agentapi.storage.embedded import EmbeddedPostgres
     from integration.oauth.conftest import Bench
 
 WITHIN_S = 20.0
@@ -32,6 +32,13 @@ POLL_S = 0.5
 """A job that nobody is notified of, because it was put off or a notification came while others were taken, is due at
 once in these tests; the default would let it wait for most of ``WITHIN_S``, or twice for longer."""
 DUE = "SELECT count(*) FROM jobs WHERE entrypoint = 'oauth.refresh' AND execute_after < now() + interval '2 seconds'"
+
+
+@pytest.fixture(scope="module")
+async def postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """A server of these tests' own: other modules leave a gateway running, which would take their jobs and fail."""
+    async with migrated_postgres() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
