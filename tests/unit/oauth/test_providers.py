@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_google_is_asked_for_offline_access_and_consent_each_time() -> None:
     assert google.revocation_endpoint == "https://oauth2.googleapis.com/revoke"
 
 
-@pytest.mark.parametrize("tenant", ["organizations", "common", "contoso.onmicrosoft.com", str(uuid4())])
+@pytest.mark.parametrize("tenant", ["organizations", "common", "contoso.onmicrosoft.com", str(UUID(int=7))])
 def test_entra_has_its_tenant_in_every_path_and_no_resource_parameter(tenant: str) -> None:
     entra = server(ProviderName.ENTRA, tenant=tenant)
     base = f"https://login.microsoftonline.com/{tenant}"
