@@ -82,6 +82,13 @@ async def test_a_server_that_takes_metadata_documents_is_given_the_address_of_th
 
 async def test_of_two_registrations_at_once_the_first_stands_and_both_flows_end(bench: Bench) -> None:
     bob = bench.tenant.colleague("bob")
+    register, both = bench.provider.answers["/register"], asyncio.Barrier(2)
+
+    async def together(asked: object) -> object:
+        await both.wait()
+        return register(asked)
+
+    bench.provider.answers["/register"] = together
     begun = await asyncio.gather(bench.init(), bench.init(principal=bob.principal))
     for one in begun:
         await bench.finish(one)
