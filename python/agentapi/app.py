@@ -56,6 +56,7 @@ from agentapi.request_body import ClientGoneError
 from agentapi.settings import load_issuers, load_settings
 from agentapi.stopping import on_stop_signal
 from agentapi.storage.database import Database
+from agentapi.storage.notifier import Notifier
 from agentapi.tenancy.admission import Admission
 from agentapi.tenancy.book import Tenancy
 from agentapi.tenancy.directory import MemberDirectory
@@ -136,6 +137,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             directory = _directory(settings, issuers, egress)
             stack.push_async_callback(directory.close)
             jobs = JobQueue(database_url, keyring=keyring, timeout_s=settings.database_timeout_s)
+            feed = Notifier(database_url, timeout_s=settings.database_timeout_s)
             app.router.routes.extend(
                 await _routes(
                     settings,
@@ -145,12 +147,14 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                     directory=directory,
                     keyring=keyring,
                     jobs=jobs,
+                    feed=feed,
                     audit=audit,
                     sign_ins={each.issuer: each.sign_in for each in issuers if each.sign_in is not None},
                     more=extension.routes,
                 )
             )
             await directory.load()
+            await stack.enter_async_context(feed.run())
             # Last, so that every room has said what it does, and first to end.
             await stack.enter_async_context(jobs.run())
             async with extension.lifespan():
@@ -190,19 +194,20 @@ async def _routes(
     directory: IssuerDirectory,
     keyring: Keyring,
     jobs: JobQueue,
+    feed: Notifier,
     audit: AuditLog,
     sign_ins: dict[str, BrowserSignIn],
     more: Sequence[BaseRoute],
 ) -> list[BaseRoute]:
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
-    admission = Admission(database, clock=clock)
-    keys = KeyDirectory(database)
+    admission = Admission(database, clock=clock, feed=feed)
+    keys = KeyDirectory(database, feed=feed)
     stack.push_async_callback(keys.aclose)
-    registry = UpstreamRegistry(database, audit=audit, clock=clock)
-    policies = PolicyRegistry(database, audit=audit, clock=clock)
+    registry = UpstreamRegistry(database, audit=audit, clock=clock, feed=feed)
+    policies = PolicyRegistry(database, audit=audit, clock=clock, feed=feed)
     policy = Policy(policies)
-    prompts = PromptRegistry(database, audit=audit, clock=clock)
+    prompts = PromptRegistry(database, audit=audit, clock=clock, feed=feed)
     support = await asyncio.to_thread(SandboxSupport.detect)
     _log.info("sandbox", mode=settings.sandbox, **support.as_dict())
     if settings.sandbox != "off":
@@ -215,10 +220,18 @@ async def _routes(
         commands=commands,
         max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
     )
-    oauth = OAuthRoom.build(settings, database=database, egress=egress, keyring=keyring, jobs=jobs, audit=audit)
+    oauth = OAuthRoom.build(
+        settings, database=database, egress=egress, keyring=keyring, jobs=jobs, audit=audit, feed=feed
+    )
     stack.push_async_callback(oauth.refresher.aclose)
     brought = BroughtRoom.build(
-        settings, database=database, keyring=keyring, transports=transports, changes=oauth.changes, audit=audit
+        settings,
+        database=database,
+        keyring=keyring,
+        transports=transports,
+        changes=oauth.changes,
+        audit=audit,
+        feed=feed,
     )
     oauth.ways[Auth.USER] = brought.way
     credentials = CredentialsByAuth(

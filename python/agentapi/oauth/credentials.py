@@ -1,7 +1,7 @@
 """The credential of a call: the caller's own connection, fresh, and sent to no other address than it was made for.
 
 An opened grant is kept for as long as nothing about it can have changed unseen: what this process changes it forgets at
-once, and what another one changed it sees when it reads the row again, after at most ``_KEEP_S``.
+once, what another one changes as soon as it is told, and where nothing is told it reads the row again within a second.
 
 A credential that an upstream refuses is refreshed once. If the upstream refuses what came of that, refreshing cannot
 help, so the connection is marked and its owner asked; calls then end here and reach neither upstream nor provider.
@@ -21,6 +21,8 @@ from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError
 from agentapi.oauth import store
 from agentapi.oauth.discovery import union
 from agentapi.oauth.errors import ReconnectNeededError
+from agentapi.principal import UpstreamId
+from agentapi.storage.notifier import DEAF, WITHIN_S
 from agentapi.upstreams.credentials import Credential
 from agentapi.upstreams.reasons import reason_of
 
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from agentapi.oauth.models import Connection
     from agentapi.oauth.refresh import Refresher
     from agentapi.oauth.vault import Vault
-    from agentapi.principal import OrgId, UpstreamId, UserId
+    from agentapi.principal import OrgId, UserId
     from agentapi.storage.database import Database
+    from agentapi.storage.notifier import Change, ChangeFeed
     from agentapi.upstreams.challenges import Challenge
     from agentapi.upstreams.link import Caller
     from agentapi.upstreams.models import Upstream
@@ -56,6 +59,7 @@ _Key = tuple["OrgId", "UserId", "UpstreamId"]
 class _Kept:
     credential: Credential
     endpoint: str | None
+    read_at: datetime
     until: datetime
 
 
@@ -68,6 +72,7 @@ class ConnectionCredentials:
         refresher: Keeps them fresh.
         clock: The time, with its zone.
         ahead_s: How long before its end a token is due for a refresh.
+        feed: Tells what other processes change.
         max_entries: Bound on opened grants; the least recently used goes first.
     """
 
@@ -79,6 +84,7 @@ class ConnectionCredentials:
         refresher: Refresher,
         clock: Callable[[], datetime],
         ahead_s: float = 300.0,
+        feed: ChangeFeed = DEAF,
         max_entries: int = _MAX_ENTRIES,
     ) -> None:
         self._database = database
@@ -87,10 +93,12 @@ class ConnectionCredentials:
         self._clock = clock
         self._ahead = timedelta(seconds=max(ahead_s, _SKEW_S))
         self._max_entries = max_entries
+        self._feed = feed
         self._epoch = 0
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._renewed: OrderedDict[_Key, tuple[str, datetime]] = OrderedDict()
         """The version that a refusal led to, and when."""
+        feed.listen(("oauth_connections",), self._told, self._forget_all)
 
     async def credential(self, upstream: Upstream, caller: Caller) -> Credential:
         """Return the credential of ``caller`` for ``upstream``.
@@ -102,16 +110,16 @@ class ConnectionCredentials:
         """
         key = (caller.org_id, caller.user_id, upstream.id)
         kept = self._kept.get(key)
-        if kept is not None and kept.endpoint == upstream.endpoint and self._clock() < kept.until:
+        epoch, now = self._epoch, self._clock()
+        if kept is not None and kept.endpoint == upstream.endpoint and self._is_good(kept, now):
             self._kept.move_to_end(key)
             return kept.credential
-        epoch = self._epoch
         held = await self._held(upstream, caller)
         try:
             usable = await self._refresher.usable(held)
         except UpstreamNeedsConnectionError as error:
             raise _of(error, upstream) from error
-        return self._opened(upstream, caller, usable, keep=epoch == self._epoch)
+        return self._opened(upstream, caller, usable, read_at=now if epoch == self._epoch else None)
 
     async def rejected(
         self, upstream: Upstream, caller: Caller, credential: Credential, challenge: Challenge
@@ -137,7 +145,7 @@ class ConnectionCredentials:
             renewed = await self._refresher.refresh(held)
         except UpstreamNeedsConnectionError as error:
             raise _of(error, upstream) from error
-        another = self._opened(upstream, caller, renewed, keep=False)
+        another = self._opened(upstream, caller, renewed, read_at=None)
         self._renewed[caller.org_id, caller.user_id, upstream.id] = another.version, self._clock()
         if len(self._renewed) > self._max_entries:
             self._renewed.popitem(last=False)
@@ -149,6 +157,19 @@ class ConnectionCredentials:
         # Whoever has just read the row may have read it before the change.
         self._epoch += 1
         self._kept.pop((org_id, user_id, upstream_id), None)
+
+    def _told(self, change: Change) -> None:
+        if change.user_id is None or change.id is None:
+            self._forget_all()
+        else:
+            self.changed(change.org_id, change.user_id, UpstreamId(change.id), gone=False)
+
+    def _forget_all(self) -> None:
+        self._epoch += 1
+        self._kept.clear()
+
+    def _is_good(self, kept: _Kept, now: datetime) -> bool:
+        return now < kept.until and (now - kept.read_at < timedelta(seconds=WITHIN_S) or self._feed.hears)
 
     async def _held(self, upstream: Upstream, caller: Caller) -> Connection:
         async with self._database.user_transaction(caller.org_id, caller.user_id) as connection:
@@ -166,7 +187,7 @@ class ConnectionCredentials:
             return False
         return self._clock() - renewed[1] < timedelta(seconds=_AGAIN_S)
 
-    def _opened(self, upstream: Upstream, caller: Caller, held: Connection, *, keep: bool) -> Credential:
+    def _opened(self, upstream: Upstream, caller: Caller, held: Connection, *, read_at: datetime | None) -> Credential:
         try:
             grant = self._vault.open_grant(held)
         except SealError as error:
@@ -183,9 +204,9 @@ class ConnectionCredentials:
         else:
             bearer = SecretStr(f"Bearer {grant.access_token.get_secret_value()}")
             credential = Credential(headers={"Authorization": bearer}, version=_version(held), user_id=caller.user_id)
-        if not keep:
+        if read_at is None:
             return credential
-        self._kept[key] = _Kept(credential, upstream.endpoint, self._until(held))
+        self._kept[key] = _Kept(credential, upstream.endpoint, read_at, self._until(held))
         if len(self._kept) > self._max_entries:
             self._kept.popitem(last=False)
         return credential

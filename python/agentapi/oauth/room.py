@@ -31,6 +31,7 @@ from agentapi.oauth.refresh import Refresher
 from agentapi.oauth.revoke import Revoker
 from agentapi.oauth.routes import OAuthRoutes
 from agentapi.oauth.vault import Vault
+from agentapi.storage.notifier import DEAF
 from agentapi.upstreams.models import Auth
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from agentapi.principal import Principal
     from agentapi.settings import BrowserSignIn, Settings
     from agentapi.storage.database import Database
+    from agentapi.storage.notifier import ChangeFeed
     from agentapi.tenancy.admission import Admission
     from agentapi.upstreams.registry import UpstreamRegistry
 
@@ -92,6 +94,7 @@ class OAuthRoom:
         keyring: Keyring,
         jobs: JobQueue,
         audit: AuditLog,
+        feed: ChangeFeed = DEAF,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         presets: Mapping[ProviderName, Preset] = PRESETS,
     ) -> OAuthRoom:
@@ -145,7 +148,12 @@ class OAuthRoom:
             changes=changes,
         )
         credentials = ConnectionCredentials(
-            database=database, vault=vault, refresher=refresher, clock=clock, ahead_s=settings.oauth_refresh_ahead_s
+            database=database,
+            vault=vault,
+            refresher=refresher,
+            clock=clock,
+            ahead_s=settings.oauth_refresh_ahead_s,
+            feed=feed,
         )
         changes.listen(credentials.changed)
         tickets = Tickets(keyring, public_url=public_url, clock=clock)

@@ -15,6 +15,7 @@ from agentapi.policy import store
 from agentapi.policy.fingerprints import described, stored_name
 from agentapi.policy.models import ApprovalState, ToolPolicy
 from agentapi.policy.requests import compiled
+from agentapi.storage.notifier import DEAF
 from agentapi.tenancy.views import TenantViews
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from agentapi.policy.requests import PolicyInput
     from agentapi.principal import Principal, UpstreamId, UserId, WorkspaceId
     from agentapi.storage.database import Connection, Database
+    from agentapi.storage.notifier import ChangeFeed
     from agentapi.tenancy.models import Workspace
     from agentapi.upstreams.models import Upstream
 
@@ -100,16 +102,23 @@ class PolicyRegistry:
         database: Where it is kept.
         audit: Where changes are recorded.
         clock: Monotonic seconds.
-        view_ttl_s: How long a view is served without asking again; a change made through another process shows at
-            most this much later, one made here at once.
+        feed: Tells what other processes change.
+        view_ttl_s: How long a view is served without asking again, for as long as nothing is said to have changed.
     """
 
     def __init__(
-        self, database: Database, *, audit: AuditLog, clock: Callable[[], float], view_ttl_s: float = 5.0
+        self,
+        database: Database,
+        *,
+        audit: AuditLog,
+        clock: Callable[[], float],
+        feed: ChangeFeed = DEAF,
+        view_ttl_s: float = 5.0,
     ) -> None:
         self._database = database
         self._audit = audit
-        self._views: TenantViews[WorkspacePolicy] = TenantViews(clock=clock, ttl_s=view_ttl_s)
+        topics = ("tool_policies", "toolsets", "tool_approvals", "tool_approval_revisions")
+        self._views: TenantViews[WorkspacePolicy] = TenantViews(clock=clock, ttl_s=view_ttl_s, feed=feed, topics=topics)
         self._compiled: OrderedDict[WorkspaceId, tuple[int, ToolPolicy]] = OrderedDict()
         self._known: OrderedDict[tuple[WorkspaceId, UserId | None], tuple[int, _Known]] = OrderedDict()
         self._on_change: list[Callable[[WorkspaceId], None]] = []

@@ -12,6 +12,7 @@ from agentapi.prompts import store
 from agentapi.prompts.compose import compose
 from agentapi.prompts.detector import findings_in
 from agentapi.prompts.models import Scope
+from agentapi.storage.notifier import DEAF
 from agentapi.tenancy import store as tenancy_store
 from agentapi.tenancy.views import TenantViews
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agentapi.prompts.compose import Composition
     from agentapi.prompts.models import Content, Prompt, PromptId, PromptVersion, Value
     from agentapi.storage.database import Connection, Database
+    from agentapi.storage.notifier import ChangeFeed
     from agentapi.tenancy.models import Workspace
 
 __all__ = ["PromptRegistry"]
@@ -48,16 +50,24 @@ class PromptRegistry:
         database: Where they are kept.
         audit: Where changes are recorded: those of global prompts in the log of the deployment.
         clock: Monotonic seconds.
-        view_ttl_s: How long a composition reads what was read before; a change made through another process shows at
-            most this much later, one made here at once.
+        feed: Tells what other processes change.
+        view_ttl_s: How long a composition reads what was read before, for as long as nothing is said to have changed.
     """
 
     def __init__(
-        self, database: Database, *, audit: AuditLog, clock: Callable[[], float], view_ttl_s: float = 5.0
+        self,
+        database: Database,
+        *,
+        audit: AuditLog,
+        clock: Callable[[], float],
+        feed: ChangeFeed = DEAF,
+        view_ttl_s: float = 5.0,
     ) -> None:
         self._database = database
         self._audit = audit
-        self._views: TenantViews[tuple[Prompt, ...]] = TenantViews(clock=clock, ttl_s=view_ttl_s)
+        self._views: TenantViews[tuple[Prompt, ...]] = TenantViews(
+            clock=clock, ttl_s=view_ttl_s, feed=feed, topics=("prompts", "workspaces")
+        )
 
     def require_write(self, principal: Principal, scope: Scope) -> None:
         """Refuse unless ``principal`` may change prompts of ``scope``.

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from agentapi.errors import ForbiddenError, NotFoundError
 from agentapi.principal import Principal, Role
+from agentapi.storage.notifier import DEAF, WITHIN_S
 from agentapi.tenancy import store
 from agentapi.tenancy.models import JoinRule, user_id_of
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from agentapi._core import VerifiedToken
     from agentapi.principal import OrgId, UserId
     from agentapi.storage.database import Database
+    from agentapi.storage.notifier import ChangeFeed
     from agentapi.tenancy.models import Member, Organization
 
 __all__ = ["Admission"]
@@ -34,21 +36,27 @@ class Admission:
 
     Args:
         database: Where organisations and members are.
-        ttl_s: How long a principal is remembered; a change made
-            through another process shows at most this much later, one through this process at once (``forget``).
+        ttl_s: How long a principal is remembered, for as long as nothing is said to have changed: where changes are not
+            heard, for ``WITHIN_S``. One that is made through this process shows at once (``forget``).
         clock: Monotonic seconds.
+        feed: Tells what other processes change.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], float], ttl_s: float = 10.0) -> None:
+    def __init__(
+        self, database: Database, *, clock: Callable[[], float], feed: ChangeFeed = DEAF, ttl_s: float = 10.0
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._feed = feed
         self._ttl_s = ttl_s
+        feed.listen(("organizations", "members"), lambda change: self.forget(change.org_id), self.forget_all)
         # The core hands back the same object for the same live token and drops it when the token is forgotten, so
         # identity is the cheapest sound key and this needs no bound of its own.
         self._generation = 0
         """Grows with every change, so that what was read before one is not remembered after it."""
         self._requests_per_minute: dict[OrgId, int] = {}
         self._principals: WeakKeyDictionary[VerifiedToken, tuple[float, Principal]] = WeakKeyDictionary()
+        """When it began to be read, and what was."""
 
     async def admit(self, token: VerifiedToken) -> Principal:
         """Return the principal that ``token`` stands for.
@@ -59,12 +67,15 @@ class Admission:
             StorageUnavailableError: The database cannot be asked.
         """
         remembered = self._principals.get(token)
-        if remembered is not None and remembered[0] > self._clock():
-            return remembered[1]
+        now = self._clock()
+        if remembered is not None:
+            age_s = now - remembered[0]
+            if age_s < self._ttl_s and (age_s < WITHIN_S or self._feed.hears):
+                return remembered[1]
         generation = self._generation
         principal = await self._look_up(token)
         if generation == self._generation:
-            self._principals[token] = (self._clock() + self._ttl_s, principal)
+            self._principals[token] = (now, principal)
         return principal
 
     def forget(self, org_id: OrgId, user_id: UserId | None = None) -> None:
@@ -72,6 +83,11 @@ class Admission:
         for token, (_, principal) in list(self._principals.items()):
             if principal.org_id == org_id and user_id in (None, principal.user_id):
                 del self._principals[token]
+        self._generation += 1
+
+    def forget_all(self) -> None:
+        """Ask anew about everybody."""
+        self._principals.clear()
         self._generation += 1
 
     def requests_per_minute(self, org_id: OrgId) -> int | None:

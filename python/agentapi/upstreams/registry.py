@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from agentapi.audit.models import Entry, Outcome
 from agentapi.errors import NotFoundError
 from agentapi.identity.permissions import Permission, require
+from agentapi.storage.notifier import DEAF
 from agentapi.tenancy import store as tenancy_store
 from agentapi.tenancy.models import is_slug
 from agentapi.tenancy.views import TenantViews
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from agentapi.audit.log import AuditLog
     from agentapi.principal import OrgId, Principal, UpstreamId, WorkspaceId
     from agentapi.storage.database import Database
+    from agentapi.storage.notifier import ChangeFeed
     from agentapi.tenancy.models import Workspace
     from agentapi.upstreams.models import Upstream
 
@@ -45,8 +47,8 @@ class UpstreamRegistry:
     Args:
         database: Where they are.
         audit: Where changes are recorded.
-        view_ttl_s: How long a view is served without asking again; a change made through another process shows at
-            most this much later, one made here at once.
+        feed: Tells what other processes change.
+        view_ttl_s: How long a view is served without asking again, for as long as nothing is said to have changed.
         clock: Monotonic seconds.
         max_views: Bound on remembered views.
     """
@@ -57,12 +59,15 @@ class UpstreamRegistry:
         *,
         audit: AuditLog,
         clock: Callable[[], float],
+        feed: ChangeFeed = DEAF,
         view_ttl_s: float = 5.0,
         max_views: int = 10_000,
     ) -> None:
         self._database = database
         self._audit = audit
-        self._views: TenantViews[WorkspaceView] = TenantViews(clock=clock, ttl_s=view_ttl_s, max_views=max_views)
+        self._views: TenantViews[WorkspaceView] = TenantViews(
+            clock=clock, ttl_s=view_ttl_s, feed=feed, topics=("upstreams", "workspaces"), max_views=max_views
+        )
         self._on_change: list[Callable[[Upstream], None]] = []
 
     def on_change(self, callback: Callable[[Upstream], None]) -> None:

@@ -2,9 +2,9 @@
 
 Invariants:
 
-* What is known of a key is at most ``ttl_s`` (a second) old, counted from before it was read. So a key that is revoked,
-  rotated or narrowed through any process is so in all of them a second later, whatever becomes of the network between
-  them; in the process that did it, at once. There is no notification that could be lost.
+* A key that is revoked, rotated or narrowed through any process is so in all of them a second later at the latest,
+  whatever becomes of the network between them; in the process that did it, at once. What is known of a key is believed
+  for a second from before it was read, and longer only while each change of a second ago is known to have been heard.
 * A key that is wrong costs what a right one costs: one look-up, or none while the answer for its id is remembered. No
   look-up happens for what has no form, and few happen at the same time, however many wrong keys arrive.
 * Hashes are compared in constant time, and one is compared where there is no such key.
@@ -28,12 +28,14 @@ from agentapi.identity.api_keys.models import KeyGrant, KeyId
 from agentapi.identity.api_keys.text import hash_of, ids_of
 from agentapi.identity.permissions import within
 from agentapi.principal import OrgId, Principal
+from agentapi.storage.notifier import DEAF, WITHIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentapi.identity.api_keys.models import Standing
     from agentapi.storage.database import Database
+    from agentapi.storage.notifier import Change, ChangeFeed
 
 __all__ = ["KeyDirectory"]
 
@@ -51,7 +53,7 @@ class _Known:
     standing: Standing | None
     grant: KeyGrant | None
     """Absent where there is no such key, or its maker may no longer give what it would."""
-    until: float
+    read_at: float
     used_at: float
 
 
@@ -62,7 +64,8 @@ class KeyDirectory:
         database: Where they are.
         clock: Monotonic seconds.
         now: Unix seconds.
-        ttl_s: How long what was read of a key is believed.
+        feed: Tells what other processes change.
+        ttl_s: How long what was read of a key is believed, for as long as nothing is said to have changed.
         max_known: Bound on remembered keys; the least recently used goes first.
         max_unknown: The same for ids that no key has, so that strangers crowd out no key.
         at_once: Look-ups at the same time.
@@ -75,7 +78,8 @@ class KeyDirectory:
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
-        ttl_s: float = 1.0,
+        feed: ChangeFeed = DEAF,
+        ttl_s: float = 30.0,
         max_known: int = 10_000,
         max_unknown: int = 1_000,
         at_once: int = 4,
@@ -84,6 +88,7 @@ class KeyDirectory:
         self._database = database
         self._clock = clock
         self._now = now
+        self._feed = feed
         self._ttl_s = ttl_s
         self._known: OrderedDict[_Place, _Known] = OrderedDict()
         self._unknown: OrderedDict[_Place, _Known] = OrderedDict()
@@ -94,6 +99,9 @@ class KeyDirectory:
         self._max_reads = at_once + max_waiting
         self._touches: set[asyncio.Task[None]] = set()
         self._no_hash = secrets.token_bytes(32)
+        feed.listen(
+            ("api_keys", "members", "member_roles", "organizations", "workspaces"), self._told, self._forget_all
+        )
 
     async def grant(self, text: str) -> KeyGrant:
         """Return what the key ``text`` grants now.
@@ -135,10 +143,28 @@ class KeyDirectory:
         """Wait for what is being written."""
         await asyncio.gather(*self._touches, return_exceptions=True)
 
+    def _told(self, change: Change) -> None:
+        if change.id is not None:
+            self.forget(change.org_id, KeyId(change.id))
+            return
+        # Who made it, whom it acts as, or where: of all keys of the organisation.
+        for entries in (self._known, self._unknown, self._reads):
+            for place in [place for place in entries if place[0] == change.org_id]:
+                del entries[place]
+
+    def _forget_all(self) -> None:
+        self._known.clear()
+        self._unknown.clear()
+        self._reads.clear()
+
+    def _is_good(self, known: _Known) -> bool:
+        age_s = self._clock() - known.read_at
+        return age_s < self._ttl_s and (age_s < WITHIN_S or self._feed.hears)
+
     def _remembered(self, place: _Place) -> _Known | None:
         for entries in (self._known, self._unknown):
             found = entries.get(place)
-            if found is not None and found.until > self._clock():
+            if found is not None and self._is_good(found):
                 entries.move_to_end(place)
                 return found
         return None
@@ -158,7 +184,7 @@ class KeyDirectory:
         org_id, key_id = place
         try:
             async with self._turns:
-                until = self._clock() + self._ttl_s
+                read_at = self._clock()
                 async with self._database.organization_transaction(org_id) as connection:
                     standing = await store.standing(connection, key_id)
         finally:
@@ -170,7 +196,7 @@ class KeyDirectory:
         known = _Known(
             standing,
             None if standing is None else self._granted(standing),
-            until,
+            read_at,
             0.0 if used is None else used.timestamp(),
         )
         if fresh:

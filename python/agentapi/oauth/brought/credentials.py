@@ -12,6 +12,7 @@ from agentapi.errors import UpstreamNeedsConnectionError
 from agentapi.oauth.brought import store
 from agentapi.oauth.brought.models import StoredStatus, destination_of, entry
 from agentapi.oauth.errors import ReconnectNeededError
+from agentapi.storage.notifier import DEAF
 from agentapi.tenancy.views import TenantViews
 from agentapi.upstreams.credentials import Credential
 from agentapi.upstreams.form_values import place_values
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from agentapi.oauth.changes import Changes
     from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.storage.database import Database
+    from agentapi.storage.notifier import ChangeFeed
     from agentapi.upstreams.challenges import Challenge
     from agentapi.upstreams.link import Caller
     from agentapi.upstreams.models import Upstream
@@ -36,7 +38,7 @@ __all__ = ["BroughtCredentials", "credential_of"]
 
 _log = structlog.get_logger(__name__)
 _REMEMBERED_S: Final = 30.0
-"""How long a change made through another process may stay unnoticed."""
+"""How long what was opened is kept, for as long as nothing is said to have changed."""
 
 
 def credential_of(
@@ -65,6 +67,7 @@ class BroughtCredentials:
         monotonic: Seconds, for what is remembered.
         changes: Told of what was given, refused or taken back, so that nothing stays open that an old value opened.
         audit: Told of what upstreams refused.
+        feed: Tells what other processes change.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class BroughtCredentials:
         monotonic: Callable[[], float],
         changes: Changes,
         audit: AuditLog,
+        feed: ChangeFeed = DEAF,
     ) -> None:
         self._database = database
         self._vault = vault
@@ -83,7 +87,9 @@ class BroughtCredentials:
         self._changes = changes
         self._audit = audit
         changes.listen(self._changed)
-        self._views: TenantViews[Credential] = TenantViews(clock=monotonic, ttl_s=_REMEMBERED_S)
+        self._views: TenantViews[Credential] = TenantViews(
+            clock=monotonic, ttl_s=_REMEMBERED_S, feed=feed, topics=("brought_credentials",)
+        )
 
     async def credential(self, upstream: Upstream, caller: Caller) -> Credential:
         """Return what ``caller`` brought for ``upstream``.

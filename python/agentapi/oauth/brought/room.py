@@ -12,6 +12,7 @@ from agentapi.oauth.brought.credentials import BroughtCredentials
 from agentapi.oauth.brought.routes import BroughtRoutes
 from agentapi.oauth.brought.vault import BroughtVault
 from agentapi.oauth.brought.way import BroughtWay
+from agentapi.storage.notifier import DEAF
 from agentapi.upstreams.probe import probe
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from agentapi.principal import Principal
     from agentapi.settings import Settings
     from agentapi.storage.database import Database
+    from agentapi.storage.notifier import ChangeFeed
     from agentapi.upstreams.credentials import Credential
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.probe import ProbeResult
@@ -53,6 +55,7 @@ class BroughtRoom:
         transports: TransportFactory,
         changes: Changes,
         audit: AuditLog,
+        feed: ChangeFeed = DEAF,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> BroughtRoom:
         """Put it together."""
@@ -66,7 +69,13 @@ class BroughtRoom:
         return cls(
             book=book,
             credentials=BroughtCredentials(
-                database=database, vault=vault, changes=changes, audit=audit, clock=clock, monotonic=time.monotonic
+                database=database,
+                vault=vault,
+                changes=changes,
+                audit=audit,
+                clock=clock,
+                monotonic=time.monotonic,
+                feed=feed,
             ),
             way=BroughtWay(book),
         )
