@@ -28,6 +28,7 @@ from agentapi.gateway.browser_guard import BrowserGuard
 from agentapi.gateway.composition import Gateway
 from agentapi.gateway.endpoint import McpEndpoint, StraightToMcp
 from agentapi.gateway.explain import Explainer
+from agentapi.gateway.news import News
 from agentapi.gateway.policy import Policy
 from agentapi.gateway.refusals import Refusals
 from agentapi.gateway.resource import ProtectedResource
@@ -267,12 +268,12 @@ async def _routes(
         egress=egress,
         http_pool=http_pool,
         policy=policy,
+        prompts=prompts,
         audit=audit,
         connector=oauth.links,
     )
     await stack.enter_async_context(gateway.router.run())
-    registry.on_change(lambda upstream: gateway.router.offer_changed(upstream.workspace_id))
-    policies.on_change(gateway.router.offer_changed)
+    News(feed, gateway.router).follow(registry, policies, prompts)
     oauth.changes.listen(gateway.connection_changed)
     stack.enter_context(on_stop_signal(gateway.streams.drain))
     scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from agentapi.gateway.items import CatalogueItem
+    from agentapi.gateway.items import CatalogueItem, ListedItem
     from agentapi.gateway.listing import Kind
     from agentapi.principal import Principal
     from agentapi.upstreams.registry import WorkspaceView
 
 __all__ = ["AccessPolicy", "AllItems"]
+
+_Listed = TypeVar("_Listed", bound="ListedItem")
 
 
 class AccessPolicy(Protocol):
@@ -43,8 +45,8 @@ class AccessPolicy(Protocol):
         """Return whether the client sees two tools, to find and to call, in the place of all."""
 
     async def selected(
-        self, view: WorkspaceView, toolset: str | None, principal: Principal, kind: Kind, items: list[CatalogueItem]
-    ) -> list[CatalogueItem]:
+        self, view: WorkspaceView, toolset: str | None, principal: Principal, kind: Kind, items: Sequence[_Listed]
+    ) -> list[_Listed]:
         """Return those of the prompts, resources or templates ``items`` that the toolset selects."""
 
     async def selects(
@@ -90,10 +92,10 @@ class AllItems:
         toolset: str | None,  # noqa: ARG002
         principal: Principal,  # noqa: ARG002
         kind: Kind,  # noqa: ARG002
-        items: list[CatalogueItem],
-    ) -> list[CatalogueItem]:
+        items: Sequence[_Listed],
+    ) -> list[_Listed]:
         """Return ``items``."""
-        return items
+        return list(items)
 
     async def selects(
         self,

@@ -34,14 +34,15 @@ _ASSUMED: Final[dict[str, Any]] = {
 """Of an upstream that cannot be asked now: a session of the older revisions is told once and never again."""
 
 
-def union(profiles: Iterable[Profile | None]) -> dict[str, Any]:
+def union(profiles: Iterable[Profile | None], own: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the capabilities of a workspace from those of its upstreams, None for one that cannot be asked now.
 
-    There are always tools: they may come later, and a client that was told of none would never look.
+    ``own`` are those of what the gateway offers itself. There are always tools: they may come later, and a client that
+    was told of none would never look.
     """
     found: dict[str, dict[str, Any]] = {"tools": {"listChanged": True}}
-    for profile in profiles:
-        offered = _ASSUMED if profile is None else profile.capabilities
+    each = (_ASSUMED if profile is None else profile.capabilities for profile in profiles)
+    for offered in (*each, own or {}):
         for name, flags in _FLAGS.items():
             given = offered.get(name)
             if not isinstance(given, dict):

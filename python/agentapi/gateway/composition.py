@@ -14,6 +14,7 @@ from agentapi.gateway.forwarding import Forwarder
 from agentapi.gateway.legacy import LegacyFront
 from agentapi.gateway.listening import OpenStreams
 from agentapi.gateway.modern import ModernFront
+from agentapi.gateway.own_prompts import NO_PROMPTS, OwnPrompts
 from agentapi.gateway.pages import Pages
 from agentapi.gateway.parked import ParkedCalls
 from agentapi.gateway.recording import CallRecorder
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from agentapi.egress.client import Egress
     from agentapi.gateway.access import AccessPolicy
     from agentapi.gateway.connect_on_demand import Connector
+    from agentapi.gateway.own_prompts import PromptSource
     from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.settings import Settings
     from agentapi.upstreams.client import UpstreamClient
@@ -71,6 +73,7 @@ class Gateway:
         egress: Egress,
         http_pool: HttpPool,
         policy: AccessPolicy | None = None,
+        prompts: PromptSource = NO_PROMPTS,
         audit: AuditLog | None = None,
         connector: Connector | None = None,
     ) -> Gateway:
@@ -81,7 +84,13 @@ class Gateway:
         """
         recorder = CallRecorder(audit)
         router = build_router(
-            settings, client=client, keyring=keyring, policy=policy, recorder=recorder, connector=connector
+            settings,
+            client=client,
+            keyring=keyring,
+            policy=policy,
+            prompts=prompts,
+            recorder=recorder,
+            connector=connector,
         )
         streams = OpenStreams(most=settings.max_streams, most_per_user=settings.max_streams_per_user)
         limits = StreamLimits(write_timeout_s=settings.client_write_timeout_s)
@@ -121,6 +130,7 @@ def build_router(
     client: UpstreamClient,
     keyring: Keyring,
     policy: AccessPolicy | None = None,
+    prompts: PromptSource = NO_PROMPTS,
     recorder: CallRecorder | None = None,
     connector: Connector | None = None,
 ) -> Router:
@@ -142,15 +152,17 @@ def build_router(
         bare_names=settings.bare_tool_names,
         clock=time.monotonic,
     )
+    policy, recorder = policy or AllItems(), recorder or CallRecorder(None)
     return Router(
         client=client,
         catalogue=catalogue,
-        policy=policy if policy is not None else AllItems(),
+        policy=policy,
+        own=OwnPrompts(prompts, policy, recorder),
         pages=Pages(keyring, settings.list_page_size, time.time),
         forwarder=Forwarder(client=client, states=states, parked=parked, timeout_s=settings.upstream_call_timeout_s),
         parked=parked,
         connect=ConnectOnDemand(connector, states),
         subscriptions=Subscriptions(client, ready_s=settings.upstream_connect_timeout_s),
-        recorder=recorder or CallRecorder(None),
+        recorder=recorder,
         profile_timeout_s=settings.upstream_connect_timeout_s,
     )

@@ -14,6 +14,7 @@ from agentapi.upstreams.link import Caller
 
 if TYPE_CHECKING:
     from agentapi.gateway.exchange import Visitor
+    from agentapi.gateway.own_prompts import OwnPrompts
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.link import Profile
     from agentapi.upstreams.models import Upstream
@@ -29,11 +30,13 @@ class Discovery:
 
     Args:
         client: Speaks to the upstreams.
+        own: What the gateway offers itself.
         timeout_s: How long one is waited for.
     """
 
-    def __init__(self, client: UpstreamClient, *, timeout_s: float) -> None:
+    def __init__(self, client: UpstreamClient, own: OwnPrompts, *, timeout_s: float) -> None:
         self._client = client
+        self._own = own
         self._timeout_s = timeout_s
 
     async def answer(self, visitor: Visitor, *, ttl_s: float) -> dict[str, Any]:
@@ -42,7 +45,7 @@ class Discovery:
         result: dict[str, Any] = {
             "resultType": "complete",
             "supportedVersions": list(MODERN_PROTOCOL_VERSIONS),
-            "capabilities": union(profiles),
+            "capabilities": union(profiles, await self._own.capabilities(visitor)),
             # What an upstream that is down cannot say is a guess, good for this moment.
             "ttlMs": 0 if None in profiles else int(ttl_s * 1000),
             "cacheScope": "private",
@@ -52,7 +55,7 @@ class Discovery:
 
     async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
         """Return what the upstreams of the workspace can do together."""
-        return union(await self._profiles(visitor))
+        return union(await self._profiles(visitor), await self._own.capabilities(visitor))
 
     async def instructions(self, visitor: Visitor) -> str | None:
         """Return what the upstreams have a client's model told, each under its name where there are several."""

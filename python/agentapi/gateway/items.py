@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from operator import is_
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mcp.shared.inbound import MCP_PARAM_HEADER_PREFIX
 
@@ -17,7 +17,27 @@ from agentapi.upstreams.envelope import header_map
 if TYPE_CHECKING:
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["CatalogueItem", "Target", "named"]
+__all__ = ["CatalogueItem", "ListedItem", "Target", "named"]
+
+
+class ListedItem(Protocol):
+    """What a list shows, whoever offers it."""
+
+    @property
+    def name(self) -> str:
+        """The public name, URI or URI template."""
+
+    @property
+    def upstream_name(self) -> str:
+        """What it is called where it comes from."""
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What a client is told of it."""
+
+    @property
+    def raw(self) -> bytes:
+        """The same as JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import Keyring
     from agentapi.gateway.exchange import Visitor
-    from agentapi.gateway.items import CatalogueItem
+    from agentapi.gateway.items import ListedItem
     from agentapi.gateway.listing import Kind
 
 __all__ = ["Pages", "RawResult"]
@@ -56,7 +56,7 @@ class Pages:
         self._clock = clock
 
     def page(
-        self, visitor: Visitor, kind: Kind, items: Sequence[CatalogueItem], cursor: object, head: dict[str, Any]
+        self, visitor: Visitor, kind: Kind, items: Sequence[ListedItem], cursor: object, head: dict[str, Any]
     ) -> RawResult:
         """Return the page of ``items`` behind ``cursor``, with the members of ``head``.
 
@@ -75,7 +75,7 @@ class Pages:
     def _cursor(self, visitor: Visitor, kind: Kind, last: str) -> str:
         return self._keyring.seal_text_until(last.encode(), _aad(visitor, kind), int(self._clock()) + _TTL_S)
 
-    def _start(self, visitor: Visitor, kind: Kind, items: Sequence[CatalogueItem], cursor: object) -> int:
+    def _start(self, visitor: Visitor, kind: Kind, items: Sequence[ListedItem], cursor: object) -> int:
         if not isinstance(cursor, str) or not cursor.isascii() or len(cursor) > _MAX_CURSOR_LENGTH:
             raise _unknown_cursor()
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from agentapi.errors import ForbiddenError, InsufficientScopeError
 from agentapi.gateway.listing import Kind
@@ -20,7 +20,7 @@ from agentapi.policy.models import Actor, Subject
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from agentapi.gateway.items import CatalogueItem
+    from agentapi.gateway.items import CatalogueItem, ListedItem
     from agentapi.policy.decisions import Verdict
     from agentapi.policy.models import Toolset
     from agentapi.policy.patterns import Patterns
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from agentapi.upstreams.registry import WorkspaceView
 
 __all__ = ["HiddenToolError", "Policy", "subject_of"]
+
+_Listed = TypeVar("_Listed", bound="ListedItem")
 
 _MAX_VERDICTS = 20_000
 _TURN = 16
@@ -62,15 +64,15 @@ class Policy:
         return name in (await self.holds(view, principal)).toolsets
 
     async def selected(
-        self, view: WorkspaceView, toolset: str | None, principal: Principal, kind: Kind, items: list[CatalogueItem]
-    ) -> list[CatalogueItem]:
+        self, view: WorkspaceView, toolset: str | None, principal: Principal, kind: Kind, items: Sequence[_Listed]
+    ) -> list[_Listed]:
         """Return those of the prompts, resources or templates ``items`` that the toolset selects.
 
         Raises:
             NotFoundError: The workspace has no such toolset.
         """
         if toolset is None:
-            return items
+            return list(items)
         patterns = await self._patterns(view, toolset, principal, kind)
         return [item for item in items if patterns.match((item.name, item.upstream_name))]
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agentapi.audit.log import AuditLog
     from agentapi.gateway.exchange import Exchange
     from agentapi.gateway.items import Target
+    from agentapi.gateway.own_prompts import OwnPrompt
 
 __all__ = ["CallRecorder", "Record"]
 
@@ -45,8 +46,10 @@ class CallRecorder:
     def __init__(self, audit: AuditLog | None) -> None:
         self._audit = audit
 
-    def begin(self, exchange: Exchange, target: Target | None) -> Record | None:
+    def begin(self, exchange: Exchange, target: Target | None, *, own: OwnPrompt | None = None) -> Record | None:
         """Return what is to be told how the request ends, or None for one that is not recorded.
+
+        ``own`` is what the request is about where that is the gateway's own.
 
         Raises:
             AuditUnavailableError: It is, and the log cannot be written.
@@ -54,17 +57,22 @@ class CallRecorder:
         if self._audit is None or exchange.method not in _ACTIONS:
             return None
         self._audit.require_writable()
-        return Record(self._audit, exchange, target)
+        return Record(self._audit, exchange, target, own)
 
     async def recorded(
-        self, exchange: Exchange, target: Target | None, work: Callable[[], Awaitable[dict[str, Any]]]
+        self,
+        exchange: Exchange,
+        target: Target | None,
+        work: Callable[[], Awaitable[dict[str, Any]]],
+        *,
+        own: OwnPrompt | None = None,
     ) -> dict[str, Any]:
         """Return what ``work`` comes to once that is recorded.
 
         Raises:
             AuditUnavailableError: It cannot be.
         """
-        record = self.begin(exchange, target)
+        record = self.begin(exchange, target, own=own)
         if record is None:
             return await work()
         try:
@@ -79,23 +87,26 @@ class CallRecorder:
             record.abandoned()
         return result
 
-    async def refused(self, exchange: Exchange, error: Exception) -> None:
+    async def refused(self, exchange: Exchange, error: Exception, *, own: OwnPrompt | None = None) -> None:
         """Record that a request went nowhere.
 
         Raises:
             AuditUnavailableError: It cannot be.
         """
         if self._audit is not None and exchange.method in _ACTIONS:
-            await Record(self._audit, exchange, None).failed(error)
+            await Record(self._audit, exchange, None, own).failed(error)
 
 
 class Record:
     """One call under way; exactly one row comes of it."""
 
-    def __init__(self, audit: AuditLog, exchange: Exchange, target: Target | None) -> None:
+    def __init__(
+        self, audit: AuditLog, exchange: Exchange, target: Target | None, own: OwnPrompt | None = None
+    ) -> None:
         self._audit = audit
         self._exchange = exchange
         self._target = target
+        self._own = own
         self._began = time.monotonic()
         self._open = True
 
@@ -155,6 +166,8 @@ class Record:
         if target is not None:
             details["name"] = target.name
             details["upstream"] = target.upstream.name
+        elif self._own is not None:
+            details["name"] = self._own.upstream_name
         else:
             asked = exchange.params.get("uri" if exchange.method == "resources/read" else "name")
             details["name"] = asked if isinstance(asked, str) else None
@@ -164,5 +177,7 @@ class Record:
             details["code"] = code
         if exchange.principal.key_id is not None:
             details["by"] = f"key:{exchange.principal.key_id}"
-        resource = "" if target is None else f"upstream:{target.upstream.id}"
+        resource = "" if self._own is None else self._own.resource
+        if target is not None:
+            resource = f"upstream:{target.upstream.id}"
         return Entry(_ACTIONS[exchange.method], outcome, resource, details)

@@ -29,7 +29,7 @@ from agentapi.identity.permissions import Permission, permits, require
 from agentapi.upstreams.link import Era
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from agentapi.errors import UpstreamNeedsConnectionError
     from agentapi.gateway.access import AccessPolicy
@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from agentapi.gateway.connect_on_demand import ConnectOnDemand
     from agentapi.gateway.exchange import Exchange, Visitor
     from agentapi.gateway.forwarding import Forwarder
+    from agentapi.gateway.items import ListedItem
+    from agentapi.gateway.own_prompts import OwnPrompts
     from agentapi.gateway.pages import Pages
     from agentapi.gateway.parked import ParkedCalls
     from agentapi.gateway.recording import CallRecorder
-    from agentapi.gateway.subscriptions import Subscriptions
-    from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
+    from agentapi.gateway.subscriptions import Audience, Subscriptions
+    from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.models import Upstream
 
@@ -74,6 +76,7 @@ class Router:
         parked: Calls that wait for their users.
         subscriptions: Changes of upstreams.
         recorder: Writes what becomes of calls into the audit log.
+        own: The gateway's own prompts.
         connect: Answers calls that lack a connection.
         profile_timeout_s: How long discovery waits for an upstream.
     """
@@ -89,6 +92,7 @@ class Router:
         parked: ParkedCalls,
         subscriptions: Subscriptions,
         recorder: CallRecorder,
+        own: OwnPrompts,
         connect: ConnectOnDemand,
         profile_timeout_s: float,
     ) -> None:
@@ -100,8 +104,9 @@ class Router:
         self._parked = parked
         self._subscriptions = subscriptions
         self._recorder = recorder
+        self._own = own
         self.connect = connect
-        self._discovery = Discovery(client, timeout_s=profile_timeout_s)
+        self._discovery = Discovery(client, own, timeout_s=profile_timeout_s)
         self._finder = Finder()
         client.on_change(self._changed)
 
@@ -123,6 +128,9 @@ class Router:
     async def _answer(self, exchange: Exchange) -> dict[str, Any]:
         method, modern = exchange.method, exchange.client.era is Era.MODERN
         if method in _TARGETED:
+            own = await self._own.named(exchange)
+            if own is not None:
+                return await self._own.answer(exchange, own)
             target = await self.target(exchange)
             return await self._recorder.recorded(exchange, target, lambda: self._targeted(exchange, target))
         if method in _LISTS:
@@ -173,7 +181,8 @@ class Router:
                 is_ours = self._unlisted(exchange) is not None or await self._searches(exchange, FIND_TOOLS)
                 return None if is_ours else await self._tool(exchange)
             case "prompts/get":
-                return await self._prompt(exchange, exchange.params.get("name"))
+                own = await self._own.named(exchange)
+                return None if own is not None else await self._prompt(exchange, exchange.params.get("name"))
             case "resources/read":
                 return await self._resource(exchange, exchange.params.get("uri"))
             case "completion/complete":
@@ -187,8 +196,11 @@ class Router:
     async def _targeted(self, exchange: Exchange, target: Target | None) -> dict[str, Any]:
         if target is None and (upstream := self._unlisted(exchange)) is not None:
             return await self._connect_account(exchange, upstream)
-        if target is None:
+        if target is None and exchange.method == "tools/call":
             return await self._find(exchange)
+        if target is None:
+            # A prompt of the gateway's own that has come or gone since it was looked for.
+            raise unknown_prompt(str(exchange.params.get("name")))
         return await self._forwarder.forward(exchange, target, self._rewriter(exchange, target))
 
     async def capabilities(self, visitor: Visitor) -> dict[str, Any]:
@@ -245,10 +257,10 @@ class Router:
         if lists_change:
             self._subscriptions.announce_to(upstream_id, user_id)
 
-    def offer_changed(self, workspace_id: WorkspaceId) -> None:
-        """Tell the open streams of a workspace that they may be listed other things now, each of any kind."""
-        for kind in ("tools", "prompts", "resources"):
-            self._subscriptions.announce(workspace_id, f"notifications/{kind}/list_changed")
+    def offer_changed(self, audience: Audience, kinds: Iterable[str] = ("tools", "prompts", "resources")) -> None:
+        """Tell the open streams of ``audience`` that they may be listed other things of these kinds now."""
+        for kind in kinds:
+            self._subscriptions.announce(audience, f"notifications/{kind}/list_changed")
 
     def _rewriter(self, exchange: Exchange, target: Target) -> Rewriter:
         return Rewriter(target.upstream.name, self.catalogue.is_bare(exchange.view.upstreams))
@@ -269,8 +281,12 @@ class Router:
             return {"resultType": "complete", "ttlMs": fresh_ms, "cacheScope": "private", **tools}
         found = await self.catalogue.collect(exchange.view.upstreams, exchange.principal, kind)
         where = (exchange.view, exchange.toolset, exchange.principal)
+        items: list[ListedItem]
         if kind is not Kind.TOOLS:
-            items = await self._policy.selected(*where, kind, found.items)
+            own = await self._own.listed(exchange) if kind is Kind.PROMPTS else []
+            hidden = {each.name for each in own}
+            selected = await self._policy.selected(*where, kind, found.items)
+            items = [*own, *(each for each in selected if each.name not in hidden)]
         else:
             items = list(await self._policy.apply(*where, found.items))
             if exchange.toolset is None and permits(exchange.principal, Permission.TOOLS_CALL):

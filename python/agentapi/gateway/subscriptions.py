@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from agentapi.gateway.rewrite import Rewriter
-    from agentapi.principal import Principal, UpstreamId, UserId, WorkspaceId
+    from agentapi.principal import OrgId, Principal, UpstreamId, UserId, WorkspaceId
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.link import Profile
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["Source", "Subscriptions"]
+__all__ = ["Audience", "Source", "Subscriptions"]
 
 _log = structlog.get_logger(__name__)
 
@@ -69,8 +69,19 @@ class _Listener:
 class _Stream:
     """A client's stream, whatever its workspace has of upstreams."""
 
+    workspace_id: WorkspaceId
+    user_id: UserId
     interest: Interest
     on_event: Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Whose streams are meant: those of everybody, but for what is named."""
+
+    org_id: OrgId | None = None
+    workspace_id: WorkspaceId | None = None
+    user_id: UserId | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +133,7 @@ class Subscriptions:
         self._ready_s = ready_s
         self._retry_s = retry_s
         self._feeds: dict[_FeedKey, _Feed] = {}
-        self._streams: defaultdict[WorkspaceId, set[_Stream]] = defaultdict(set)
+        self._streams: defaultdict[OrgId, set[_Stream]] = defaultdict(set)
         self._background = Background()
 
     def __len__(self) -> int:
@@ -147,8 +158,8 @@ class Subscriptions:
         be listened to keeps nobody waiting; it is tried again in the background.
         """
         joined: list[tuple[_Feed, _Listener]] = []
-        stream = _Stream(interest, on_event)
-        self._streams[workspace_id].add(stream)
+        stream = _Stream(workspace_id, principal.user_id, interest, on_event)
+        self._streams[principal.org_id].add(stream)
         try:
             for source in sources:
                 feed = self._feed(source.upstream, principal)
@@ -163,9 +174,9 @@ class Subscriptions:
                         await feed.ready.wait()
             yield
         finally:
-            self._streams[workspace_id].discard(stream)
-            if not self._streams[workspace_id]:
-                del self._streams[workspace_id]
+            self._streams[principal.org_id].discard(stream)
+            if not self._streams[principal.org_id]:
+                del self._streams[principal.org_id]
             for feed, listener in joined:
                 feed.listeners.discard(listener)
                 feed.dirty.set()
@@ -176,11 +187,16 @@ class Subscriptions:
         if feed is not None:
             feed.hear(method, _without_subscription_id(params))
 
-    def announce(self, workspace_id: WorkspaceId, method: str) -> None:
-        """Tell every stream of a workspace once of a change that is the gateway's own."""
-        for stream in tuple(self._streams.get(workspace_id, ())):
-            if _is_wanted(stream.interest, method):
-                stream.on_event(method, {})
+    def announce(self, audience: Audience, method: str) -> None:
+        """Tell every stream of ``audience`` once of a change that is the gateway's own."""
+        org_id, theirs = audience.org_id, (audience.workspace_id, audience.user_id)
+        for org in tuple(self._streams) if org_id is None else (org_id,):
+            for stream in tuple(self._streams.get(org, ())):
+                is_meant = all(
+                    a in (None, b) for a, b in zip(theirs, (stream.workspace_id, stream.user_id), strict=True)
+                )
+                if is_meant and _is_wanted(stream.interest, method):
+                    stream.on_event(method, {})
 
     def announce_to(self, upstream_id: UpstreamId, user_id: UserId) -> None:
         """Tell the streams of a user that an upstream may list other things to them now."""

@@ -68,6 +68,11 @@ class PromptRegistry:
         self._views: TenantViews[tuple[Prompt, ...]] = TenantViews(
             clock=clock, ttl_s=view_ttl_s, feed=feed, topics=("prompts", "workspaces")
         )
+        self._on_change: list[Callable[[Prompt], None]] = []
+
+    def on_change(self, callback: Callable[[Prompt], None]) -> None:
+        """Call ``callback`` with every prompt that this process creates, changes or deletes, once it is done."""
+        self._on_change.append(callback)
 
     def require_write(self, principal: Principal, scope: Scope) -> None:
         """Refuse unless ``principal`` may change prompts of ``scope``.
@@ -129,7 +134,7 @@ class PromptRegistry:
                 raise ConflictError(f"There are at most {_MAX_PROMPTS} prompts.")
             await store.insert(connection, prompt)
             await self._audit.record(connection, doer, _entry("prompt.created", prompt))
-        self._changed(principal, prompt.scope)
+        self._changed(principal, prompt)
 
     async def update(self, principal: Principal, stored: Prompt, content: Content) -> Prompt:
         """Store ``content`` as the next version of ``stored``.
@@ -142,7 +147,7 @@ class PromptRegistry:
         async with self._writing(principal, stored.scope) as (connection, doer):
             updated = await store.update(connection, stored, content, principal.user_id)
             await self._audit.record(connection, doer, _entry("prompt.updated", updated))
-        self._changed(principal, stored.scope)
+        self._changed(principal, stored)
         return updated
 
     async def roll_back(self, principal: Principal, stored: Prompt, version: int) -> Prompt:
@@ -159,7 +164,7 @@ class PromptRegistry:
             updated = await store.update(connection, stored, earlier.content, principal.user_id)
             entry = _entry("prompt.rolled_back", updated, to_version=version)
             await self._audit.record(connection, doer, entry)
-        self._changed(principal, stored.scope)
+        self._changed(principal, stored)
         return updated
 
     async def delete(self, principal: Principal, stored: Prompt) -> None:
@@ -173,7 +178,7 @@ class PromptRegistry:
         async with self._writing(principal, stored.scope) as (connection, doer):
             await store.delete(connection, stored)
             await self._audit.record(connection, doer, _entry("prompt.deleted", stored))
-        self._changed(principal, stored.scope)
+        self._changed(principal, stored)
 
     async def compose(self, principal: Principal, workspace: str, values: Mapping[str, Value]) -> Composition:
         """Return one text of all prompts that hold for the principal in a workspace, by slug.
@@ -214,8 +219,10 @@ class PromptRegistry:
             async with self._database.tenant_transaction(principal) as connection:
                 yield connection, principal
 
-    def _changed(self, principal: Principal, scope: Scope) -> None:
-        self._views.forget(DEPLOYMENT if scope is Scope.GLOBAL else principal.org_id)
+    def _changed(self, principal: Principal, prompt: Prompt) -> None:
+        self._views.forget(DEPLOYMENT if prompt.scope is Scope.GLOBAL else principal.org_id)
+        for callback in self._on_change:
+            callback(prompt)
 
 
 async def _workspace(connection: Connection, slug: str) -> Workspace:

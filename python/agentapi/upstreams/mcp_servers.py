@@ -14,7 +14,7 @@ from agentapi.errors import InvalidRequestError
 from agentapi.settings import StdioCommand
 from agentapi.upstreams.headers import carries_credential, is_header_value
 from agentapi.upstreams.mcp_inputs import asks, declared_inputs, form_of_headers
-from agentapi.upstreams.models import Auth, Transport
+from agentapi.upstreams.models import RESERVED_NAME, Auth, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +99,7 @@ def name_for_url(url: str, taken: set[str]) -> str:
     parts = urlsplit(url)
     base = _slug(f"{parts.hostname or 'upstream'}-{parts.port}" if parts.port else parts.hostname or "upstream")
     name, count = base, 1
-    while name in taken:
+    while name in taken or name == RESERVED_NAME:
         count += 1
         suffix = f"-{count}"
         name = base[: _MAX_NAME - len(suffix)].rstrip("-") + suffix
@@ -145,6 +145,10 @@ def declared_server(
     if unknown:
         raise InvalidRequestError(f"Entry '{label}' has '{unknown[0]}', which is not supported; leave it out.")
     name = _slug(label)
+    if name == RESERVED_NAME:
+        raise InvalidRequestError(
+            f"Entry '{label}' would be called '{name}', which is the gateway's own name; rename it."
+        )
     if "command" in entry:
         return DeclaredServer(name, Transport.STDIO, command=_command(label, entry, home))
     url, kind = entry.get("url", entry.get("serverUrl")), entry.get("type", entry.get("transport", "http"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentapi.upstreams.link import Era
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from agentapi.principal import OrgId, UpstreamId, UserId, WorkspaceId
     from agentapi.upstreams.forms import CredentialForm
 
-__all__ = ["Auth", "ProtocolChoice", "Scope", "Transport", "Upstream", "secret_aad"]
+__all__ = ["RESERVED_NAME", "Auth", "ProtocolChoice", "Scope", "Transport", "Upstream", "secret_aad"]
+
+RESERVED_NAME: Final = "agentapi"
+"""What no upstream is called: names that begin with it are the gateway's own."""
 
 
 class Transport(StrEnum):

@@ -11,7 +11,7 @@ from agentapi.api_input import INVALID_BODY
 from agentapi.errors import FieldError, InvalidRequestError
 from agentapi.upstreams.forms import CredentialForm, form_complaints
 from agentapi.upstreams.headers import carries_credential, is_header_value
-from agentapi.upstreams.models import Auth, ProtocolChoice, Scope, Transport
+from agentapi.upstreams.models import RESERVED_NAME, Auth, ProtocolChoice, Scope, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -77,11 +77,22 @@ def check_input(
     Raises:
         InvalidRequestError: All complaints at once.
     """
-    complaints = [*_target(given, refusal, commands), *_credential(given, stored), *_form(given, commands)]
+    complaints = [
+        *_name(given, stored),
+        *_target(given, refusal, commands),
+        *_credential(given, stored),
+        *_form(given, commands),
+    ]
     if stored is not None and given.scope is not stored.scope:
         complaints.append(FieldError("/scope", "The scope of a configuration cannot change; create another one."))
     if complaints:
         raise InvalidRequestError(INVALID_BODY, tuple(complaints))
+
+
+def _name(given: UpstreamInput, stored: Upstream | None) -> Iterable[FieldError]:
+    # One that was called so before the name was reserved may still be changed.
+    if given.name == RESERVED_NAME and (stored is None or stored.name != RESERVED_NAME):
+        yield FieldError("/name", "This name is the gateway's own; choose another one.")
 
 
 def _target(given: UpstreamInput, refusal: str | None, commands: Iterable[str]) -> Iterable[FieldError]:

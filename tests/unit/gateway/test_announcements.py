@@ -11,7 +11,7 @@ import pytest
 from agentapi.errors import UpstreamError
 from agentapi.gateway.exchange import Interest
 from agentapi.gateway.rewrite import Rewriter
-from agentapi.gateway.subscriptions import Source, Subscriptions
+from agentapi.gateway.subscriptions import Audience, Source, Subscriptions
 from agentapi.principal import OrgId, Principal, Role, UpstreamId, UserId, WorkspaceId
 from agentapi.upstreams.models import Transport, Upstream
 from tenants import NOW
@@ -54,7 +54,7 @@ async def heard(workspace: WorkspaceId, interest: Interest, *upstreams: str) -> 
         subscriptions.run(),
         subscriptions.listen(ALICE, MAIN, sources, interest, lambda method, _: methods.append(method)),
     ):
-        subscriptions.announce(workspace, CHANGED)
+        subscriptions.announce(Audience(workspace_id=workspace), CHANGED)
     return methods
 
 
@@ -72,9 +72,32 @@ async def test_a_stream_that_has_ended_is_told_nothing_and_leaves_nothing() -> N
             ALICE, MAIN, [], Interest(tools=True), lambda method, _: methods.append(method)
         ):
             pass
-        subscriptions.announce(MAIN, CHANGED)
+        subscriptions.announce(Audience(workspace_id=MAIN), CHANGED)
     assert (methods, subscriptions._streams) == ([], {})
 
 
 async def test_who_asked_for_other_things_is_not_told() -> None:
     assert await heard(MAIN, Interest(prompts=True), "one") == []
+
+
+@pytest.mark.parametrize(
+    ("audience", "told"),
+    [
+        (Audience(), True),
+        (Audience(ALICE.org_id), True),
+        (Audience(ALICE.org_id, MAIN, ALICE.user_id), True),
+        (Audience(OrgId(UUID(int=9))), False),
+        (Audience(ALICE.org_id, OTHER), False),
+        (Audience(ALICE.org_id, MAIN, UserId(UUID(int=9))), False),
+        (Audience(OrgId(UUID(int=9)), MAIN, ALICE.user_id), False),
+    ],
+)
+async def test_a_change_is_told_to_those_whom_it_concerns(audience: Audience, told: bool) -> None:
+    methods: list[str] = []
+    subscriptions = Subscriptions(cast("UpstreamClient", SilentClient()), ready_s=5.0)
+    async with (
+        subscriptions.run(),
+        subscriptions.listen(ALICE, MAIN, [], Interest(tools=True), lambda method, _: methods.append(method)),
+    ):
+        subscriptions.announce(audience, CHANGED)
+    assert methods == ([CHANGED] if told else [])
