@@ -1,0 +1,199 @@
+"""Two replicas over one database: what is changed through one holds in the other within a second.
+
+Each test asks the second replica first, so that it remembers the answer, and then for as long as it gives the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from agentapi.principal import Role
+from agentapi.storage.notifier import WITHIN_S
+from integration.api.harness import PUBLIC_URL, Api, lifespan_of, settings_for
+from integration.api.test_organizations import INVITATIONS, MEMBERS, ORGANIZATIONS, WORKSPACES, decide, me
+from integration.api.test_policy import POLICY, TOOLSETS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from agentapi.identity.token_issuer import TokenIssuer
+    from agentapi.storage.embedded import EmbeddedPostgres
+
+KEYS = "/api/v1/api-keys"
+PROMPTS = "/api/v1/prompts"
+
+
+@pytest.fixture(scope="module")
+async def other_http(
+    postgres: EmbeddedPostgres, issuer: TokenIssuer, keyring: str, state_dir: Path
+) -> AsyncIterator[httpx2.AsyncClient]:
+    settings = settings_for(postgres, issuer, keyring, state_dir, upstream_connect_timeout_s=2.0)
+    async with lifespan_of(settings) as app:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+            yield client
+
+
+@pytest.fixture
+def there(api: Api, other_http: httpx2.AsyncClient) -> Api:
+    """The same organisation by way of the other replica."""
+    return Api(other_http, api.issuer, api.tenant)
+
+
+async def shows(ask: Callable[[], Awaitable[object]], wanted: object) -> None:
+    """Ask the other replica until it gives the new answer, for a second at most."""
+    async with asyncio.timeout(WITHIN_S):
+        while await ask() != wanted:  # noqa: ASYNC110 - it is asked, as a client asks
+            await asyncio.sleep(0.005)
+
+
+async def rpc(api: Api, method: str, *, role: Role = Role.MEMBER, subject: str = "bob", path: str = "main") -> Any:
+    url = f"/mcp/{api.tenant.principal.org_slug}/{path}"
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {}}
+    headers = {"Accept": "application/json, text/event-stream"}
+    return await api.caller(role, subject).request("POST", url, json=body, headers=headers)
+
+
+async def test_a_role_that_is_given_and_a_membership_that_ends(api: Api, there: Api) -> None:
+    admin, bob = api.caller(), there.caller(Role.MEMBER, "bob")
+
+    async def status() -> int:
+        return (await bob.request("GET", MEMBERS)).status_code
+
+    assert await status() == 403
+    assert (await admin.request("PUT", f"{MEMBERS}/{me('bob')}", json={"role": "org_admin"})).status_code == 200
+    await shows(status, 200)
+    assert (await admin.request("DELETE", f"{MEMBERS}/{me('bob')}")).status_code == 204
+    await shows(status, 403)
+    token = (await admin.request("POST", INVITATIONS, json={"role": "org_admin"})).json()["token"]
+    accepted = await api.caller(Role.MEMBER, "bob").request("POST", f"{INVITATIONS}/accept", json={"token": token})
+    assert accepted.status_code == 200
+    await shows(status, 200)
+
+
+async def test_a_suspension_and_a_plan(api: Api, there: Api) -> None:
+    async def status() -> int:
+        return (await there.caller().request("GET", ORGANIZATIONS)).status_code
+
+    async def limited() -> bool:
+        return (await rpc(there, "ping")).status_code == 429
+
+    assert (await status(), await limited()) == (200, False)
+    assert (await decide(api, suspended=True)).status_code == 200
+    await shows(status, 403)
+    assert (await decide(api, suspended=False)).status_code == 200
+    await shows(status, 200)
+    assert (await decide(api, requests_per_minute=1)).status_code == 200
+    await shows(limited, True)
+
+
+async def test_workspaces_upstreams_and_toolsets(api: Api, there: Api) -> None:
+    admin = api.caller()
+
+    async def status(path: str) -> int:
+        return (await rpc(there, "ping", path=path)).status_code
+
+    async def tools() -> list[str]:
+        result = (await rpc(there, "tools/list")).json()["result"]
+        return [tool["name"] for tool in result["tools"]]
+
+    assert (await admin.request("POST", WORKSPACES, json={"slug": "lab", "name": "Lab"})).status_code == 201
+    assert await status("lab") == 200
+    assert (await admin.request("DELETE", f"{WORKSPACES}/lab")).status_code in {204, 404}
+    created = await admin.created(name="clock", transport="stdio", endpoint=..., command="clock")
+    await shows(lambda: rpc_has(tools, "clock__"), True)
+    assert (
+        await admin.replace(created["id"], name="watch", transport="stdio", endpoint=..., command="clock")
+    ).is_success
+    await shows(lambda: rpc_has(tools, "watch__"), True)
+    assert (await admin.delete(created["id"])).status_code == 204
+    await shows(tools, [])
+    assert await status("main/set") == 404
+    assert (await admin.request("POST", TOOLSETS, json={"name": "set", "tools": ["*"]})).status_code == 201
+    await shows(lambda: status("main/set"), 200)
+
+
+async def rpc_has(tools: Callable[[], Awaitable[list[str]]], prefix: str) -> bool:
+    found = await tools()
+    return bool(found) and all(name.startswith(prefix) for name in found)
+
+
+async def test_a_policy(api: Api, there: Api) -> None:
+    admin = api.caller()
+    await admin.created(name="clock", transport="stdio", endpoint=..., command="clock")
+
+    async def listed() -> bool:
+        return bool((await rpc(there, "tools/list")).json()["result"]["tools"])
+
+    async with asyncio.timeout(10):
+        while not await listed():  # noqa: ASYNC110 - its process has to start first
+            await asyncio.sleep(0.01)
+    assert (await admin.request("PUT", POLICY, json={"default": "deny"})).status_code == 200
+    await shows(listed, False)
+    assert (await admin.request("PUT", POLICY, json={"default": "allow"})).status_code == 200
+    await shows(listed, True)
+
+
+async def test_a_key_and_what_it_depends_on(api: Api, there: Api) -> None:
+    admin, mara = api.caller(), api.caller(Role.MEMBER, "mara")
+    keys = [(await mara.request("POST", KEYS, json={"name": f"k{number}"})).json() for number in range(3)]
+
+    async def status(key: dict[str, Any]) -> int:
+        url = f"/mcp/{there.tenant.principal.org_slug}/main"
+        headers = {"Authorization": f"Bearer {key['key']}"}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        return (await there.http.request("POST", url, json=body, headers=headers)).status_code
+
+    assert [await status(key) for key in keys] == [200, 200, 200]
+    assert (await admin.request("DELETE", f"{KEYS}/{keys[0]['id']}")).status_code == 204
+    await shows(lambda: status(keys[0]), 401)
+    rotated = await mara.request("POST", f"{KEYS}/{keys[1]['id']}/rotate", json={})
+    assert rotated.status_code == 200
+    await shows(lambda: status(keys[1]), 401)
+    assert await status(rotated.json()) == 200
+    assert await status(keys[2]) == 200
+    assert (await admin.request("PUT", f"{MEMBERS}/{me('mara')}", json={"role": "viewer"})).status_code == 200
+    await shows(lambda: status(keys[2]), 401)
+
+
+@pytest.mark.parametrize("scope", ["global", "organization", "workspace", "user"])
+async def test_a_prompt_of_every_scope_its_rollback_and_its_end(api: Api, there: Api, scope: str) -> None:
+    author = api.caller(Role.PLATFORM_ADMIN, "root")
+    workspace = {"workspace": "main"} if scope == "workspace" else {}
+    name = f"p-{api.tenant.principal.org_id}"
+    body = {"scope": scope, "name": name, "text": "one", **workspace}
+
+    async def text() -> str | None:
+        answer = await there.caller(Role.PLATFORM_ADMIN, "root").request("POST", f"{PROMPTS}/compose", json={})
+        whole = answer.json()
+        part = next((part for part in whole["parts"] if part["name"] == name), None)
+        return None if part is None else whole["text"][part["start"] : part["end"]]
+
+    assert await text() is None
+    created = await author.request("POST", PROMPTS, json=body)
+    assert created.status_code == 201
+    path = f"{PROMPTS}/{created.json()['id']}"
+    await shows(text, "one")
+    assert (await author.request("PUT", path, json={**body, "text": "two"})).status_code == 200
+    await shows(text, "two")
+    assert (await author.request("POST", f"{path}/rollback", json={"version": 1})).status_code == 200
+    await shows(text, "one")
+    assert (await author.request("DELETE", path)).status_code == 204
+    await shows(text, None)
+
+
+async def test_an_organisation_that_is_deleted(api: Api, there: Api) -> None:
+    async def status() -> int:
+        return (await there.caller().request("GET", ORGANIZATIONS)).status_code
+
+    assert await status() == 200
+    await api.caller().request("GET", ORGANIZATIONS)
+    assert (await decide(api, owner_id=me("alice"))).status_code == 200
+    deleted = await api.caller().request("DELETE", f"{ORGANIZATIONS}/{api.tenant.principal.org_id}")
+    assert deleted.status_code == 204
+    await shows(status, 404)
