@@ -152,7 +152,7 @@ async def test_a_key_and_what_it_depends_on(api: Api, there: Api) -> None:
     assert [await status(key) for key in keys] == [200, 200, 200]
     assert (await admin.request("DELETE", f"{KEYS}/{keys[0]['id']}")).status_code == 204
     await shows(lambda: status(keys[0]), 401)
-    rotated = await mara.request("POST", f"{KEYS}/{keys[1]['id']}/rotate", json={})
+    rotated = await mara.request("POST", f"{KEYS}/{keys[1]['id']}/rotate", json={"overlap_s": 0})
     assert rotated.status_code == 200
     await shows(lambda: status(keys[1]), 401)
     assert await status(rotated.json()) == 200
