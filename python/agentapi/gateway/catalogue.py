@@ -214,12 +214,17 @@ class Catalogue:
             raise unknown_prompt(name)
         raise unknown_tool(name)
 
-    def changed(self, upstream: Upstream, method: str) -> None:
-        """Take note of a notification of ``upstream``, heard by whoever: a list that it says has changed is gone."""
-        for key in self._keys.get(upstream.id, ()):
+    def changed(self, upstream_id: UpstreamId, method: str) -> None:
+        """Take note of a notification of an upstream, heard by whoever: a list that it says has changed is gone."""
+        for key in self._keys.get(upstream_id, ()):
             if key[3].change == method:
                 self._entries[key].expires = self._entries[key].gone = -math.inf
-        self._outdate(lambda key: key[0] == upstream.id and key[3].change == method)
+        self._outdate(lambda key: key[0] == upstream_id and key[3].change == method)
+
+    def doubt(self) -> None:
+        """Take every list for stale: some may have changed without a word."""
+        for entry in self._entries.values():
+            entry.expires = -math.inf
 
     def forget(self, upstream_id: UpstreamId, user_id: UserId) -> bool:
         """Ask an upstream anew what it lists to a user, who may be somebody else to it by now.

@@ -1,24 +1,30 @@
-"""Changes of what the gateway itself decides, told to the streams that are open here, whichever process made them.
+"""What changes elsewhere and is remembered or listened to here: told to the catalogue and to the streams that are open.
 
-They come with the notifications of the database, those of this process too. While these are not heard, what is changed
-through this process is told without them, and what another one changed once they are heard again: a client that asks
-anew though nothing changed has lost nothing.
+Changes of what the gateway itself decides come with the notifications of the database, those of this process too. While
+these are not heard, what is changed through this process is told without them. That an upstream's list has changed is
+heard by whichever process has a connection to it, which tells the others.
+
+After a time in which nothing was heard everything counts as changed: a client that asks anew for nothing has lost
+nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentapi.audit.models import DEPLOYMENT
 from agentapi.gateway.subscriptions import Audience
+from agentapi.principal import UpstreamId
+from agentapi.storage.notifier import Change
 
 if TYPE_CHECKING:
     from agentapi.gateway.router import Router
     from agentapi.policy.registry import PolicyRegistry
-    from agentapi.principal import WorkspaceId
+    from agentapi.principal import UserId, WorkspaceId
     from agentapi.prompts.models import Prompt
     from agentapi.prompts.registry import PromptRegistry
-    from agentapi.storage.notifier import Change, ChangeFeed
+    from agentapi.storage.notifier import ChangeFeed
+    from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.registry import UpstreamRegistry
 
@@ -26,22 +32,29 @@ __all__ = ["News"]
 
 _OFFER: Final = ("upstreams", "tool_policies", "toolsets", "tool_approvals")
 """What decides what is offered of everything; a toolset selects prompts and resources as well."""
+_KINDS: Final = ("tools", "prompts", "resources")
 _PROMPTS: Final = ("prompts",)
+_LISTS: Final = {f"upstream_{kind}": kind for kind in _KINDS}
+"""The topics of what upstreams say of their lists."""
 
 
 class News:
-    """Tells open streams; to be made after everything that remembers what changes, so that it is told first.
+    """Tells the catalogue and open streams; to be made after everything else that remembers what changes.
 
     Args:
-        feed: Tells what changes.
-        router: Has the streams.
+        feed: Tells what changes, and whom it is told.
+        router: Has the catalogue and the streams.
+        client: Hears what upstreams say of their lists.
     """
 
-    def __init__(self, feed: ChangeFeed, router: Router) -> None:
+    def __init__(self, feed: ChangeFeed, router: Router, client: UpstreamClient) -> None:
         self._feed = feed
-        self._router = router
-        feed.listen(_OFFER, lambda change: router.offer_changed(_audience(change)), self._missed)
-        feed.listen(_PROMPTS, lambda change: router.offer_changed(_audience(change), _PROMPTS), lambda: None)
+        self._catalogue = router.catalogue
+        self._subscriptions = router.subscriptions
+        feed.listen(_OFFER, lambda change: self._announce(_audience(change), _KINDS), self._missed)
+        feed.listen(_PROMPTS, lambda change: self._announce(_audience(change), _PROMPTS), _nothing)
+        feed.listen(tuple(_LISTS), self._list_changed, _nothing)
+        client.on_change(self._heard)
 
     def follow(self, upstreams: UpstreamRegistry, policies: PolicyRegistry, prompts: PromptRegistry) -> None:
         """Take note of what is changed through these."""
@@ -49,21 +62,48 @@ class News:
         policies.on_change(self._policy_changed)
         prompts.on_change(self._prompt_changed)
 
+    def _announce(self, audience: Audience, kinds: tuple[str, ...]) -> None:
+        for kind in kinds:
+            self._subscriptions.announce(audience, _method(kind))
+
+    def _heard(self, upstream: Upstream, user_id: UserId, method: str, _: dict[str, Any]) -> None:
+        """Tell the other processes of a list that has changed; the router tells this one."""
+        for topic, kind in _LISTS.items():
+            if method == _method(kind):
+                self._feed.tell(Change(topic, upstream.org_id, user_id=user_id, id=upstream.id))
+
+    def _list_changed(self, change: Change) -> None:
+        if change.id is None or change.user_id is None:
+            return
+        kind, upstream_id = _LISTS[change.topic], UpstreamId(change.id)
+        # A client that is told asks at once, so what is kept must go first.
+        self._catalogue.changed(upstream_id, _method(kind))
+        self._subscriptions.announce_to(upstream_id, change.user_id, (kind,))
+
+    def _missed(self) -> None:
+        self._catalogue.doubt()
+        self._announce(Audience(), _KINDS)
+
     def _upstream_changed(self, upstream: Upstream) -> None:
         if not self._feed.hears:
-            self._router.offer_changed(Audience(upstream.org_id, upstream.workspace_id, upstream.owner_id))
+            self._announce(Audience(upstream.org_id, upstream.workspace_id, upstream.owner_id), _KINDS)
 
     def _policy_changed(self, workspace_id: WorkspaceId) -> None:
         if not self._feed.hears:
-            self._router.offer_changed(Audience(workspace_id=workspace_id))
+            self._announce(Audience(workspace_id=workspace_id), _KINDS)
 
     def _prompt_changed(self, prompt: Prompt) -> None:
         if not self._feed.hears:
-            self._router.offer_changed(Audience(prompt.org_id, prompt.workspace_id, prompt.owner_id), _PROMPTS)
-
-    def _missed(self) -> None:
-        self._router.offer_changed(Audience())
+            self._announce(Audience(prompt.org_id, prompt.workspace_id, prompt.owner_id), _PROMPTS)
 
 
 def _audience(change: Change) -> Audience:
     return Audience(None if change.org_id == DEPLOYMENT else change.org_id, change.workspace_id, change.user_id)
+
+
+def _method(kind: str) -> str:
+    return f"notifications/{kind}/list_changed"
+
+
+def _nothing() -> None:
+    """Leave it to the first listener."""

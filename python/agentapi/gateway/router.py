@@ -29,7 +29,7 @@ from agentapi.identity.permissions import Permission, permits, require
 from agentapi.upstreams.link import Era
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from agentapi.errors import UpstreamNeedsConnectionError
     from agentapi.gateway.access import AccessPolicy
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from agentapi.gateway.pages import Pages
     from agentapi.gateway.parked import ParkedCalls
     from agentapi.gateway.recording import CallRecorder
-    from agentapi.gateway.subscriptions import Audience, Subscriptions
+    from agentapi.gateway.subscriptions import Subscriptions
     from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.models import Upstream
@@ -102,7 +102,7 @@ class Router:
         self._pages = pages
         self._forwarder = forwarder
         self._parked = parked
-        self._subscriptions = subscriptions
+        self.subscriptions = subscriptions
         self._recorder = recorder
         self._own = own
         self.connect = connect
@@ -113,7 +113,7 @@ class Router:
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Own everything that goes on in the background for the length of the context."""
-        async with self.catalogue.run(), self._parked.run(), self._subscriptions.run():
+        async with self.catalogue.run(), self._parked.run(), self.subscriptions.run():
             yield
 
     async def answer(self, exchange: Exchange) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class Router:
             resources=interest.resources and permits(principal, Permission.RESOURCES_LIST),
             uris=frozenset(honoured),
         )
-        async with self._subscriptions.listen(principal, visitor.view.workspace.id, sources, reported, on_event):
+        async with self.subscriptions.listen(principal, visitor.view.workspace.id, sources, reported, on_event):
             yield reported
 
     async def ended(self, visitor: Visitor) -> None:
@@ -255,20 +255,15 @@ class Router:
         self.connect.changed(org_id, user_id, upstream_id, gone)
         # A token that was only renewed is no news to a client.
         if lists_change:
-            self._subscriptions.announce_to(upstream_id, user_id)
-
-    def offer_changed(self, audience: Audience, kinds: Iterable[str] = ("tools", "prompts", "resources")) -> None:
-        """Tell the open streams of ``audience`` that they may be listed other things of these kinds now."""
-        for kind in kinds:
-            self._subscriptions.announce(audience, f"notifications/{kind}/list_changed")
+            self.subscriptions.announce_to(upstream_id, user_id)
 
     def _rewriter(self, exchange: Exchange, target: Target) -> Rewriter:
         return Rewriter(target.upstream.name, self.catalogue.is_bare(exchange.view.upstreams))
 
     def _changed(self, upstream: Upstream, user_id: UserId, method: str, params: dict[str, Any]) -> None:
         # A client that is told asks at once, so what is kept must go first.
-        self.catalogue.changed(upstream, method)
-        self._subscriptions.changed(upstream, user_id, method, params)
+        self.catalogue.changed(upstream.id, method)
+        self.subscriptions.changed(upstream, user_id, method, params)
 
     async def _list(self, exchange: Exchange) -> dict[str, Any]:
         kind, permission = _LISTS[exchange.method]

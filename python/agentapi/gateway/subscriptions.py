@@ -198,11 +198,13 @@ class Subscriptions:
                 if is_meant and _is_wanted(stream.interest, method):
                     stream.on_event(method, {})
 
-    def announce_to(self, upstream_id: UpstreamId, user_id: UserId) -> None:
+    def announce_to(
+        self, upstream_id: UpstreamId, user_id: UserId, kinds: Iterable[str] = ("tools", "resources", "prompts")
+    ) -> None:
         """Tell the streams of a user that an upstream may list other things to them now."""
         for key, feed in list(self._feeds.items()):
             if (key[0], key[2]) == (upstream_id, user_id):
-                for kind in ("tools", "resources", "prompts"):
+                for kind in kinds:
                     feed.hear(f"notifications/{kind}/list_changed", {})
 
     def _feed(self, upstream: Upstream, principal: Principal) -> _Feed:

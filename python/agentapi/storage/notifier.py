@@ -47,7 +47,11 @@ WITHIN_S: Final = 1.0
 
 _ID: Final = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _LINE: Final = re.compile(rf"([a-z_]{{1,63}}) {_ID} (?:{_ID}|-) (?:{_ID}|-) (?:{_ID}|-)")
-_TELL: Final = "SELECT pg_notify($1, $2)"
+_PING: Final = "SELECT pg_notify($1, $2)"
+_TELL: Final = "SELECT pg_notify($1, line) FROM unnest($2::text[]) line"
+_MAX_OUTBOX: Final = 1_000
+_TOGETHER_S: Final = 0.05
+"""How long lines wait for others, so that what changes all the time costs little."""
 _CONNECT_AGAIN_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 _DEAF_S: Final = 5.0
 """So long after connecting the log is told that no ping has come back."""
@@ -105,6 +109,9 @@ class ChangeFeed(Protocol):
         Neither is awaited, and neither may raise.
         """
 
+    def tell(self, change: Change) -> None:
+        """Tell the other processes of what changed outside the database."""
+
 
 class _Deaf:
     """Hears nothing: for a room whose process does not listen."""
@@ -113,6 +120,9 @@ class _Deaf:
 
     def listen(self, topics: tuple[str, ...], changed: Changed, missed: Missed) -> None:
         """Tell nothing."""
+
+    def tell(self, change: Change) -> None:
+        """Tell nobody."""
 
 
 DEAF: Final[ChangeFeed] = _Deaf()
@@ -148,7 +158,10 @@ class Notifier:
         self._returned = -math.inf
         """When the last ping was sent that came back."""
         self._sent: dict[str, float] = {}
+        self._pid = 0
         self._heard = asyncio.Event()
+        self._outbox: dict[str, None] = {}
+        self._filled = asyncio.Event()
 
     @property
     def hears(self) -> bool:
@@ -160,6 +173,15 @@ class Notifier:
         for topic in topics:
             self._listeners[topic].append(changed)
         self._missed.append(missed)
+
+    def tell(self, change: Change) -> None:
+        """Tell the other processes of what changed outside the database, soon and once however often it is said.
+
+        What cannot be sent is dropped: they learn of it when they ask again by themselves.
+        """
+        if len(self._outbox) < _MAX_OUTBOX:
+            self._outbox[change.line] = None
+            self._filled.set()
 
     async def wait(self) -> None:
         """Return once a ping has come back since the last connecting."""
@@ -197,6 +219,7 @@ class Notifier:
             command_timeout=self._timeout_s,
             server_settings={"application_name": "agentapi-changes", "synchronous_commit": "off"},
         )
+        self._pid = connection.get_server_pid()
         try:
             await connection.add_listener(CHANNEL, self._tell)
             await connection.add_listener(echo, self._came_back)
@@ -208,15 +231,28 @@ class Notifier:
                 ping, now = uuid4().hex, self._clock()
                 # One that did not come back by the time of the next never will, or is of no more use.
                 self._sent = {ping: now}
-                await connection.execute(_TELL, echo, ping)
+                await connection.execute(_PING, echo, ping)
                 if not self._heard.is_set() and now >= deaf_at:
                     deaf_at = math.inf
                     _log.warning("changes_unheard", reason="notifications do not arrive; is a pooler in between?")
-                await asyncio.sleep(self._every_s)
+                await self._send_until(connection, now + self._every_s)
         finally:
             self._sent = {}
             with suppress(Exception):
                 await connection.close(timeout=self._timeout_s)
+
+    async def _send_until(self, connection: asyncpg.Connection[asyncpg.Record], end: float) -> None:
+        """Send what there is to tell, until it is time for the next ping."""
+        while (left_s := end - self._clock()) > 0:
+            try:
+                await asyncio.wait_for(self._filled.wait(), left_s)
+            except TimeoutError:
+                return
+            await asyncio.sleep(min(_TOGETHER_S, self._every_s))
+            lines = list(self._outbox)
+            self._outbox.clear()
+            self._filled.clear()
+            await connection.execute(_TELL, CHANNEL, lines)
 
     def _came_back(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         sent = self._sent.pop(str(payload), None)
@@ -224,7 +260,10 @@ class Notifier:
             self._returned = sent
             self._heard.set()
 
-    def _tell(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+    def _tell(self, _connection: object, pid: int, _channel: str, payload: object) -> None:
+        if pid == self._pid:
+            # What this process told the others it knows.
+            return
         change = Change.read(str(payload))
         if change is None:
             # Not from a trigger; whoever sent it learns nothing by it, and the log is not theirs to fill.

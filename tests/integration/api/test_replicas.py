@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import httpx2
 import pytest
 
 from agentapi.principal import Role
-from agentapi.storage.notifier import WITHIN_S
-from integration.api.harness import PUBLIC_URL, Api, lifespan_of, served, settings_for
+from agentapi.storage.notifier import CHANNEL, WITHIN_S, Change
+from agentapi.tenancy.models import user_id_of
+from integration.api.harness import ISSUER, PUBLIC_URL, Api, lifespan_of, served, settings_for
 from integration.api.servers import Seen, mcp_app
 from integration.api.test_organizations import INVITATIONS, MEMBERS, ORGANIZATIONS, WORKSPACES, decide, me
 from integration.api.test_policy import POLICY, TOOLSETS
@@ -21,6 +23,8 @@ from integration.api.test_policy import POLICY, TOOLSETS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
+
+    import asyncpg
 
     from agentapi.identity.token_issuer import TokenIssuer
     from agentapi.storage.embedded import EmbeddedPostgres
@@ -91,7 +95,7 @@ async def test_a_suspension_and_a_plan(api: Api, there: Api) -> None:
         return (await there.caller().request("GET", ORGANIZATIONS)).status_code
 
     async def limited() -> bool:
-        return (await rpc(there, "ping")).status_code == 429
+        return bool((await rpc(there, "ping")).status_code == 429)
 
     assert (await status(), await limited()) == (200, False)
     assert (await decide(api, suspended=True)).status_code == 200
@@ -106,7 +110,7 @@ async def test_workspaces_upstreams_and_toolsets(api: Api, there: Api, upstream:
     admin = api.caller()
 
     async def status(path: str) -> int:
-        return (await rpc(there, "ping", path=path)).status_code
+        return int((await rpc(there, "ping", path=path)).status_code)
 
     async def tools() -> list[str]:
         result = (await rpc(there, "tools/list")).json()["result"]
@@ -143,6 +147,32 @@ async def test_a_policy(api: Api, there: Api, upstream: dict[str, str]) -> None:
     await shows(listed, False)
     assert (await admin.request("PUT", POLICY, json={"default": "allow"})).status_code == 200
     await shows(listed, True)
+
+
+async def test_a_list_that_an_upstream_said_has_changed(
+    api: Api, there: Api, app_connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """To one process, that is, which tells the others in the line that is sent here."""
+    seen = Seen()
+    async with served(mcp_app(seen), lifespan=True) as url:
+        created = await api.caller().created(name="first", endpoint=f"{url}/mcp")
+
+        async def asked() -> int:
+            assert (await rpc(there, "tools/list")).json()["result"]["tools"]
+            return len(seen.headers)
+
+        before = await asked()
+        assert await asked() == before
+        org_id, bob = api.tenant.principal.org_id, user_id_of(ISSUER, "bob")
+        line = Change("upstream_tools", org_id, user_id=bob, id=UUID(created["id"])).line
+        await app_connection.execute("SELECT pg_notify($1, $2)", CHANNEL, line)
+
+        async def asks_again() -> bool:
+            return await asked() > before
+
+        await shows(asks_again, True)
+        after = await asked()
+        assert await asked() == after
 
 
 async def test_a_key_and_what_it_depends_on(api: Api, there: Api) -> None:

@@ -157,7 +157,7 @@ async def test_a_connection_that_hears_nothing_is_not_believed(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As behind a pooler that takes statements and passes on no notification."""
-    monkeypatch.setattr("agentapi.storage.notifier._TELL", "SELECT pg_notify($1 || '_elsewhere', $2)")
+    monkeypatch.setattr("agentapi.storage.notifier._PING", "SELECT pg_notify($1 || '_elsewhere', $2)")
     monkeypatch.setattr("agentapi.storage.notifier._DEAF_S", 0.0)
     feed = Notifier(postgres.app_dsn, timeout_s=5.0, every_s=0.02)
     heard = Heard(feed, "upstreams")
@@ -232,3 +232,20 @@ async def test_a_view_is_a_second_old_at_most_where_nothing_is_heard() -> None:
     assert await made.get(org, "k", load) == 1
     clock.now = WITHIN_S
     assert await made.get(org, "k", load) == 2
+
+
+async def test_what_changed_outside_the_database_is_told_to_the_others_once(
+    postgres: EmbeddedPostgres, feed: Notifier
+) -> None:
+    other = Notifier(postgres.app_dsn, timeout_s=5.0, every_s=0.02)
+    here, there = Heard(feed, "upstream_tools", "upstreams"), Heard(other, "upstream_tools")
+    one, two = (Change("upstream_tools", OrgId(uuid4()), id=uuid4()) for _ in range(2))
+    async with listening(feed), listening(other):
+        for _ in range(1000):
+            feed.tell(one)
+        feed.tell(two)
+        assert [await there.next(), await there.next()] == [one, two]
+        other.tell(two)
+        assert await here.next() == two
+        assert here.changes.empty()
+        assert there.changes.empty()

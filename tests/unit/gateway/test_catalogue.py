@@ -178,10 +178,10 @@ async def test_a_list_that_has_changed_is_asked_for_anew() -> None:
         await names(tools, ONE)
         client.servers["one"].lists = lists("b").lists
         assert await names(tools, ONE) == ["one__a"]
-        tools.changed(ONE, "notifications/prompts/list_changed")
-        tools.changed(TWO, TOOLS_CHANGED)
+        tools.changed(ONE.id, "notifications/prompts/list_changed")
+        tools.changed(TWO.id, TOOLS_CHANGED)
         assert await names(tools, ONE) == ["one__a"]
-        tools.changed(ONE, TOOLS_CHANGED)
+        tools.changed(ONE.id, TOOLS_CHANGED)
         assert await names(tools, ONE) == ["one__b"]
 
 
@@ -190,7 +190,7 @@ async def test_resources_and_templates_change_together() -> None:
     async with catalogue(client) as found:
         for kind in (Kind.RESOURCES, Kind.TEMPLATES):
             await names(found, ONE, kind=kind)
-        found.changed(ONE, "notifications/resources/list_changed")
+        found.changed(ONE.id, "notifications/resources/list_changed")
         for kind in (Kind.RESOURCES, Kind.TEMPLATES):
             await names(found, ONE, kind=kind)
     assert len(client.servers["one"].asked) == 4
@@ -202,7 +202,7 @@ async def test_a_list_that_changes_while_it_is_fetched_is_not_kept() -> None:
     async with catalogue(client) as tools:
         early = asyncio.ensure_future(names(tools, ONE))
         await drain()
-        tools.changed(ONE, TOOLS_CHANGED)
+        tools.changed(ONE.id, TOOLS_CHANGED)
         assert server.gate is not None
         server.gate.set()
         assert await early == ["one__a"]
@@ -216,7 +216,7 @@ async def test_who_asks_after_a_change_does_not_get_what_was_asked_for_before() 
     async with catalogue(client) as tools:
         early = asyncio.ensure_future(names(tools, ONE))
         await drain()
-        tools.changed(ONE, TOOLS_CHANGED)
+        tools.changed(ONE.id, TOOLS_CHANGED)
         late = asyncio.ensure_future(names(tools, ONE))
         await drain()
         assert server.gate is not None
@@ -230,7 +230,7 @@ async def test_a_call_does_not_wait_for_a_list_that_has_changed() -> None:
     async with catalogue(client) as tools:
         await names(tools, ONE)
         client.servers["one"].gate = asyncio.Event()
-        tools.changed(ONE, TOOLS_CHANGED)
+        tools.changed(ONE.id, TOOLS_CHANGED)
         assert tools.find_at_hand([ONE], PRINCIPAL, Kind.TOOLS, "one__a") is not None
         assert (await tools.find([ONE], PRINCIPAL, Kind.TOOLS, "one__a")).upstream_name == "a"
         await drain()

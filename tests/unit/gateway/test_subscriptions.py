@@ -30,7 +30,7 @@ Event = tuple[str, dict[str, Any]]
 @contextlib.asynccontextmanager
 async def routed(client: Client, *, retry_s: float = 0.0) -> AsyncIterator[Router]:
     router = build_router(load_settings(), client=client.typed, keyring=KEYRING)
-    router._subscriptions._retry_s = retry_s
+    router.subscriptions._retry_s = retry_s
     async with router.run():
         yield router
 
@@ -97,7 +97,7 @@ async def test_many_streams_of_a_user_share_one_subscription() -> None:
         await stack.aclose()
         await drain()
         assert [server.listening for server in client.servers.values()] == [[], []]
-        assert len(router._subscriptions) == 0
+        assert len(router.subscriptions) == 0
 
 
 async def test_a_stream_stands_before_its_context_begins() -> None:
