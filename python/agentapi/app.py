@@ -342,7 +342,7 @@ async def _routes(
         *explainer.routes(),
         *KeyRoutes(authorize=authorize, book=key_book).routes(),
         *PromptRoutes(authorize=authorize, prompts=prompts).routes(),
-        *AuditRoutes(database, audit_reader(authorize)).routes(),
+        *AuditRoutes(database, audit, audit_reader(authorize)).routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),
         *TenancyRoutes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -14,7 +15,7 @@ from starlette.routing import Route
 
 from agentapi.api_input import page_limit
 from agentapi.audit import store
-from agentapi.audit.models import AuditRow, Filter, Outcome, Position
+from agentapi.audit.models import AuditRow, Entry, Filter, Outcome, Position
 from agentapi.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from agentapi.audit.log import AuditLog
+    from agentapi.audit.models import Doer
     from agentapi.principal import OrgId
     from agentapi.storage.database import Database
 
@@ -38,11 +41,13 @@ class AuditRoutes:
 
     Args:
         database: Where the log is.
-        reader: Returns whose log the request may read: that of its caller's organisation, or the deployment's.
+        audit: Is told of exports, by which the log leaves the gateway.
+        reader: Returns who reads, in the organisation whose log the request may read: its caller's, or the deployment.
     """
 
-    def __init__(self, database: Database, reader: Callable[[Request], Awaitable[OrgId]]) -> None:
+    def __init__(self, database: Database, audit: AuditLog, reader: Callable[[Request], Awaitable[Doer]]) -> None:
         self._database = database
+        self._audit = audit
         self._reader = reader
 
     def routes(self) -> list[Route]:
@@ -53,7 +58,7 @@ class AuditRoutes:
         ]
 
     async def _list(self, request: Request) -> Response:
-        org_id = await self._reader(request)
+        org_id = (await self._reader(request)).org_id
         wanted, limit, after = _filter(request), page_limit(request), _cursor(request)
         async with self._database.organization_transaction(org_id) as connection:
             rows = await store.find(connection, org_id, wanted, after=after, limit=limit + 1)
@@ -62,8 +67,10 @@ class AuditRoutes:
         return JSONResponse({"items": [as_json(row) for row in page], "next_cursor": following})
 
     async def _export(self, request: Request) -> Response:
-        org_id = await self._reader(request)
-        lines = exported(self._database, org_id, _filter(request))
+        reader = await self._reader(request)
+        wanted = _filter(request)
+        await self._audit.call(reader, Entry("audit.exported", Outcome.SUCCESS, "", _asked_for(wanted)))
+        lines = exported(self._database, reader.org_id, wanted)
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
@@ -123,6 +130,12 @@ def _filter(request: Request) -> Filter:
         since=_parsed(request, "since", _time, "a time like 2026-11-22T12:00:00Z"),
         until=_parsed(request, "until", _time, "a time like 2026-11-22T12:00:00Z"),
     )
+
+
+def _asked_for(wanted: Filter) -> dict[str, str | int | bool | None]:
+    """Return what the log is told of a filter."""
+    given = {field.name: getattr(wanted, field.name) for field in fields(wanted)}
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def _parsed(request: Request, name: str, read: Callable[[str], Any], what: str) -> Any:  # noqa: ANN401 - what it reads

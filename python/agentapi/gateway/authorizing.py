@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from agentapi.audit.models import DEPLOYMENT
+from agentapi.audit.models import DEPLOYMENT, Actor
 from agentapi.errors import AgentAPIError
 from agentapi.identity.authentication import authenticate, key_grant, require_api_scope
 from agentapi.identity.permissions import Permission, require
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from agentapi._core import VerifiedToken
+    from agentapi.audit.models import Doer
     from agentapi.gateway.refusals import Refusals
     from agentapi.identity.api_keys.directory import KeyDirectory
     from agentapi.identity.api_keys.models import KeyGrant
     from agentapi.identity.issuers import IssuerDirectory
-    from agentapi.principal import OrgId, Principal
+    from agentapi.principal import Principal
     from agentapi.tenancy.admission import Admission
 
 __all__ = ["audit_reader", "authorizer"]
@@ -55,13 +56,13 @@ def authorizer(
     return authorize
 
 
-def audit_reader(authorize: Callable[[Request], Awaitable[Principal]]) -> Callable[[Request], Awaitable[OrgId]]:
-    """Return what says whose audit log a request may read."""
+def audit_reader(authorize: Callable[[Request], Awaitable[Principal]]) -> Callable[[Request], Awaitable[Doer]]:
+    """Return what says who reads, and in whose audit log a request may."""
 
-    async def reader(request: Request) -> OrgId:
+    async def reader(request: Request) -> Doer:
         principal = await authorize(request)
         of_deployment = request.query_params.get("of") == "deployment"
         require(principal, Permission.AUDIT_READ_DEPLOYMENT if of_deployment else Permission.AUDIT_READ)
-        return DEPLOYMENT if of_deployment else principal.org_id
+        return Actor(DEPLOYMENT, principal.user_id) if of_deployment else principal
 
     return reader

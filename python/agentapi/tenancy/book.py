@@ -334,6 +334,8 @@ class Tenancy:
         async with self._database.organization_transaction(org_id) as connection:
             stored = _found(await store.lock_organization(connection, org_id), _NO_ORGANIZATION)
             await store.update_organization(connection, replace(stored, suspended_at=datetime.now(UTC)))
+            begun = _entry("organization.deletion_begun", f"organization:{org_id}", slug=stored.slug)
+            await self._audit.record(connection, actor, begun)
         self._changed(org_id)
         for step in self._before_deletion:
             await step(org_id)

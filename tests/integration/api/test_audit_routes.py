@@ -11,6 +11,7 @@ import pytest
 from agentapi.audit.models import DEPLOYMENT, Actor, Entry, Filter, Outcome, Position, Source
 from agentapi.audit.store import _CONDITIONS, find, from_us
 from agentapi.principal import Role
+from integration.api.test_organizations import me
 from integration.audit.logs import running
 
 if TYPE_CHECKING:
@@ -69,6 +70,16 @@ async def test_the_export_is_lines_of_json(api: Api, database: Database) -> None
     answer = await api.caller().request("GET", f"{AUDIT}/export", params={"action": "tools.call"})
     assert answer.headers["content-type"] == "application/x-ndjson"
     assert [json.loads(line)["details"]["number"] for line in answer.text.splitlines()] == [3, 1]
+
+
+async def test_an_export_is_itself_recorded(api: Api, database: Database) -> None:
+    await fill(database, api, 1)
+    admin = api.caller()
+    parameters = {"action": "tools.call", "since": "2026-11-22T12:00:00Z"}
+    assert (await admin.request("GET", f"{AUDIT}/export", params=parameters)).status_code == 200
+    (row,) = (await admin.request("GET", AUDIT, params={"action": "audit.exported"})).json()["items"]
+    assert row["actor_id"] == me("alice")
+    assert row["details"] == {"action": "tools.call", "since": "2026-11-22 12:00:00+00:00"}
 
 
 @pytest.mark.parametrize("role", [Role.MEMBER, Role.VIEWER, Role.AGENT])

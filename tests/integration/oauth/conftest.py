@@ -15,6 +15,7 @@ from agentapi.oauth.flow import Answer, Begun, Finished
 from agentapi.oauth.room import OAuthRoom
 from agentapi.settings import load_settings
 from agentapi.storage.database import Database
+from agentapi.storage.notifier import DEAF, ChangeFeed
 from agentapi.upstreams import store as upstream_store
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.models import Auth
@@ -114,6 +115,7 @@ def room_of(
     *,
     jobs: Any = None,
     audit: Any = None,
+    feed: ChangeFeed = DEAF,
     **settings: Any,
 ) -> OAuthRoom:
     given = {
@@ -130,6 +132,7 @@ def room_of(
         keyring=keyring,
         jobs=jobs,
         audit=audit or AuditLog(database),
+        feed=feed,
         clock=clock,
     )
 
