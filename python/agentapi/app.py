@@ -273,7 +273,7 @@ async def _routes(
         connector=oauth.links,
     )
     await stack.enter_async_context(gateway.router.run())
-    News(feed, gateway.router, client).follow(registry, policies, prompts)
+    News(feed, gateway.router, client, gateway.streams).follow(registry, policies, prompts)
     oauth.changes.listen(gateway.connection_changed)
     stack.enter_context(on_stop_signal(gateway.streams.drain))
     scopes = {scope for issuer in directory.issuers for scope in directory.required_scopes(issuer)}

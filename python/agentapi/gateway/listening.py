@@ -97,7 +97,7 @@ class OpenStreams:
     def __init__(self, *, most: int, most_per_user: int) -> None:
         self._most = most
         self._most_per_user = most_per_user
-        self._ends: dict[object, Callable[[], None]] = {}
+        self._ends: dict[object, tuple[Principal, Callable[[], None]]] = {}
         self._held: Counter[tuple[OrgId, UserId]] = Counter()
         self._draining = False
 
@@ -115,7 +115,7 @@ class OpenStreams:
         if len(self._ends) >= self._most or self._held[holder] >= self._most_per_user:
             raise TooManyStreamsError("Too many event streams are open; close some and try again.")
         token = object()
-        self._ends[token] = end
+        self._ends[token] = principal, end
         self._held[holder] += 1
         if self._draining:
             end()
@@ -130,5 +130,10 @@ class OpenStreams:
     def drain(self) -> None:
         """End every stream, now and from now on: the server waits for them before it stops."""
         self._draining = True
-        for end in list(self._ends.values()):
-            end()
+        self.end_where(lambda _: True)
+
+    def end_where(self, holds: Callable[[Principal], bool]) -> None:
+        """End the streams of principals for whom that holds; a client that may have another one asks for it."""
+        for principal, end in list(self._ends.values()):
+            if holds(principal):
+                end()

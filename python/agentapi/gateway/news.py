@@ -18,6 +18,7 @@ from agentapi.principal import UpstreamId
 from agentapi.storage.notifier import Change
 
 if TYPE_CHECKING:
+    from agentapi.gateway.listening import OpenStreams
     from agentapi.gateway.router import Router
     from agentapi.policy.registry import PolicyRegistry
     from agentapi.principal import UserId, WorkspaceId
@@ -45,15 +46,19 @@ class News:
         feed: Tells what changes, and whom it is told.
         router: Has the catalogue and the streams.
         client: Hears what upstreams say of their lists.
+        streams: Those that are open.
     """
 
-    def __init__(self, feed: ChangeFeed, router: Router, client: UpstreamClient) -> None:
+    def __init__(self, feed: ChangeFeed, router: Router, client: UpstreamClient, streams: OpenStreams) -> None:
         self._feed = feed
+        self._streams = streams
         self._catalogue = router.catalogue
         self._subscriptions = router.subscriptions
         feed.listen(_OFFER, lambda change: self._announce(_audience(change), _KINDS), self._missed)
         feed.listen(_PROMPTS, lambda change: self._announce(_audience(change), _PROMPTS), _nothing)
         feed.listen(tuple(_LISTS), self._list_changed, _nothing)
+        feed.listen(("organizations", "members"), self._person_changed, _nothing)
+        feed.listen(("api_keys",), self._key_changed, _nothing)
         client.on_change(self._heard)
 
     def follow(self, upstreams: UpstreamRegistry, policies: PolicyRegistry, prompts: PromptRegistry) -> None:
@@ -79,6 +84,16 @@ class News:
         # A client that is told asks at once, so what is kept must go first.
         self._catalogue.changed(upstream_id, _method(kind))
         self._subscriptions.announce_to(upstream_id, change.user_id, (kind,))
+
+    def _person_changed(self, change: Change) -> None:
+        """End the streams of whoever may not be admitted any more; whoever may opens another one."""
+        user_id = change.user_id
+        self._streams.end_where(
+            lambda principal: principal.org_id == change.org_id and user_id in (None, principal.user_id)
+        )
+
+    def _key_changed(self, change: Change) -> None:
+        self._streams.end_where(lambda principal: principal.key_id is not None and principal.key_id == change.id)
 
     def _missed(self) -> None:
         self._catalogue.doubt()

@@ -42,7 +42,7 @@ CREATE TRIGGER tell_deletion AFTER DELETE ON members
     FOR EACH ROW EXECUTE FUNCTION tell_organization('members');
 CREATE TRIGGER tell_update AFTER UPDATE ON members FOR EACH ROW
     WHEN ((OLD.assigned_role, OLD.removed_at) IS DISTINCT FROM (NEW.assigned_role, NEW.removed_at))
-    EXECUTE FUNCTION tell_organization('members');
+    EXECUTE FUNCTION tell_row();
 -- The role that an issuer gives comes with each token and decides for that token alone, but for the keys of its owner.
 -- Somebody with two tokens of two roles changes it all the time, and nobody else's admission is to be asked anew for it.
 CREATE TRIGGER tell_role AFTER UPDATE ON members FOR EACH ROW

@@ -49,7 +49,9 @@ class Admission:
         self._clock = clock
         self._feed = feed
         self._ttl_s = ttl_s
-        feed.listen(("organizations", "members"), lambda change: self.forget(change.org_id), self.forget_all)
+        feed.listen(
+            ("organizations", "members"), lambda change: self.forget(change.org_id, change.user_id), self.forget_all
+        )
         # The core hands back the same object for the same live token and drops it when the token is forgotten, so
         # identity is the cheapest sound key and this needs no bound of its own.
         self._generation = 0

@@ -19,12 +19,14 @@ from integration.api.harness import ISSUER, PUBLIC_URL, Api, lifespan_of, served
 from integration.api.servers import Seen, mcp_app
 from integration.api.test_organizations import INVITATIONS, MEMBERS, ORGANIZATIONS, WORKSPACES, decide, me
 from integration.api.test_policy import POLICY, TOOLSETS
+from support.plain import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     import asyncpg
+    from starlette.applications import Starlette
 
     from agentapi.identity.token_issuer import TokenIssuer
     from agentapi.storage.embedded import EmbeddedPostgres
@@ -34,14 +36,19 @@ PROMPTS = "/api/v1/prompts"
 
 
 @pytest.fixture(scope="module")
-async def other_http(
+async def other_app(
     postgres: EmbeddedPostgres, issuer: TokenIssuer, keyring: str, state_dir: Path
-) -> AsyncIterator[httpx2.AsyncClient]:
+) -> AsyncIterator[Starlette]:
     settings = settings_for(postgres, issuer, keyring, state_dir, upstream_connect_timeout_s=2.0)
     async with lifespan_of(settings) as app:
-        transport = httpx2.ASGITransport(app=app)
-        async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
-            yield client
+        yield app
+
+
+@pytest.fixture(scope="module")
+async def other_http(other_app: Starlette) -> AsyncIterator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(app=other_app)
+    async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +202,44 @@ async def test_a_key_and_what_it_depends_on(api: Api, there: Api) -> None:
     assert await status(keys[2]) == 200
     assert (await admin.request("PUT", f"{MEMBERS}/{me('mara')}", json={"role": "viewer"})).status_code == 200
     await shows(lambda: status(keys[2]), 401)
+
+
+@pytest.mark.parametrize("end", ["key", "membership", "suspension"])
+async def test_an_open_stream_ends_with_what_it_was_opened_by(api: Api, other_app: Starlette, end: str) -> None:
+    admin, mara = api.caller(), api.caller(Role.MEMBER, "mara")
+    key = (await mara.request("POST", KEYS, json={"name": "k"})).json()
+    bearer = key["key"] if end == "key" else mara.token
+    headers = {
+        "Authorization": f"Bearer {bearer}",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "subscriptions/listen",
+    }
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"notifications": {"toolsListChanged": True}, "_meta": meta}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}
+    slug = api.tenant.principal.org_slug
+    async with served(other_app) as url, httpx2.AsyncClient(base_url=url, timeout=30, **PLAIN) as http:
+        async with http.stream("POST", f"/mcp/{slug}/main", json=body, headers=headers) as answer:
+            assert answer.status_code == 200
+            lines = answer.aiter_lines()
+            async for line in lines:
+                if "subscriptions/acknowledged" in line:
+                    break
+            if end == "key":
+                assert (await admin.request("DELETE", f"{KEYS}/{key['id']}")).status_code == 204
+            elif end == "membership":
+                assert (await admin.request("DELETE", f"{MEMBERS}/{me('mara')}")).status_code == 204
+            else:
+                assert (await decide(api, suspended=True)).status_code == 200
+            async with asyncio.timeout(WITHIN_S):
+                rest = [line async for line in lines]
+        assert any('"result"' in line for line in rest)
+        again = await http.post(f"/mcp/{slug}/main", json=body, headers=headers)
+        assert again.status_code == (401 if end == "key" else 403)
 
 
 @pytest.mark.parametrize("scope", ["global", "organization", "workspace", "user"])

@@ -67,10 +67,11 @@ async def test_a_server_that_takes_metadata_documents_is_given_the_address_of_th
     bench.provider.metadata_changes = {"client_id_metadata_document_supported": True}
     elsewhere = "https://static.example/agentapi.json"
     async with Egress(LOOPBACK, timeout_s=5.0) as egress:
-        for settings, expected in (
+        cases: tuple[tuple[dict[str, Any], str], ...] = (
             ({"public_url": "https://gateway.example"}, "https://gateway.example/.well-known/oauth-client.json"),
             ({"oauth_client_metadata_url": elsewhere}, elsewhere),
-        ):
+        )
+        for settings, expected in cases:
             bench.room = room_of(bench.database, egress, bench.room.flows._keyring, bench.clock, **settings)
             begun = await bench.init()
             assert parse_qs(urlsplit(begun.url).query)["client_id"] == [expected]

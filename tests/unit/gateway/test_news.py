@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import pytest
 
+from agentapi.gateway.listening import OpenStreams
 from agentapi.gateway.news import News
 from agentapi.gateway.subscriptions import Audience
 from agentapi.principal import OrgId, UserId, WorkspaceId
@@ -57,7 +59,8 @@ class World:
             subscriptions=SimpleNamespace(announce=note("announced"), announce_to=note("announced_to")),
         )
         client = SimpleNamespace(on_change=self.heard.append)
-        self.news = News(self.feed, cast("Router", router), cast("UpstreamClient", client))
+        self.streams = OpenStreams(most=10, most_per_user=10)
+        self.news = News(self.feed, cast("Router", router), cast("UpstreamClient", client), self.streams)
 
     def hear(self, method: str) -> None:
         for listener in self.heard:
@@ -131,3 +134,29 @@ def test_what_this_process_does_is_told_here_only_while_nothing_is_heard(hears: 
         ("announced", Audience(user_id=prompt.owner_id), ALL[1]),
     ]
     assert world.calls == ([] if hears else told)
+
+
+@pytest.mark.parametrize(
+    ("change", "ended"),
+    [
+        (Change("members", ALICE.org_id, user_id=ALICE.user_id), ["alice", "key"]),
+        (Change("members", ALICE.org_id, user_id=UserId(UUID(int=9))), ["bob"]),
+        (Change("members", ALICE.org_id), ["alice", "key", "bob"]),
+        (Change("organizations", ALICE.org_id), ["alice", "key", "bob"]),
+        (Change("organizations", OrgId(UUID(int=9))), []),
+        (Change("api_keys", ALICE.org_id, id=UUID(int=7)), ["key"]),
+        (Change("api_keys", ALICE.org_id, id=UUID(int=8)), []),
+        (Change("api_keys", ALICE.org_id), []),
+    ],
+)
+def test_the_streams_of_whoever_is_changed_end(change: Change, ended: list[str]) -> None:
+    world, came = World(), list[str]()
+    bob = replace(ALICE, subject="bob", user_id=UserId(UUID(int=9)))
+    keyed = replace(ALICE, key_id=UUID(int=7))
+    with (
+        world.streams.admit(ALICE, lambda: came.append("alice")),
+        world.streams.admit(keyed, lambda: came.append("key")),
+        world.streams.admit(bob, lambda: came.append("bob")),
+    ):
+        world.feed.changed[change.topic](change)
+    assert came == ended
