@@ -258,9 +258,8 @@ class Tenancy:
         """
         async with self._database.tenant_transaction(principal) as connection:
             _found(await store.delete_invitation(connection, invitation_id), _NO_INVITATION)
-            await self._audit.record(
-                connection, principal, _entry("invitation.withdrawn", f"invitation:{invitation_id}")
-            )
+            entry = _entry("invitation.withdrawn", f"invitation:{invitation_id}")
+            await self._audit.record(connection, principal, entry)
 
     async def accept(self, token: VerifiedToken, invitation: str) -> Member:
         """Make the owner of a token a member of the organisation that it names.
