@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agentapi.identity.token_issuer import TokenIssuer
     from agentapi.storage.embedded import EmbeddedPostgres
 
-SEQUENCES = 640
+SEQUENCES = 400
 
 _WEIGHTED = (*CALLERS, "org_admin", "org_admin", "member", "key")
 

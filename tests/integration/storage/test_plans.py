@@ -15,11 +15,12 @@ import pytest
 import agentapi
 from agentapi.audit import store as audit_store
 from agentapi.audit.models import Filter, Position
-from integration.conftest import migrated_postgres
-from support.filling import TENANT_TABLES, fill
+from support.filling import TENANT_TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
+
+    from integration.storage.conftest import Filled
 
 STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH)\b")
 
@@ -91,23 +92,9 @@ async def _filled_in() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-async def filled() -> AsyncIterator[tuple[dict[str, asyncpg.Connection[Any]], set[str]]]:
-    """A database of 200 organisations with 60 rows of each table, and connections as the application and the owner."""
-    async with migrated_postgres() as postgres:
-        superuser = await asyncpg.connect(postgres.superuser_dsn)
-        tables = await fill(superuser, organizations=200, rows=60)
-        await superuser.execute(EXPLAINED)
-        await superuser.close()
-        connections = {
-            "app": await asyncpg.connect(postgres.app_dsn),
-            "owner": await asyncpg.connect(postgres.owner_dsn),
-        }
-        await connections["app"].execute(
-            "SELECT set_config('app.org_id', md5('id1'), false), set_config('app.user_id', md5('user_id1'), false)"
-        )
-        yield connections, tables
-        for connection in connections.values():
-            await connection.close()
+async def explained(filled: Filled) -> Filled:
+    await filled.superuser.execute(EXPLAINED)
+    return filled
 
 
 async def planned(connection: asyncpg.Connection[Any], sql: str) -> dict[str, Any]:
@@ -117,7 +104,7 @@ async def planned(connection: asyncpg.Connection[Any], sql: str) -> dict[str, An
     return plan
 
 
-def read_whole(node: dict[str, Any], tables: set[str], *, limited: bool = False) -> list[str]:
+def read_whole(node: dict[str, Any], tables: frozenset[str], *, limited: bool = False) -> list[str]:
     """Return the tenant tables, or partitions of one, that a plan reads from end to end, by an index or without.
 
     The first rows of an index are no whole one, where a limit is all that stands above them.
@@ -134,16 +121,15 @@ def read_whole(node: dict[str, Any], tables: set[str], *, limited: bool = False)
 
 
 async def test_no_statement_of_a_store_reads_a_tenant_table_from_end_to_end(
-    filled: tuple[dict[str, asyncpg.Connection[Any]], set[str]],
+    explained: Filled,
 ) -> None:
-    connections, tables = filled
     statements = [(name, sql) for name, sql in constants() if name not in TEMPLATES] + await _filled_in()
     names = {name for name, _ in constants()}
     assert names >= BY_THE_OWNER | TEMPLATES, "a name that is no constant any more"
     assert len(names) > 100
     problems = []
     for name, sql in statements:
-        for role, connection in connections.items():
+        for role, connection in (("app", explained.app), ("owner", explained.owner)):
             if role == "owner" and name not in BY_THE_OWNER:
                 continue
             try:
@@ -151,16 +137,15 @@ async def test_no_statement_of_a_store_reads_a_tenant_table_from_end_to_end(
             except asyncpg.PostgresError as error:
                 problems.append(f"{name} cannot be planned as the {role}: {error}")
                 continue
-            if found := sorted(set(read_whole(plan, tables))):
+            if found := sorted(set(read_whole(plan, explained.tables))):
                 problems.append(f"{name} as the {role} reads {', '.join(found)} from end to end")
     assert not problems, "\n".join(problems)
 
 
 async def test_a_statement_without_an_index_would_be_found(
-    filled: tuple[dict[str, asyncpg.Connection[Any]], set[str]],
+    explained: Filled,
 ) -> None:
-    connections, tables = filled
-    owner = connections["owner"]
+    owner = explained.owner
     for sql, table in (
         ("SELECT * FROM audit_log WHERE agent = $1", "audit_log_default"),
         ("SELECT org_id FROM api_keys ORDER BY org_id", "api_keys"),
@@ -168,20 +153,19 @@ async def test_a_statement_without_an_index_would_be_found(
         transaction = owner.transaction()
         await transaction.start()
         await owner.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
-        assert table in read_whole(await planned(owner, sql), tables), sql
+        assert table in read_whole(await planned(owner, sql), explained.tables), sql
         await transaction.rollback()
 
 
 async def test_every_tenant_table_has_rows_enough_to_plan_for(
-    filled: tuple[dict[str, asyncpg.Connection[Any]], set[str]],
+    filled: Filled,
 ) -> None:
-    connections, tables = filled
-    counts = await connections["owner"].fetch(
+    counts = await filled.superuser.fetch(
         "SELECT c.relname, c.reltuples FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = 'public' AND c.relkind = 'r' AND c.reltuples >= 200"
     )
     large = {row["relname"] for row in counts}
-    assert {row["name"] for row in await connections["owner"].fetch(TENANT_TABLES)} == tables
+    assert {row["name"] for row in await filled.superuser.fetch(TENANT_TABLES)} == filled.tables
     partitioned = {"audit_log", "audit_checkpoints"}
-    assert tables - large - partitioned == set()
+    assert filled.tables - large - partitioned == set()
     assert all(any(name.startswith(f"{table}_20") for name in large) for table in partitioned)
