@@ -249,7 +249,8 @@ def _markdown(
 `make bench-scale`: {options.organizations:,} organisations with {options.users} users each and {options.audit_rows:,}
 audit rows of a year, a tenth of them of one organisation, in the embedded PostgreSQL as it comes; filled in {taken}.
 One client asks over HTTP, {options.repetitions} times for a figure; *others* are 40 organisations in turn, and
-`/live` is what the machine adds. The target is a p95 of {TARGET_MS:.0f} ms; {verdict}. Hashes of the audit rows chain nothing, which no query reads.
+`/live` is what the machine adds. The target is a p95 of {TARGET_MS:.0f} ms; {verdict}.
+Hashes of the audit rows chain nothing, which no query reads.
 Left out: {left_out}."""
     if empty:
         text += f"\nTables without rows, whose lists are empty: {', '.join(empty)}."
