@@ -172,7 +172,7 @@ eight places for two variables. Over HTTP client and gateway share a process, an
 
 
 def _shown(microseconds: float) -> str:
-    return f"{microseconds:.2f} us" if microseconds < 1000 else f"{microseconds / 1000:.2f} ms"
+    return f"{microseconds:.2f} µs" if microseconds < 1000 else f"{microseconds / 1000:.2f} ms"
 
 
 def main() -> None:

@@ -54,6 +54,8 @@ class Side:
     """The newest of each kind that it was given by the gateway."""
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Things as the gateway showed them last, by id."""
+    complaints: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What was wrong with the fields of bodies, by route: nobody has to write bodies for a new one."""
 
     @property
     def slug(self) -> str:
@@ -85,15 +87,18 @@ class Side:
             known = [each for each in known if each not in self.kept]
         return chance.choice(known) if known else None
 
-    def learn(self, answer: httpx2.Response, caller: str, place: str) -> None:
-        """Remember what an answer gave to ``caller`` who asked at ``place``."""
-        if session := answer.headers.get("mcp-session-id"):
+    def learn(self, answer: httpx2.Response, caller: str, name: str) -> None:
+        """Remember what the route ``name`` answered to ``caller``."""
+        place = name.partition(" ")[2].partition("/{")[0]
+        if (session := answer.headers.get("mcp-session-id")) and str(answer.url).endswith("/main"):
             self.note(f"session {caller}", session)
         for link in _CONNECT.findall(answer.text):
             self.note("connect", link)
         for document in _documents(answer.text):
             self._walk(document, caller)
             if isinstance(document, dict):
+                for error in document.get("errors", ()):
+                    self.complaints.setdefault(name, {})[error["pointer"].strip("/")] = error["detail"]
                 for thing in (document, *document.get("items", ())):
                     if isinstance(id_ := thing.get("id"), str) and _UUID.fullmatch(id_):
                         self.note(f"id {place}", id_)

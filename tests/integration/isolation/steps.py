@@ -160,7 +160,7 @@ def _rest(maker: _Maker) -> Made:
         headers["if-match"] = f'"{maker.chance.randrange(1, 4)}"'
     made = Made(method, path + _query(maker), headers, name=name)
     if method in {"POST", "PUT"}:
-        made.json = _BODIES.get(name, _anything)(maker)
+        made.json = _BODIES[name](maker) if name in _BODIES else _anything(maker, name)
         if maker.caller == Role.PLATFORM_ADMIN and name == "POST /api/v1/prompts" and maker.chance.random() < _SELDOM:
             # A global prompt is everybody's, so that it has no canary.
             made.json = {"name": f"global-{maker.chance.randrange(99)}", "scope": "global", "text": "everybody's"}
@@ -209,10 +209,24 @@ def _query(maker: _Maker) -> str:
     return "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in given.items()) if given else ""
 
 
-def _anything(maker: _Maker) -> dict[str, Any]:
-    """Return a body for a route that this file does not know yet."""
-    ids = {name: maker.pick("id") for name in ("id", "user_id", "upstream", "upstream_id", "prompt_id", "session_id")}
-    return {"name": maker.canary(), "text": maker.canary(), "workspace": maker.pick("slug"), **ids}
+def _anything(maker: _Maker, name: str) -> dict[str, Any]:
+    """Return a body for a route that this file does not know yet: what it complained of the last time is mended."""
+    complaints = maker.own.complaints.get(name, {})
+    body: dict[str, Any] = {
+        "name": maker.canary(),
+        "text": maker.canary(),
+        "workspace": maker.pick("slug"),
+        "id": maker.pick("id"),
+    }
+    values = {"array": [maker.canary()], "integer": 1, "number": 1, "boolean": True, "dictionary": {}, "object": {}}
+    for name_, complaint in complaints.items():
+        if kind := next((kind for kind in values if f"valid {kind}" in complaint), None):
+            body[name_] = values[kind]
+        elif "required" in complaint:
+            body[name_] = maker.pick("id") if name_.endswith("id") else maker.canary()
+        else:
+            body.pop(name_, None)
+    return body
 
 
 def _configuration(maker: _Maker) -> dict[str, Any]:
@@ -298,7 +312,7 @@ _BODIES: Final[dict[str, Callable[[_Maker], dict[str, Any]]]] = {
     "POST /api/v1/platform/organizations": lambda maker: {"slug": maker.canary(), "name": "Third"},
     "PUT /api/v1/platform/organizations/{slug}": lambda _: {"suspended": True},
 }
-"""What a route is sent that takes a body; one that stands in no row is sent a little of everything."""
+"""What a route is sent that takes a body; for one that stands in no row ``_anything`` finds out what it takes."""
 
 
 def _message(maker: _Maker, *, modern: bool) -> Made:

@@ -16,7 +16,7 @@ from integration.conftest import migrated_postgres
 from integration.isolation.side import CALLERS
 from integration.isolation.steps import METHODS, REST, Step
 from integration.isolation.world import LeakError, World, two_organisations
-from support.raw import modern_headers, modern_message
+from support.raw import LEGACY, modern_headers, modern_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -111,6 +111,22 @@ async def test_each_side_reached_for_what_the_other_has(world: World) -> None:
 
 async def test_what_one_side_did_is_in_no_log_of_the_other(world: World) -> None:
     assert await world.misplaced() == []
+
+
+async def test_no_session_was_ended_by_the_other_side(world: World) -> None:
+    """Nobody ended one of their own; the other side tried, by its id."""
+    assert world.seen["foreign legacy DELETE"] > 0
+    pinged = 0
+    for side in world.sides:
+        for caller in CALLERS:
+            for session in side.things.get(f"session {caller}", ())[-3:]:
+                headers = {"authorization": f"Bearer {side.tokens[caller]}", "mcp-session-id": session}
+                headers |= {"accept": "application/json, text/event-stream", "mcp-protocol-version": LEGACY}
+                ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+                answer = await side.api.http.post(f"/mcp/{side.slug}/main", json=ping, headers=headers)
+                assert answer.status_code == 200, answer.text
+                pinged += 1
+    assert pinged > 0
 
 
 async def test_a_change_of_one_side_is_heard_by_its_own_people_alone(world: World) -> None:

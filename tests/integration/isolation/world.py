@@ -37,9 +37,10 @@ _UNWATCHED = {"audit_checkpoints", "audit_log"}
 """Checkpoints are taken when their time has come, and a refusal has its row a moment later, whoever acts by then. Both
 are added to and nothing else; ``misplaced`` says whether a row is in the wrong log."""
 _DIGEST = """
-SELECT '{0}' AS name, count(*) AS rows, md5(string_agg(md5(t::text), '' ORDER BY md5(t::text))) AS hash
-FROM {0} t WHERE {1} = $1
+SELECT '{0}' AS name, count(*) AS rows, md5(string_agg(row, '' ORDER BY row)) AS hash
+FROM (SELECT md5((to_jsonb(t) - 'last_used_at')::text) AS row FROM {0} t WHERE {1} = $1) AS rows
 """
+"""When a key was last used is noted behind the request's back."""
 _MISPLACED = "SELECT action FROM audit_log WHERE org_id = $1 AND request_id = ANY($2)"
 _PLATFORM_PATHS = ("/api/v1/platform/", "/api/v1/audit")
 """Where a platform admin is told of other organisations: of each its row, and what the deployment's log has of it."""
@@ -118,7 +119,7 @@ class World:
             )
         self.common |= {id_.replace(b"-", b"") for id_ in _WRITER.findall(received)}
         self._count(made, answer, own, received)
-        own.learn(answer, made.caller, made.name.partition(" ")[2].partition("/{")[0])
+        own.learn(answer, made.caller, made.name)
         if made.path.startswith(_PLATFORM_PATHS[0]):
             own.traces.public |= own.traces.found_in(received)
         elif made.caller != "nobody":
@@ -208,13 +209,13 @@ async def _side(stack: contextlib.AsyncExitStack, address: str, issuer: TokenIss
         document = answer.json()
         if "key" in document:
             side.tokens[document["name"]] = document["key"]
-        side.learn(answer, "org_admin", path)
+        side.learn(answer, "org_admin", f"POST {path}")
         side.traces.learn(answer.content, set())
         side.kept |= {str(document["id"]), str(document.get("slug", "main"))}
     for role in Role:
         answer = await api.caller(role, subject=role).request("GET", "/api/v1/workspaces")
         assert answer.status_code == 200, answer.text
-        side.learn(answer, str(role), "/api/v1/workspaces")
+        side.learn(answer, str(role), "GET /api/v1/workspaces")
     side.note("slug", "main")
     side.kept.add("main")
     return side
