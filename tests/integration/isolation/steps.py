@@ -151,6 +151,9 @@ def make(step: Step, number: int, own: Side, other: Side) -> Made:
 def _rest(maker: _Maker) -> Made:
     name = maker.chance.choice(REST)
     method, template = name.split(" ", 1)
+    if maker.aim == "own" and maker.chance.random() < _OFTEN:
+        # Whoever may do most has most for the others to reach for.
+        maker.caller = str(Role.ORG_ADMIN)
     _spare(maker, name)
     path = _PARAMETER.sub(lambda match: quote(_parameter(maker, name, match[1]), safe=""), template)
     headers = {"accept": "application/json"}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
-__all__ = ["Traces", "readings"]
+__all__ = ["Traces", "ids_in", "readings"]
 
 _UUID = re.compile(rb"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}")
@@ -42,6 +42,11 @@ def readings(data: bytes, depth: int = 0) -> Iterator[bytes]:
         )
     for run in _HEX.findall(data):
         yield from readings(binascii.unhexlify(run[: len(run) - len(run) % 2]), depth + 1)
+
+
+def ids_in(data: bytes) -> set[bytes]:
+    """Return the ids in ``data``, in hexadecimal without dashes."""
+    return {id_.replace(b"-", b"") for id_ in _UUID.findall(data.lower())}
 
 
 def _padded(run: bytes) -> bytes:
@@ -78,7 +83,7 @@ class Traces:
         found: set[bytes] = set()
         for text in readings(data):
             found.update(self._canary.findall(text))
-            found.update({id_.replace(b"-", b"") for id_ in _UUID.findall(text)} & self.ids)
+            found.update(ids_in(text) & self.ids)
             if self.slug.encode() in text:
                 found.add(self.slug.encode())
             if self.org_id.bytes.lower() in text:
@@ -87,4 +92,4 @@ class Traces:
 
     def learn(self, data: bytes, common: set[bytes]) -> None:
         """Take the ids in what this organisation received for its own, but for those of ``common``."""
-        self.ids |= {id_.replace(b"-", b"") for id_ in _UUID.findall(data.lower())} - common
+        self.ids |= ids_in(data) - common

@@ -17,7 +17,7 @@ from agentapi.storage.database import Database
 from integration.api.harness import PUBLIC_URL, Api, configuration, served
 from integration.isolation.side import Side
 from integration.isolation.steps import Made, make
-from integration.isolation.traces import Traces
+from integration.isolation.traces import Traces, ids_in
 from integration.isolation.upstream import canary_server
 from support.filling import TENANT_TABLES
 from tenants import make_tenant
@@ -66,8 +66,8 @@ class World:
         self.requests: tuple[set[str], set[str]] = (set(), set())
         """The ids of the requests that each side made."""
         self.common: set[bytes] = {bytes(32).replace(b"\0", b"0")}
-        """Ids that both have: people with one subject at one issuer are one user in each organisation, and a process of
-        the gateway writes the logs of both."""
+        """Ids that both have: people with one subject at one issuer are one user in each organisation, a process of the
+        gateway writes the logs of both, and a global prompt is everybody's."""
         self.seen: Counter[str] = Counter()
         self._digest_sql = ""
         self._leak: LeakError | None = None
@@ -118,6 +118,8 @@ class World:
                 f"{told} has {sorted(leaked)} of the other organisation: {received.decode(errors='replace')}"
             )
         self.common |= {id_.replace(b"-", b"") for id_ in _WRITER.findall(received)}
+        if isinstance(made.json, dict) and made.json.get("scope") == "global":
+            self.common |= ids_in(received)
         self._count(made, answer, own, received)
         own.learn(answer, made.caller, made.name)
         if made.path.startswith(_PLATFORM_PATHS[0]):
