@@ -216,21 +216,3 @@ async def test_keys_that_the_gateway_had_one_after_the_other_are_each_good(world
     async with undone(world):
         assert found(await verify(world.owner, org_id, KEYS.public.joined(second.public))) == []
         assert found(await verify(world.owner, org_id, second.public)) == [("checkpoint_key_unknown", 1)]
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "ALTER TABLE audit_log DETACH PARTITION audit_log_default",
-        "ALTER TABLE audit_log_default DISABLE TRIGGER ALL",
-        "CREATE POLICY mine ON audit_log USING (true)",
-        "ALTER TABLE audit_log NO FORCE ROW LEVEL SECURITY",
-        "TRUNCATE audit_log_default",
-        "LOCK TABLE audit_log IN ACCESS EXCLUSIVE MODE",
-        "SELECT audit_seal_partition('audit_log_default')",
-    ],
-)
-async def test_the_application_can_do_none_of_it(world: World, sql: str) -> None:
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        async with world.pool.tenant_transaction(world.tenant.principal) as connection:
-            await connection.execute(sql)
