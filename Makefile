@@ -10,7 +10,7 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
-.PHONY: browser conformance bench-dev bench-gateway bench-oauth bench-oauth-flow fuzz deny constraints clean
+.PHONY: browser conformance bench-dev bench-gateway bench-oauth bench-oauth-flow bench-platform bench-scale fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -76,6 +76,12 @@ bench-oauth: $(VENV)/.extension ## Measure what a user's own credential costs in
 
 bench-oauth-flow: $(VENV)/.extension ## Measure connecting an account into docs/performance.md
 	PYTHONPATH=tests:bench $(BIN)/python bench/oauth_flow.py --out docs/performance.md
+
+bench-platform: $(VENV)/.extension ## Measure authorisation and composed prompts into docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/platform_costs.py --out docs/performance.md
+
+bench-scale: $(VENV)/.extension ## Measure lists over 1,000 organisations and 1,000,000 audit rows into docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/scale.py --out docs/performance.md
 
 $(FASTMCP)/bin/python:
 	@$(PYTHON) -m venv $(FASTMCP)

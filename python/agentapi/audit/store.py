@@ -121,8 +121,21 @@ WHERE i.inhparent = 'audit_log'::regclass AND c.relname ~ '^audit_log_[0-9]{4}_[
 """
 _CREATE_PARTITIONS = "SELECT audit_create_partitions($1)"
 _ORGANIZATIONS_BETWEEN = """
-SELECT DISTINCT org_id FROM audit_log WHERE recorded_at >= $1 AND recorded_at < $2
-UNION SELECT DISTINCT org_id FROM audit_checkpoints WHERE taken_at >= $1 AND taken_at < $2 ORDER BY org_id
+WITH RECURSIVE orgs AS (
+    (SELECT org_id FROM audit_log WHERE recorded_at >= $1 AND recorded_at < $2 ORDER BY org_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.org_id FROM audit_log t
+            WHERE t.org_id > o.org_id AND t.recorded_at >= $1 AND t.recorded_at < $2 ORDER BY t.org_id LIMIT 1)
+    FROM orgs o WHERE o.org_id IS NOT NULL
+), stated AS (
+    (SELECT org_id FROM audit_checkpoints WHERE taken_at >= $1 AND taken_at < $2 ORDER BY org_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.org_id FROM audit_checkpoints t
+            WHERE t.org_id > o.org_id AND t.taken_at >= $1 AND t.taken_at < $2 ORDER BY t.org_id LIMIT 1)
+    FROM stated o WHERE o.org_id IS NOT NULL
+)
+SELECT org_id FROM orgs WHERE org_id IS NOT NULL UNION SELECT org_id FROM stated WHERE org_id IS NOT NULL
+ORDER BY org_id
 """
 _LAST_CHECKPOINT_BETWEEN = """
 SELECT * FROM audit_checkpoints WHERE org_id = $1 AND taken_at >= $2 AND taken_at < $3 ORDER BY sequence DESC LIMIT 1

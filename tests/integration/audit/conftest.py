@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from agentapi.storage.database import Database
 from integration.audit.logs import running
+from integration.audit.world import KEYS, World
+from tenants import make_tenant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,3 +31,15 @@ async def pool(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
 async def log(pool: Database) -> AsyncIterator[AuditLog]:
     async with running(pool) as log:
         yield log
+
+
+@pytest.fixture
+async def world(pool: Database, postgres: EmbeddedPostgres) -> AsyncIterator[World]:
+    tenant = await make_tenant(pool)
+    owner = await asyncpg.connect(postgres.owner_dsn)
+    async with running(pool, keys=KEYS, checkpoint_s=3600.0) as log:
+        world = World(pool, tenant, owner, log)
+        await world.written(20)
+        await world.checkpoint()
+        yield world
+    await owner.close()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import asyncpg
@@ -15,88 +14,13 @@ from agentapi.audit import store
 from agentapi.audit.chain import hash_of, link
 from agentapi.audit.models import Draft, Entry, Head, Outcome
 from agentapi.audit.signing import PublicKeys, SigningKeys
-from agentapi.audit.verify import Report, verify
+from agentapi.audit.verify import verify
 from agentapi.principal import UserId
-from integration.audit.logs import rows_of, running
-from tenants import Tenant, make_tenant
+from integration.audit.world import World, found
+from tenants import make_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from agentapi.audit.log import AuditLog
     from agentapi.audit.models import AuditRow
-    from agentapi.storage.database import Database
-    from agentapi.storage.embedded import EmbeddedPostgres
-
-KEYS = SigningKeys.from_keyring(Keyring.generate("k1"))
-CALLED = Entry("tools.call", Outcome.SUCCESS, "upstream:1", {"name": "clock"})
-FIELDS = "org_id, writer_id, sequence, recorded_at, actor_id, action, outcome, resource, address, agent, request_id"
-COLUMNS = f"{FIELDS}, details, previous, hash"
-
-
-@dataclass
-class World:
-    """An organisation with 20 rows of one chain, of which a checkpoint names the last but ``after``."""
-
-    pool: Database
-    tenant: Tenant
-    owner: asyncpg.Connection[Any]
-    log: AuditLog
-
-    async def written(self, rows: int) -> None:
-        for number in range(rows):
-            await self.log.call(self.tenant.principal, replace(CALLED, details={"number": number}))
-
-    async def checkpoint(self) -> None:
-        assert self.log._checkpoints is not None
-        await self.log._checkpoints.take(self.tenant.principal.org_id)
-
-    async def rows(self) -> list[AuditRow]:
-        return await rows_of(self.pool, self.tenant.principal.org_id)
-
-    async def verified(self, **given: Any) -> Report:
-        async with self.owner.transaction(isolation="repeatable_read", readonly=True):
-            return await verify(self.owner, self.tenant.principal.org_id, KEYS.public, **given)
-
-    @asynccontextmanager
-    async def unguarded(self) -> AsyncIterator[None]:
-        """As the owner can have it: no triggers, no row-level security."""
-        tables = await self.owner.fetch(
-            "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent IN"
-            " ('audit_log'::regclass, 'audit_checkpoints'::regclass)"
-            " UNION SELECT unnest(ARRAY['audit_log', 'audit_checkpoints'])"
-        )
-        async with self.owner.transaction():
-            for table in tables:
-                await self.owner.execute(
-                    f"ALTER TABLE {table['name']} DISABLE TRIGGER USER, DISABLE ROW LEVEL SECURITY"
-                )
-            yield
-            for table in tables:
-                await self.owner.execute(f"ALTER TABLE {table['name']} ENABLE TRIGGER USER, ENABLE ROW LEVEL SECURITY")
-
-    async def put(self, row: AuditRow) -> None:
-        await store.append(self.owner, row)
-
-    async def attack(self, sql: str, *arguments: object) -> None:
-        async with self.unguarded():
-            await self.owner.execute(sql, *arguments)
-
-
-@pytest.fixture
-async def world(pool: Database, postgres: EmbeddedPostgres) -> AsyncIterator[World]:
-    tenant = await make_tenant(pool)
-    owner = await asyncpg.connect(postgres.owner_dsn)
-    async with running(pool, keys=KEYS, checkpoint_s=3600.0) as log:
-        world = World(pool, tenant, owner, log)
-        await world.written(20)
-        await world.checkpoint()
-        yield world
-    await owner.close()
-
-
-def found(report: Report) -> list[tuple[str, int | None]]:
-    return [(finding.kind, finding.sequence) for finding in report.findings]
 
 
 async def test_an_untouched_log_is_in_order(world: World) -> None:
@@ -126,6 +50,13 @@ async def test_the_application_can_only_add_and_read(world: World, table: str, v
         "CREATE OR REPLACE FUNCTION audit_refuse_change() RETURNS trigger LANGUAGE sql AS 'SELECT NULL'",
         "SET session_replication_role = replica",
         "SELECT audit_create_partitions(200)",
+        "ALTER TABLE audit_log DETACH PARTITION audit_log_default",
+        "ALTER TABLE audit_log_default DISABLE TRIGGER ALL",
+        "CREATE POLICY mine ON audit_log USING (true)",
+        "ALTER TABLE audit_log NO FORCE ROW LEVEL SECURITY",
+        "TRUNCATE audit_log_default",
+        "LOCK TABLE audit_log IN ACCESS EXCLUSIVE MODE",
+        "SELECT audit_seal_partition('audit_log_default')",
         "INSERT INTO audit_log SELECT * FROM audit_log ON CONFLICT DO NOTHING; SELECT * FROM audit_log_default",
         "MERGE INTO audit_log l USING (SELECT 1) AS x ON true WHEN MATCHED THEN DELETE",
         "INSERT INTO audit_log SELECT * FROM audit_log ON CONFLICT ON CONSTRAINT audit_log_pkey DO UPDATE SET agent=''",
