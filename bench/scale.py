@@ -1,6 +1,6 @@
 """How fast lists and queries answer over 1,000 organisations with 100 users each and 1,000,000 audit rows.
 
-    PYTHONPATH=python:tests:bench python bench/scale.py [--repetitions 200] [--out FILE]
+    PYTHONPATH=python:tests:bench python bench/scale.py [--repetitions 150] [--out FILE]
 
 One client asks ``agentapi serve`` for one thing after the other, as the admin of the organisation that has a tenth of
 all audit rows, and as those of others in turn, so that no page is remembered from the request before. Endpoints are
@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--organizations", type=int, default=1_000)
     parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--audit-rows", type=int, default=1_000_000)
-    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--repetitions", type=int, default=150)
     parser.add_argument("--out", type=Path, help="Markdown file whose section is replaced; standard output without it")
     options = parser.parse_args()
     with open_directory() as scratch:
