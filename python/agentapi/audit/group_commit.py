@@ -139,15 +139,18 @@ class GroupCommit:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._flush_s):
                         await self._urgent.wait()
+            last = self._closing
             try:
                 await self._write_all()
             except _UNWRITABLE:
                 _log.exception("audit_rows_refused")
             except (StorageUnavailableError, asyncpg.PostgresError) as error:
                 self._failed((), error)
-                if self._closing:
+                if last:
                     return
-                await asyncio.sleep(_RETRY_S)
+                # An attempt that was under way when the end came is not the last: what it met may be over.
+                if not self._closing:
+                    await asyncio.sleep(_RETRY_S)
 
     async def _write_all(self) -> None:
         """Write until nothing waits, on one connection."""
