@@ -159,6 +159,7 @@ class Notifier:
         """When the last ping was sent that came back."""
         self._sent: dict[str, float] = {}
         self._pid = 0
+        self._warned = False
         self._heard = asyncio.Event()
         self._outbox: dict[str, None] = {}
         self._filled = asyncio.Event()
@@ -205,7 +206,7 @@ class Notifier:
                 await self._serve()
             except Exception as error:  # noqa: BLE001 - whatever it was, changes have to be heard again
                 failures = 0 if self._clock() - began > _DEAF_S else failures + 1
-                _log.warning("changes_unheard", reason=type(error).__name__)
+                self._warn(type(error).__name__)
             self._heard.clear()
             await asyncio.sleep(_CONNECT_AGAIN_S[min(failures, len(_CONNECT_AGAIN_S) - 1)])
 
@@ -234,7 +235,7 @@ class Notifier:
                 await connection.execute(_PING, echo, ping)
                 if not self._heard.is_set() and now >= deaf_at:
                     deaf_at = math.inf
-                    _log.warning("changes_unheard", reason="notifications do not arrive; is a pooler in between?")
+                    self._warn("notifications do not arrive; is a pooler in between?")
                 await self._send_until(connection, now + self._every_s)
         finally:
             self._sent = {}
@@ -259,6 +260,15 @@ class Notifier:
         if sent is not None:
             self._returned = sent
             self._heard.set()
+            if self._warned:
+                self._warned = False
+                _log.info("changes_heard_again")
+
+    def _warn(self, reason: str) -> None:
+        """Say once that nothing is heard, and not with every attempt."""
+        if not self._warned:
+            self._warned = True
+            _log.warning("changes_unheard", reason=reason)
 
     def _tell(self, _connection: object, pid: int, _channel: str, payload: object) -> None:
         if pid == self._pid:

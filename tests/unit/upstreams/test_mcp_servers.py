@@ -311,3 +311,9 @@ def test_an_http_address_is_one(url: str) -> None:
 )
 def test_what_is_no_http_address_is_none(url: str) -> None:
     assert not is_http_url(url)
+
+
+def test_the_gateways_own_name_is_nobodys() -> None:
+    with pytest.raises(InvalidRequestError, match="the gateway's own name"):
+        one({"url": "https://mcp.example/mcp"}, label="AgentAPI")
+    assert name_for_url("https://agentapi/mcp", set()) == "agentapi-2"
