@@ -143,3 +143,27 @@ def test_refuses_to_serve_as_the_owner(environment: dict[str, str], postgres: Em
     assert done.returncode != 0
     assert "owns tables" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_production_limits_each_user_unless_it_is_told_not_to(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    env = {name: value for name, value in environment.items() if name != "AGENTAPI_RATE_LIMIT_PER_MINUTE"}
+    with serving(env, tmp_path / "log") as (url, _):
+        endpoint = f"{url}/mcp/demo/main"
+        token = ISSUER.sign(ISSUER.claims(aud=endpoint))
+        # The address that a client says it comes from is its own word.
+        forwarded = {"X-Forwarded-For": "203.0.113.9"}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        answers = [post(endpoint, token, message, headers=forwarded) for _ in range(15)]
+        assert [answer.status_code for answer in answers[:10]] == [200] * 10
+        assert answers[14].status_code == 429
+        assert answers[14].headers["ratelimit-policy"] == '"user";q=10;w=10'
+
+
+def test_the_address_of_redis_is_shown_to_nobody() -> None:
+    shown = agentapi("config", env={"AGENTAPI_REDIS_URL": "rediss://:planted-secret@redis.example:6380/0"})
+    assert shown.returncode == 0, shown.stderr
+    assert "AGENTAPI_REDIS_URL" in shown.stdout
+    assert "planted-secret" not in shown.stdout
+    assert "redis.example" not in shown.stdout
