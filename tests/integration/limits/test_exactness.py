@@ -16,10 +16,10 @@ SECONDS = 3.0
 
 def test_four_processes_are_given_what_one_bucket_has(mortal: Valkey) -> None:
     # The time-out is not what is tested here, and the machine may be busy.
-    pressed = press(mortal.url, count=COUNT, burst=BURST, seconds=SECONDS, timeout_ms=2000)
+    pressed = press(mortal.url, count=COUNT, burst=BURST, seconds=SECONDS, timeout_ms=10_000)
     assert pressed.theory == 100
     assert abs(pressed.admitted - pressed.theory) <= 1, pressed
-    assert (pressed.asked > 5 * pressed.theory, pressed.away_s) == (True, 0.0), pressed
+    assert (pressed.asked > 5 * pressed.theory, pressed.unanswered) == (True, 0), pressed
 
 
 def test_while_redis_is_away_each_process_has_its_own_and_no_more(mortal: Valkey) -> None:
