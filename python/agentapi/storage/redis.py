@@ -70,6 +70,9 @@ class Script:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
+_CHECK: Final = Script("return redis.call('SET', KEYS[1], '', 'PX', 1000)")
+
+
 class RedisStore:
     """Runs scripts, and says when it cannot.
 
@@ -141,12 +144,12 @@ class RedisStore:
         return await self._guarded(lambda: self._evaluate(script, keys, arguments))
 
     async def check(self) -> None:
-        """Ask whether it answers.
+        """Ask whether it can be used: one that is full, or a replica, answers and does nothing.
 
         Raises:
-            RedisUnavailableError: It does not, or did not a moment ago.
+            RedisUnavailableError: It cannot, or could not a moment ago.
         """
-        await self._guarded(lambda: self._execute("PING"))
+        await self.run(_CHECK, ["check"], [])
         if not self.available:
             # One good answer is not enough for the circuit, and so not for anybody who looks.
             raise RedisUnavailableError

@@ -193,6 +193,11 @@ async def test_a_full_redis_is_as_good_as_gone() -> None:
             limiter = RateLimiter(SharedLimits(store))
             with structlog.testing.capture_logs() as entries:
                 assert [(await limiter.take(ONE)).allowed for _ in range(11)] == [True] * 10 + [False]
+                for _ in range(3):
+                    # It answers, so that whoever only asked for an answer would take it up again and again.
+                    clock.pass_s(1.2)
+                    with pytest.raises(RedisUnavailableError):
+                        await store.check()
             assert [entry["reason"].partition(":")[0] for entry in entries] == ["OutOfMemoryError"]
             await store._execute("CONFIG", "SET", "maxmemory", "0")
             clock.pass_s(1.2)
