@@ -10,7 +10,8 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
-.PHONY: browser conformance bench-dev bench-gateway bench-oauth bench-oauth-flow bench-platform bench-scale fuzz deny constraints clean
+.PHONY: browser conformance bench-dev bench-gateway bench-limits bench-oauth bench-oauth-flow bench-platform bench-scale
+.PHONY: fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -82,6 +83,9 @@ bench-platform: $(VENV)/.extension ## Measure authorisation and composed prompts
 
 bench-scale: $(VENV)/.extension ## Measure lists over 1,000 organisations and 1,000,000 audit rows into docs/performance.md
 	PYTHONPATH=tests:bench $(BIN)/python bench/scale.py --out docs/performance.md
+
+bench-limits: $(VENV)/.extension ## Measure shared rate limits, and press on one for two minutes, into docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/shared_limits.py --out docs/performance.md
 
 $(FASTMCP)/bin/python:
 	@$(PYTHON) -m venv $(FASTMCP)

@@ -19,10 +19,7 @@ from agentapi.audit.log import AuditLog
 from agentapi.audit.routes import AuditRoutes
 from agentapi.audit.signing import SigningKeys
 from agentapi.egress.client import Egress
-from agentapi.errors import (
-    AgentAPIError,
-    StartupError,
-)
+from agentapi.errors import AgentAPIError, StartupError
 from agentapi.gateway.authorizing import audit_reader, authorizer
 from agentapi.gateway.browser_guard import BrowserGuard
 from agentapi.gateway.composition import Gateway
@@ -30,6 +27,7 @@ from agentapi.gateway.endpoint import McpEndpoint, StraightToMcp
 from agentapi.gateway.explain import Explainer
 from agentapi.gateway.news import News
 from agentapi.gateway.policy import Policy
+from agentapi.gateway.rates import Rates, count_open_routes
 from agentapi.gateway.refusals import Refusals
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
@@ -42,7 +40,7 @@ from agentapi.identity.authentication import authenticate
 from agentapi.identity.issuers import IssuerDirectory
 from agentapi.jobs.queue import JobQueue
 from agentapi.keyring_source import load_keyring, load_keyring_text
-from agentapi.limits.local import LocalRateLimit
+from agentapi.limits.room import LimitsRoom
 from agentapi.oauth.brought.room import BroughtRoom
 from agentapi.oauth.room import OAuthRoom
 from agentapi.observability.health import HealthBoard, Probe
@@ -203,7 +201,7 @@ async def _routes(
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
     admission = Admission(database, clock=clock, feed=feed)
-    keys = KeyDirectory(database, feed=feed)
+    keys = KeyDirectory(database, feed=feed, on_plan=admission.note_plan)
     stack.push_async_callback(keys.aclose)
     registry = UpstreamRegistry(database, audit=audit, clock=clock, feed=feed)
     policies = PolicyRegistry(database, audit=audit, clock=clock, feed=feed)
@@ -287,6 +285,8 @@ async def _routes(
         allow_loopback=settings.environment == "development",
     )
     refusals = Refusals(audit, admission, clock=clock)
+    limits = await LimitsRoom.open(settings, stack, plan=admission.requests_per_minute)
+    rates = Rates(limits, policy)
     endpoint = McpEndpoint(
         resource=resource,
         issuers=directory,
@@ -300,11 +300,11 @@ async def _routes(
         max_json_depth=settings.max_json_depth,
         body_timeout_s=settings.body_timeout_s,
         has_toolset=policy.has_toolset,
-        rate_limit=LocalRateLimit.from_settings(settings, plan=admission.requests_per_minute),
+        rates=rates,
         refusals=refusals,
     )
 
-    authorize = authorizer(directory, keys, admission, refusals, audience=public_url)
+    authorize = authorizer(directory, keys, admission, refusals, rates, audience=public_url)
     key_book = KeyBook(database, audit=audit, directory=keys, asks_scopes=directory.asks_operation_scopes)
     registration = Registration(keyring=keyring, check_url=egress.check, commands=commands.user_variables)
     upstreams = UpstreamRoutes(
@@ -315,19 +315,9 @@ async def _routes(
         registration=registration,
         test_timeout_s=settings.upstream_connect_timeout_s * 2,
     )
-    imports = ImportRoutes(authorize=authorize, registry=registry, registration=registration)
-    policy_routes = PolicyRoutes(authorize=authorize, policies=policies, upstreams=registry)
-    explainer = Explainer(
-        authorize=authorize,
-        upstreams=registry,
-        catalogue=gateway.router.catalogue,
-        policy=policy,
-        members=MemberDirectory(database),
-        issuers=directory,
-    )
     routes: list[BaseRoute] = [
         *more,
-        *HealthBoard([Probe("database", database.ping, critical=True)]).routes(),
+        *HealthBoard([Probe("database", database.ping, critical=True), *limits.probes]).routes(),
         *(
             route
             for path in ("/mcp/{org}/{workspace}", "/mcp/{org}/{workspace}/{toolset}")
@@ -337,9 +327,16 @@ async def _routes(
             )
         ),
         *upstreams.routes(),
-        *imports.routes(),
-        *policy_routes.routes(),
-        *explainer.routes(),
+        *ImportRoutes(authorize=authorize, registry=registry, registration=registration).routes(),
+        *PolicyRoutes(authorize=authorize, policies=policies, upstreams=registry).routes(),
+        *Explainer(
+            authorize=authorize,
+            upstreams=registry,
+            catalogue=gateway.router.catalogue,
+            policy=policy,
+            members=MemberDirectory(database),
+            issuers=directory,
+        ).routes(),
         *KeyRoutes(authorize=authorize, book=key_book).routes(),
         *PromptRoutes(authorize=authorize, prompts=prompts).routes(),
         *AuditRoutes(database, audit, audit_reader(authorize)).routes(),
@@ -354,6 +351,7 @@ async def _routes(
         *oauth.connect_routes(issuers=directory, admission=admission, clients=sign_ins),
     ]
     guard_routes(routes, authorize)
+    count_open_routes(routes, rates)
     return routes
 
 
@@ -384,7 +382,7 @@ def _middleware(settings: Settings, routes: Callable[[], Sequence[BaseRoute]]) -
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["WWW-Authenticate", "X-Request-ID"],
+            expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-ID"],
         )
         middleware.append(cors)
     middleware.append(Middleware(StraightToMcp, routes=routes))

@@ -137,6 +137,8 @@ def serve(*, host: str | None, port: int | None, workers: int | None) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Whose word about a client's address counts is for AGENTAPI_TRUSTED_PROXIES to say.
+        proxy_headers=False,
         # Short of the half minute that Kubernetes and its like give a process by default.
         timeout_graceful_shutdown=25,
         lifespan="on",

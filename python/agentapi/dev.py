@@ -138,6 +138,7 @@ async def _http_server(app: Starlette, listener: socket.socket) -> AsyncIterator
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=5,
         lifespan="on",
     )

@@ -28,6 +28,7 @@ __all__ = [
     "PayloadTooLargeError",
     "PreconditionFailedError",
     "RateLimitedError",
+    "RedisUnavailableError",
     "RequestTimeoutError",
     "StartupError",
     "StorageUnavailableError",
@@ -152,13 +153,18 @@ class RequestTimeoutError(AgentAPIError):
 
 
 class RateLimitedError(AgentAPIError):
-    """The caller, or its organisation, asks too often; ``retry_after_s`` is how long to wait."""
+    """The caller, or its organisation, asks too often; ``retry_after_s`` is how long to wait.
+
+    ``limit`` names the limit that has to be waited for longest, where there are several kinds.
+    """
 
     code = "rate_limited"
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"Too many requests; try again in {retry_after_s} s.")
+    def __init__(self, retry_after_s: int, limit: str | None = None) -> None:
+        whose = "" if limit is None else f" for the limit of this {limit}"
+        super().__init__(f"Too many requests{whose}; try again in {retry_after_s} s.")
         self.retry_after_s = retry_after_s
+        self.limit = limit
 
 
 class TooManyStreamsError(AgentAPIError):
@@ -177,6 +183,15 @@ class StorageUnavailableError(AgentAPIError):
     """The database cannot be reached now."""
 
     code = "storage_unavailable"
+
+
+class RedisUnavailableError(StorageUnavailableError):
+    """What processes share cannot be asked now, and nobody may decide without it."""
+
+    code = "redis_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("Requests cannot be counted now; try again in a moment.")
 
 
 class AuditUnavailableError(StorageUnavailableError):

@@ -65,13 +65,14 @@ def problem_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] 
         "code": error.code,
         "detail": error.message,
     }
+    document.update(_limit_members(error))
     if isinstance(error, errors.InvalidRequestError) and error.fields:
         document["errors"] = [{"pointer": field.pointer, "detail": field.detail} for field in error.fields]
     return Response(
         json.dumps(document, ensure_ascii=False),
         status_code=status,
         media_type="application/problem+json",
-        headers=headers,
+        headers={**_waiting(error), **(headers or {})},
     )
 
 
@@ -81,8 +82,8 @@ def rpc_error_response(
     """Render ``error`` as a JSON-RPC error for a request that never reached a front; its id is known if it was read."""
     status, _ = _lookup(error)
     code = INTERNAL_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else INVALID_REQUEST
-    data = ErrorData(code=code, message=error.message, data={"code": error.code})
-    return rpc_response(data, status, id_json=id_json, headers=headers)
+    data = ErrorData(code=code, message=error.message, data={"code": error.code, **_limit_members(error)})
+    return rpc_response(data, status, id_json=id_json, headers={**_waiting(error), **(headers or {})})
 
 
 def rpc_response(
@@ -96,6 +97,20 @@ def rpc_response(
     identifier = None if id_json is None else json.loads(id_json)
     document = {"jsonrpc": "2.0", "id": identifier, "error": error.model_dump(exclude_none=True)}
     return Response(json.dumps(document), status_code=status, media_type="application/json", headers=headers)
+
+
+def _waiting(error: errors.AgentAPIError) -> dict[str, str]:
+    """Return ``Retry-After`` (RFC 9110, section 10.2.3) where it is known when to come back."""
+    if isinstance(error, errors.RateLimitedError):
+        return {"Retry-After": str(error.retry_after_s)}
+    return {"Retry-After": "1"} if isinstance(error, errors.RedisUnavailableError) else {}
+
+
+def _limit_members(error: errors.AgentAPIError) -> dict[str, Any]:
+    """Return which limit a refusal is for and how long to wait, for those who do not see headers."""
+    if isinstance(error, errors.RateLimitedError) and error.limit is not None:
+        return {"limit": error.limit, "retry_after_s": error.retry_after_s}
+    return {}
 
 
 def bearer_challenge(

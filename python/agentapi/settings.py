@@ -1,17 +1,17 @@
-"""Every ``AGENTAPI_*`` variable; the only reader of the environment."""
+"""Every ``AGENTAPI_*`` variable (those of ``limit_settings`` included); the only reader of the environment."""
 
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_state_path
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, TypeAdapter, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import SettingsConfigDict, SettingsError
 
 from agentapi.errors import StartupError
+from agentapi.limit_settings import LimitSettings, Network, ToolRate
 
 __all__ = [
     "BrowserSignIn",
@@ -20,13 +20,11 @@ __all__ = [
     "OAuthClientSettings",
     "Settings",
     "StdioCommand",
+    "ToolRate",
     "describe_settings",
     "load_issuers",
     "load_settings",
 ]
-
-Network = IPv4Network | IPv6Network
-"""An address range in CIDR notation."""
 
 
 class _Strict(BaseModel):
@@ -117,7 +115,7 @@ class StdioCommand(_Strict):
         return self
 
 
-class Settings(BaseSettings):
+class Settings(LimitSettings):
     """Settings of one process, read once at start."""
 
     model_config = SettingsConfigDict(env_prefix="AGENTAPI_", extra="ignore", frozen=True, env_nested_delimiter=None)
@@ -169,7 +167,7 @@ class Settings(BaseSettings):
     """Allow ``http://`` upstreams and issuers."""
     egress_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
 
-    stdio_commands: dict[str, StdioCommand] = {}
+    stdio_commands: dict[str, StdioCommand] = Field(default_factory=dict)
     """Allow-list of stdio servers, by name."""
     sandbox: Literal["off", "auto", "required"] = "auto"
     stdio_memory_mb: Annotated[int, Field(ge=16, le=1_048_576)] = 4096
@@ -249,14 +247,6 @@ class Settings(BaseSettings):
     max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Event streams without an end that one process holds open."""
     max_streams_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-
-    rate_limit_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Requests a minute of one user to ``/mcp``, counted by each process for itself. Unset: no limit."""
-    rate_limit_burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """How many of them may come at once. Unset: all."""
-    rate_limit_org_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Requests a minute of all users of an organisation together. Unset: no limit."""
-    rate_limit_org_burst: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
 
     audit_mode: Literal["strict", "buffered", "off"] = "strict"
     """Whether a tool call is answered once its row is committed, or soon after it, or has no row; changes always do."""

@@ -143,3 +143,39 @@ def test_refuses_to_serve_as_the_owner(environment: dict[str, str], postgres: Em
     assert done.returncode != 0
     assert "owns tables" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_production_limits_each_user_unless_it_is_told_not_to(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    env = {name: value for name, value in environment.items() if name != "AGENTAPI_RATE_LIMIT_PER_MINUTE"}
+    with serving(env, tmp_path / "log") as (url, _):
+        endpoint = f"{url}/mcp/demo/main"
+        token = ISSUER.sign(ISSUER.claims(aud=endpoint))
+        message = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        answers = [post(endpoint, token, message) for _ in range(15)]
+        assert [answer.status_code for answer in answers[:10]] == [200] * 10
+        assert answers[14].status_code == 429
+        assert answers[14].headers["ratelimit-policy"] == '"user";q=10;w=10'
+
+
+async def test_a_client_on_the_same_machine_cannot_say_that_it_comes_from_elsewhere(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """uvicorn would believe it, by default."""
+    env = {**environment, "AGENTAPI_RATE_LIMIT_ADDRESS_PER_MINUTE": "1", "AGENTAPI_RATE_LIMIT_ADDRESS_BURST": "2"}
+    with serving(env, tmp_path / "log") as (url, _):
+        metadata = f"{url}/.well-known/oauth-protected-resource/mcp/demo/main"
+        answers = [
+            httpx2.get(metadata, headers={"X-Forwarded-For": f"203.0.113.{number}"}, trust_env=False)
+            for number in range(3)
+        ]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+def test_the_address_of_redis_is_shown_to_nobody() -> None:
+    shown = agentapi("config", env={"AGENTAPI_REDIS_URL": "rediss://:planted-secret@redis.example:6380/0"})
+    assert shown.returncode == 0, shown.stderr
+    assert "AGENTAPI_REDIS_URL" in shown.stdout
+    assert "planted-secret" not in shown.stdout
+    assert "redis.example" not in shown.stdout

@@ -27,6 +27,7 @@ MADE: dict[type[errors.AgentAPIError], tuple[errors.AgentAPIError, int, str]] = 
     errors.UnsupportedMediaTypeError: (errors.UnsupportedMediaTypeError("x"), 415, "unsupported_media_type"),
     errors.EgressRefusedError: (errors.EgressRefusedError("x"), 422, "egress_refused"),
     errors.StorageUnavailableError: (errors.StorageUnavailableError("x"), 503, "storage_unavailable"),
+    errors.RedisUnavailableError: (errors.RedisUnavailableError(), 503, "redis_unavailable"),
     errors.AuditUnavailableError: (errors.AuditUnavailableError("x"), 503, "audit_unavailable"),
     errors.UpstreamError: (errors.UpstreamError("x"), 502, "upstream_unavailable"),
     errors.UpstreamTimeoutError: (errors.UpstreamTimeoutError("x"), 504, "upstream_timeout"),
@@ -110,3 +111,17 @@ ABSENT = errors.UnauthenticatedError("why", presented=False)
 )
 def test_a_challenge_says_what_is_missing(error: errors.AgentAPIError, given: dict[str, Any], expected: str) -> None:
     assert bearer_challenge(error, **given) == expected
+
+
+def test_a_refusal_says_when_to_come_back_and_which_limit_it_is() -> None:
+    error = errors.RateLimitedError(3, "user")
+    problem, rpc = problem_response(error), rpc_error_response(error, id_json=b"7")
+    assert problem.headers["retry-after"] == rpc.headers["retry-after"] == "3"
+    document = json.loads(bytes(problem.body))
+    assert (document["limit"], document["retry_after_s"]) == ("user", 3)
+    told = json.loads(bytes(rpc.body))["error"]
+    assert told["data"] == {"code": "rate_limited", "limit": "user", "retry_after_s": 3}
+    assert told["message"] == "Too many requests for the limit of this user; try again in 3 s."
+    assert problem_response(errors.RateLimitedError(2)).headers["retry-after"] == "2"
+    assert problem_response(errors.RedisUnavailableError()).headers["retry-after"] == "1"
+    assert "retry-after" not in problem_response(errors.NotFoundError("x")).headers

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import VerifiedToken
     from agentapi.audit.models import Doer
+    from agentapi.gateway.rates import Rates
     from agentapi.gateway.refusals import Refusals
     from agentapi.identity.api_keys.directory import KeyDirectory
     from agentapi.identity.api_keys.models import KeyGrant
@@ -30,14 +31,24 @@ _PRINCIPAL: Final = "agentapi.principal"
 
 
 def authorizer(
-    directory: IssuerDirectory, keys: KeyDirectory, admission: Admission, refusals: Refusals, *, audience: str
+    directory: IssuerDirectory,
+    keys: KeyDirectory,
+    admission: Admission,
+    refusals: Refusals,
+    rates: Rates,
+    *,
+    audience: str,
 ) -> Callable[[Request], Awaitable[Principal]]:
-    """Return what gives the principal of a request, by its access token for ``audience`` or its API key."""
+    """Return what gives the principal of a request, by its access token for ``audience`` or its API key.
+
+    It counts the request, too, the first time that it is asked.
+    """
 
     async def authorize(request: Request) -> Principal:
         known: Principal | None = request.scope.get(_PRINCIPAL)
         if known is not None:
             return known
+        rates.look(request.scope)
         token: VerifiedToken | KeyGrant | None = None
         try:
             token = grant = await key_grant(keys, request.scope)
@@ -49,8 +60,10 @@ def authorizer(
                 principal = await admission.admit(verified)
         except AgentAPIError as error:
             await refusals.note(error, token)
-            raise
-        request.state.principal = request.scope[_PRINCIPAL] = principal
+            raise await rates.count_failed(request.scope) or error from None
+        request.state.principal = principal
+        await rates.count(principal, request.scope)
+        request.scope[_PRINCIPAL] = principal
         return principal
 
     return authorize

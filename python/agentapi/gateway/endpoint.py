@@ -1,6 +1,6 @@
 """``/mcp/{org}/{workspace}``: one way through, step by step, to the front of the client's era.
 
-authentication -> tenancy -> message -> scopes -> admission -> rate limit -> front. Whatever a caller may not know of
+authentication -> tenancy -> message -> scopes -> admission -> rate limits -> front. Whatever a caller may not know of
 reads like what does not exist: another organisation's workspace and none at all give the same answer, found without
 asking the database.
 """
@@ -20,6 +20,7 @@ from agentapi.errors import (
     MethodNotAllowedError,
     NotFoundError,
     RateLimitedError,
+    RedisUnavailableError,
     UnauthenticatedError,
     UnsupportedMediaTypeError,
 )
@@ -43,11 +44,11 @@ if TYPE_CHECKING:
     from agentapi._core import VerifiedToken
     from agentapi.gateway.browser_guard import BrowserGuard
     from agentapi.gateway.call import Incoming
+    from agentapi.gateway.rates import Rates
     from agentapi.gateway.refusals import Refusals
     from agentapi.gateway.resource import ProtectedResource
     from agentapi.identity.api_keys.directory import KeyDirectory
     from agentapi.identity.issuers import IssuerDirectory
-    from agentapi.limits.local import LocalRateLimit
     from agentapi.principal import Principal
     from agentapi.tenancy.admission import Admission
     from agentapi.upstreams.registry import UpstreamRegistry, WorkspaceView
@@ -89,7 +90,7 @@ class McpEndpoint:
         guard: Refuses what pages of others send.
         modern: Serves modern clients.
         legacy: Serves older clients.
-        rate_limit: Counts requests.
+        rates: Counts requests.
         refusals: Told of credentials that are refused.
         has_toolset: Tells whether a workspace has a toolset that the principal may know of; without it, none has any.
         max_body_bytes: Bound on a message.
@@ -112,7 +113,7 @@ class McpEndpoint:
         body_timeout_s: float,
         keys: KeyDirectory | None = None,
         has_toolset: Callable[[Principal, WorkspaceView, str], Awaitable[bool]] | None = None,
-        rate_limit: LocalRateLimit | None = None,
+        rates: Rates | None = None,
         refusals: Refusals | None = None,
     ) -> None:
         self._resource = resource
@@ -124,7 +125,7 @@ class McpEndpoint:
         self._modern = modern
         self._legacy = legacy
         self._has_toolset = has_toolset
-        self._rate_limit = rate_limit
+        self._rates = rates
         self._refusals = refusals
         self._max_body_bytes = max_body_bytes
         self._max_json_depth = max_json_depth
@@ -135,16 +136,20 @@ class McpEndpoint:
         place: Place | None = None
         incoming: Incoming | None = None
         token: VerifiedToken | KeyGrant | None = None
+        counted = self._rates is None
         try:
             place = Place.of(scope)
+            if self._rates is not None:
+                self._rates.look(scope)
             token = await self._authenticate(scope, place)
             incoming = await self._read(scope, receive) if scope["method"] == "POST" else None
             needed = self._needed_scopes(token, incoming)
             if not token.scopes >= needed:
                 raise InsufficientScopeError(tuple(sorted(needed)))
             call = await self._admit(scope, token, place, needed)
-            if self._rate_limit is not None:
-                self._rate_limit.take(call.principal)
+            if self._rates is not None:
+                counted = True
+                await self._rates.count_call(call, incoming, scope)
             if _is_modern(scope, incoming):
                 if incoming is None:
                     raise MethodNotAllowedError("The endpoint answers POST only.")
@@ -153,13 +158,12 @@ class McpEndpoint:
                 raise MethodNotAllowedError("The endpoint answers POST, and GET and DELETE with a session.")
             else:
                 await self._legacy.serve(call, incoming, scope, receive, send)
-        except AgentAPIError as error:
-            await self._tell(error, token)
-            await self._refusal(error, place, incoming)(scope, receive, send)
-        except RpcRefusalError as refusal:
-            await refusal_response(refusal)(scope, receive, send)
-        except ClientGoneError:
-            return
+        except (AgentAPIError, RpcRefusalError, ClientGoneError) as error:
+            instead = None if counted or self._rates is None else await self._rates.count_failed(scope)
+            if isinstance(error, AgentAPIError):
+                await self._tell(error, token)
+            if not isinstance(error, ClientGoneError):
+                await self._refusal(instead or error, place, incoming)(scope, receive, send)
 
     async def _authenticate(self, scope: Scope, place: Place) -> VerifiedToken | KeyGrant:
         self._guard.check(scope["headers"])
@@ -194,12 +198,14 @@ class McpEndpoint:
             principal = token.principal if isinstance(token, KeyGrant) else await self._admission.admit(token)
         except NotFoundError:
             raise NotFoundError(NO_WORKSPACE) from None
+        state = scope.setdefault("state", {})
+        state["principal"] = principal
         view = await self._registry.view(principal, place.workspace)
         if place.toolset is not None and (
             self._has_toolset is None or not await self._has_toolset(principal, view, place.toolset)
         ):
             raise NotFoundError(NO_WORKSPACE)
-        scope.setdefault("state", {}).update(principal=principal, workspace=place.workspace)
+        state["workspace"] = place.workspace
 
         def challenge(error: InsufficientScopeError) -> str:
             return self._resource.challenge(InsufficientScopeError(tuple(sorted(needed.union(error.scopes)))), place)
@@ -220,15 +226,18 @@ class McpEndpoint:
         if self._refusals is not None:
             await self._refusals.note(error, token)
 
-    def _refusal(self, error: AgentAPIError, place: Place | None, incoming: Incoming | None) -> Response:
+    def _refusal(
+        self, error: AgentAPIError | RpcRefusalError, place: Place | None, incoming: Incoming | None
+    ) -> Response:
+        if isinstance(error, RpcRefusalError):
+            return refusal_response(error)
         headers: dict[str, str] = {}
         if isinstance(error, UnauthenticatedError | InsufficientScopeError) and place is not None:
             headers["WWW-Authenticate"] = self._resource.challenge(error, place)
         if isinstance(error, MethodNotAllowedError):
             headers["Allow"] = "POST"
         id_json = None
-        if isinstance(error, RateLimitedError):
-            headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, RateLimitedError | RedisUnavailableError):
             # The caller is known; other refusals must not tell a workspace from none by what they repeat.
             id_json = None if incoming is None else incoming.envelope.id_json
         return rpc_error_response(error, id_json=id_json, headers=headers)

@@ -1,22 +1,18 @@
-"""The rate limit of one process: token buckets of the core for each user and each organisation.
-
-A request takes a token of both or of neither. What is shared between processes is not decided here.
-"""
+"""The limits of one process: token buckets of the core."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from agentapi._core import Limit, TokenBuckets
-from agentapi.errors import RateLimitedError
+from agentapi.limits.standing import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-    from agentapi.principal import OrgId, Principal
-    from agentapi.settings import Settings
+    from agentapi.limits.standing import Asked
 
-__all__ = ["LocalRateLimit", "per_minute"]
+__all__ = ["LocalLimits", "per_minute"]
 
 _MINUTE_NS: Final = 60_000_000_000
 
@@ -26,58 +22,48 @@ def per_minute(count: int, burst: int | None = None) -> Limit:
     return Limit(count=count, period_ns=_MINUTE_NS, burst=burst or count)
 
 
-class LocalRateLimit:
+class LocalLimits:
     """Counts the requests of this process.
 
     Args:
-        user: Limit of one user in one organisation; without it there is none.
-        organization: Limit of all users of an organisation together; likewise.
-        plan: Tells how many requests a minute an organisation's own plan allows, if that is limited.
         buckets: Where the tokens are.
     """
 
-    def __init__(
-        self,
-        *,
-        user: Limit | None,
-        organization: Limit | None,
-        plan: Callable[[OrgId], int | None] | None = None,
-        buckets: TokenBuckets | None = None,
-    ) -> None:
-        self._plan = plan
-        self._user = user
-        self._organization = organization
+    def __init__(self, buckets: TokenBuckets | None = None) -> None:
         self._buckets = buckets or TokenBuckets()
 
-    @classmethod
-    def from_settings(cls, settings: Settings, plan: Callable[[OrgId], int | None] | None = None) -> Self:
-        """Build from the ``rate_limit_*`` settings."""
+    def take(self, asked: Sequence[Asked], now_ns: int | None = None) -> Standing:
+        """Take what a request costs from all its buckets, or from none if one of them has not enough.
 
-        def limit(count: int | None, burst: int | None) -> Limit | None:
-            return None if count is None else per_minute(count, burst)
-
-        return cls(
-            user=limit(settings.rate_limit_per_minute, settings.rate_limit_burst),
-            organization=limit(settings.rate_limit_org_per_minute, settings.rate_limit_org_burst),
-            plan=plan,
-        )
-
-    def take(self, principal: Principal, now_ns: int | None = None) -> None:
-        """Count one request of ``principal``; ``now_ns`` is any one clock's, by default a monotonic one's.
-
-        Raises:
-            RateLimitedError: It has to wait.
+        Args:
+            asked: At least one.
+            now_ns: Of any one clock, by default a monotonic one's.
         """
-        wanted: list[tuple[str, Limit, int]] = []
-        if self._user is not None:
-            wanted.append((f"user/{principal.org_id.int:x}/{principal.user_id.int:x}", self._user, 1))
-        if self._organization is not None:
-            wanted.append((f"organization/{principal.org_id.int:x}", self._organization, 1))
-        planned = None if self._plan is None else self._plan(principal.org_id)
-        if planned is not None:
-            wanted.append((f"plan/{principal.org_id.int:x}", per_minute(planned), 1))
-        if not wanted:
-            return
-        decisions = self._buckets.acquire_many(wanted, now_ns)
-        if not decisions.allowed:
-            raise RateLimitedError(decisions.retry_after_s)
+        if len(asked) == 1:
+            decision = self._buckets.acquire(*asked[0], now_ns)
+            return Standing(decision.allowed, asked[0], decision.remaining, decision.retry_after_ns, decision.reset_ns)
+        decisions = self._buckets.acquire_many(asked, now_ns)
+        each = decisions.each
+        if decisions.allowed:
+            at = _least([decision.remaining for decision in each])
+        else:
+            at = _least([-decision.retry_after_ns for decision in each])
+        decision = each[at]
+        return Standing(decisions.allowed, asked[at], decision.remaining, decision.retry_after_ns, decision.reset_ns)
+
+    def look(self, asked: Asked, now_ns: int | None = None) -> Standing:
+        """Return where a request stands with one limit; nothing is taken."""
+        key, limit, cost = asked
+        decision = self._buckets.acquire(key, limit, 0, now_ns)
+        wait_ns = decision.reset_ns - (limit.burst - cost) * limit.interval_ns
+        return Standing(wait_ns <= 0, asked, decision.remaining, max(wait_ns, 0), decision.reset_ns)
+
+    def has(self, asked: Sequence[Asked], now_ns: int | None = None) -> bool:
+        """Return whether all buckets have what a request costs; nothing is taken."""
+        looked = self._buckets.acquire_many([(key, limit, 0) for key, limit, _ in asked], now_ns)
+        return all(decision.remaining >= cost for decision, (_, _, cost) in zip(looked.each, asked, strict=True))
+
+
+def _least(values: list[int]) -> int:
+    """Return where the least of ``values`` is."""
+    return values.index(min(values))

@@ -101,6 +101,8 @@ class HealthBoard:
         self._known_at = 0.0
         self._round = asyncio.Lock()
         self._draining = False
+        self._unwell: set[str] = set()
+        """The log is told of a change, however often somebody asks."""
 
     def drain(self) -> None:
         """Answer ``/ready`` with 503 from now on, so that a load balancer sends no more."""
@@ -141,9 +143,16 @@ class HealthBoard:
                 details = await probe.check()
             status = Status.OK
         except TimeoutError:
-            _log.warning("probe_timed_out", probe=probe.name)
+            if probe.name not in self._unwell:
+                _log.warning("probe_timed_out", probe=probe.name)
         except Exception as error:  # noqa: BLE001 - whatever a probe raises says that its part is not well
-            _log.warning("probe_failed", probe=probe.name, error=type(error).__name__, reason=str(error))
+            if probe.name not in self._unwell:
+                _log.warning("probe_failed", probe=probe.name, error=type(error).__name__, reason=str(error))
+        if status is Status.DOWN:
+            self._unwell.add(probe.name)
+        elif probe.name in self._unwell:
+            self._unwell.discard(probe.name)
+            _log.info("probe_recovered", probe=probe.name)
         latency_ms = round((self._clock() - started) * 1000, 2)
         return PartHealth(status, probe.critical, latency_ms, details or {})
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
 
-__all__ = ["OAUTH_EVENTS", "REGISTRY"]
+__all__ = ["OAUTH_EVENTS", "RATE_LIMITED", "REDIS_EVENTS", "REGISTRY"]
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 
@@ -18,5 +18,19 @@ OAUTH_EVENTS: Final = Counter(
     "agentapi_oauth_events",
     "What happened to users' OAuth connections, by provider.",
     ("event", "provider"),
+    registry=REGISTRY,
+)
+
+RATE_LIMITED: Final = Counter(
+    "agentapi_rate_limited",
+    "Requests that had to wait, by the limit that had them wait longest.",
+    ("limit",),
+    registry=REGISTRY,
+)
+
+REDIS_EVENTS: Final = Counter(
+    "agentapi_redis_events",
+    "Operations on Redis that failed, and how often it was given up (opened) and taken up again (closed).",
+    ("event",),
     registry=REGISTRY,
 )

@@ -31,7 +31,7 @@ class RequestContextMiddleware:
     The line holds the method, the path template of the route (or the path, without the query, where no route
     is known), status, duration, bytes sent and who called. What inner middleware leaves in ``scope["state"]``
     is read for that: ``principal`` (an ``agentapi.principal.Principal``) and ``workspace``. Headers and the
-    query never are.
+    query never are. ``fields`` there are header fields that the response has whoever writes it.
     """
 
     def __init__(self, app: ASGIApp, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -56,7 +56,8 @@ class RequestContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = [pair for pair in message.get("headers", ()) if pair[0].lower() != _HEADER]
-                message = {**message, "headers": [*own, (_HEADER, request_id.encode())]}
+                more = scope["state"].get("fields", ())
+                message = {**message, "headers": [*own, *more, (_HEADER, request_id.encode())]}
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
             await send(message)

@@ -96,6 +96,13 @@ class Admission:
         """Return how many requests a minute the plan of an organisation allows, as far as it was asked about."""
         return self._requests_per_minute.get(org_id)
 
+    def note_plan(self, org_id: OrgId, requests_per_minute: int | None) -> None:
+        """Remember what the plan of an organisation allows, as whoever reads it says."""
+        if requests_per_minute is None:
+            self._requests_per_minute.pop(org_id, None)
+        else:
+            self._requests_per_minute[org_id] = requests_per_minute
+
     async def again(self, principal: Principal) -> Principal:
         """Return a principal as it is now, for what a request of its began and a browser goes on with.
 
@@ -149,11 +156,7 @@ class Admission:
             organization = await store.find_organization(connection, token.organization)
         if organization is None:
             raise NotFoundError("There is no such organization.")
-        limit = organization.plan.requests_per_minute
-        if limit is None:
-            self._requests_per_minute.pop(organization.id, None)
-        else:
-            self._requests_per_minute[organization.id] = limit
+        self.note_plan(organization.id, organization.plan.requests_per_minute)
         if organization.suspended_at is not None and token.role != Role.PLATFORM_ADMIN.value:
             raise ForbiddenError("The organisation is suspended.")
         return organization

@@ -157,3 +157,21 @@ async def test_a_caller_that_leaves_does_not_block_the_board() -> None:
 def test_names_are_unique() -> None:
     with pytest.raises(ValueError, match="same name"):
         HealthBoard([Probe("x", Part()), Probe("x", Part())])
+
+
+async def test_the_log_is_told_of_a_change_and_not_of_every_look() -> None:
+    clock, part, slow = Clock(), Part(OSError(SECRET)), Part(hangs=True)
+    ill = HealthBoard([Probe("database", part), Probe("slow", slow)], clock=clock, timeout_s=0.02)
+
+    async def looks(times: int) -> list[tuple[str, str]]:
+        with structlog.testing.capture_logs() as entries:
+            for _ in range(times):
+                clock.now += 1.0
+                await ill.health()
+        return sorted((entry["event"], entry["probe"]) for entry in entries)
+
+    assert await looks(3) == [("probe_failed", "database"), ("probe_timed_out", "slow")]
+    part.error, slow.hangs = None, False
+    assert await looks(3) == [("probe_recovered", "database"), ("probe_recovered", "slow")]
+    part.error = OSError(SECRET)
+    assert await looks(3) == [("probe_failed", "database")]

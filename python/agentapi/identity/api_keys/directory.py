@@ -70,6 +70,7 @@ class KeyDirectory:
         max_unknown: The same for ids that no key has, so that strangers crowd out no key.
         at_once: Look-ups at the same time.
         max_waiting: Look-ups that may wait for their turn.
+        on_plan: Told how many requests a minute an organisation's plan allows, whenever that is read.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class KeyDirectory:
         max_unknown: int = 1_000,
         at_once: int = 4,
         max_waiting: int = 256,
+        on_plan: Callable[[OrgId, int | None], None] = lambda _, __: None,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -97,6 +99,7 @@ class KeyDirectory:
         self._reads: dict[_Place, asyncio.Task[_Known]] = {}
         self._turns = asyncio.Semaphore(at_once)
         self._max_reads = at_once + max_waiting
+        self._on_plan = on_plan
         self._touches: set[asyncio.Task[None]] = set()
         self._no_hash = secrets.token_bytes(32)
         feed.listen(
@@ -192,6 +195,8 @@ class KeyDirectory:
             fresh = self._reads.get(place) is asyncio.current_task()
             if fresh:
                 del self._reads[place]
+        if standing is not None:
+            self._on_plan(org_id, standing.requests_per_minute)
         used = None if standing is None else standing.key.last_used_at
         known = _Known(
             standing,

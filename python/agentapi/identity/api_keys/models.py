@@ -76,6 +76,8 @@ class Standing:
     issuer: str
     subject: str
     maker_role: Role
+    requests_per_minute: int | None = None
+    """Of the organisation's plan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

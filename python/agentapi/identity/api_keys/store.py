@@ -44,7 +44,8 @@ _PAGE_OF_MAKER = f"""
 SELECT {_COLUMNS} FROM {_KEYS} WHERE k.created_by = $4 AND (k.name, k.id) > ($1, $2) ORDER BY k.name, k.id LIMIT $3
 """  # noqa: S608
 _STANDING = f"""
-SELECT {_COLUMNS}, o.slug AS org_slug, m.issuer, m.subject, COALESCE(maker.assigned_role, maker.role) AS maker_role
+SELECT {_COLUMNS}, o.slug AS org_slug, o.requests_per_minute, m.issuer, m.subject,
+    COALESCE(maker.assigned_role, maker.role) AS maker_role
 FROM {_KEYS}
 JOIN organizations o ON o.id = k.org_id
 JOIN members m ON m.org_id = k.org_id AND m.user_id = k.user_id
@@ -86,7 +87,8 @@ async def standing(connection: Connection, key_id: KeyId) -> Standing | None:
     row = await connection.fetchrow(_STANDING, key_id)
     if row is None:
         return None
-    return Standing(_key(row), row["org_slug"], row["issuer"], row["subject"], Role(row["maker_role"]))
+    maker_role, planned = Role(row["maker_role"]), row["requests_per_minute"]
+    return Standing(_key(row), row["org_slug"], row["issuer"], row["subject"], maker_role, planned)
 
 
 async def page(connection: Connection, *, after: tuple[str, KeyId] | None, limit: int) -> list[ApiKey]:
