@@ -185,6 +185,10 @@ class VerifiedToken:
         """The ``jti`` claim."""
 
     @property
+    def session_id(self) -> str | None:
+        """The ``sid`` claim, where it is text of the form that ``subject`` has."""
+
+    @property
     def key_id(self) -> str | None:
         """The ``kid`` of the key that verified the token."""
 

@@ -7,12 +7,13 @@ from enum import StrEnum
 from typing import NewType
 from uuid import UUID
 
-__all__ = ["OrgId", "Principal", "Role", "UpstreamId", "UserId", "WorkspaceId"]
+__all__ = ["OrgId", "Principal", "Role", "SessionId", "UpstreamId", "UserId", "WorkspaceId"]
 
 OrgId = NewType("OrgId", UUID)
 UserId = NewType("UserId", UUID)
 WorkspaceId = NewType("WorkspaceId", UUID)
 UpstreamId = NewType("UpstreamId", UUID)
+SessionId = NewType("SessionId", UUID)
 
 
 class Role(StrEnum):
@@ -38,3 +39,5 @@ class Principal:
     scopes: frozenset[str] = frozenset()
     key_id: UUID | None = None
     """The API key that it came with, if it came with one."""
+    session_id: SessionId | None = None
+    """The session that it acts in, if its token is one of a session."""

@@ -64,6 +64,7 @@ def test_accepts_tokens_of_other_libraries(alg: str, sign: Callable[[str, Any, J
     assert verified.audiences == (AUDIENCE,)
     assert verified.expires_at == NOW + 600
     assert (verified.token_id, verified.key_id, verified.email) == ("t-1", "k", "a@b.c")
+    assert verified.session_id is None
     assert (verified.organization, verified.role, verified.scopes) == (None, None, frozenset())
     assert reason(subject, sign(alg, key(f"{alg}-other"), {"kid": "k"}, claims())) == "bad_signature"
 

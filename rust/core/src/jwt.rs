@@ -113,6 +113,8 @@ pub struct Verified {
     pub expires_at: i64,
     /// The `jti` claim.
     pub token_id: Option<String>,
+    /// The `sid` claim where it is text: issuers give it meanings of their own, so that no other kind is refused.
+    pub session_id: Option<String>,
     /// The `iat` claim, rounded down.
     issued_at: Option<i64>,
     /// The later of `nbf` and `iat`, rounded up.
@@ -370,6 +372,11 @@ impl Issuer {
             Some(claim) => Some(clean_text(claim.as_str().ok_or(TokenError::BadClaim)?)?.to_owned()),
             None => None,
         };
+        let session_id = claims
+            .get("sid")
+            .and_then(Json::as_str)
+            .and_then(|claim| clean_text(claim).ok())
+            .map(str::to_owned);
         let subject = clean_text(required_text(claims, "sub")?)?.to_owned();
         let identity = self.claims.apply(claims)?;
         Ok(Verified {
@@ -383,6 +390,7 @@ impl Issuer {
             audiences: self.share(audiences),
             expires_at,
             token_id,
+            session_id,
             issued_at,
             valid_from: not_before.max(issued_by).unwrap_or(i64::MIN),
             key,

@@ -77,6 +77,19 @@ fn says_what_the_token_proves() {
 }
 
 #[test]
+fn a_session_is_told_of_where_the_claim_is_text() {
+    let session = |claim: Value| {
+        verify_with(&Signer::p256(), "ES256", &claims_with("sid", claim))
+            .unwrap()
+            .session_id
+    };
+    assert_eq!(session(json!("s-1")), Some("s-1".to_owned()));
+    for other in [json!(7), json!(["s-1"]), json!(null), json!(""), json!("s\n1")] {
+        assert_eq!(session(other), None);
+    }
+}
+
+#[test]
 fn a_shared_secret_issuer_accepts_its_secret_and_nothing_else() {
     let verifier = verifier_of(vec![secret_policy(ISSUER)]);
     let good = Signer::Secret(SECRET.to_vec());

@@ -177,6 +177,12 @@ impl VerifiedToken {
         self.verified.token_id.as_deref()
     }
 
+    /// The `sid` claim.
+    #[getter]
+    fn session_id(&self) -> Option<&str> {
+        self.verified.session_id.as_deref()
+    }
+
     /// The `kid` of the key that verified the token.
     #[getter]
     fn key_id(&self) -> Option<&str> {
