@@ -52,6 +52,7 @@ from agentapi.policy.routes import PolicyRoutes
 from agentapi.prompts.registry import PromptRegistry
 from agentapi.prompts.routes import PromptRoutes
 from agentapi.request_body import ClientGoneError
+from agentapi.sessions.directories import SessionDirectories
 from agentapi.settings import load_issuers, load_settings
 from agentapi.stopping import on_stop_signal
 from agentapi.storage.database import Database
@@ -207,17 +208,12 @@ async def _routes(
     policies = PolicyRegistry(database, audit=audit, clock=clock, feed=feed)
     policy = Policy(policies)
     prompts = PromptRegistry(database, audit=audit, clock=clock, feed=feed)
-    support = await asyncio.to_thread(SandboxSupport.detect)
-    _log.info("sandbox", mode=settings.sandbox, **support.as_dict())
-    if settings.sandbox != "off":
-        hide_this_process()
-    commands = StdioCommands.from_settings(
-        settings, root=settings.state_dir / "stdio", support=support, hidden=(settings.state_dir.parent,)
-    )
+    commands, sandbox = await asyncio.to_thread(_commands, settings)
     transports = TransportFactory(
         egress=egress,
         commands=commands,
         max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
+        session_directory=SessionDirectories(settings.state_dir / "sessions").of,
     )
     oauth = OAuthRoom.build(
         settings, database=database, egress=egress, keyring=keyring, jobs=jobs, audit=audit, feed=feed
@@ -317,7 +313,7 @@ async def _routes(
     )
     routes: list[BaseRoute] = [
         *more,
-        *HealthBoard([Probe("database", database.ping, critical=True), *limits.probes]).routes(),
+        *HealthBoard([Probe("database", database.ping, critical=True), *limits.probes, sandbox]).routes(),
         *(
             route
             for path in ("/mcp/{org}/{workspace}", "/mcp/{org}/{workspace}/{toolset}")
@@ -353,6 +349,21 @@ async def _routes(
     guard_routes(routes, authorize)
     count_open_routes(routes, rates)
     return routes
+
+
+def _commands(settings: Settings) -> tuple[StdioCommands, Probe]:
+    """Return the allowed commands, and how far the host protects itself from them, for ``/health``."""
+    support = SandboxSupport.detect(cgroup=settings.stdio_cgroup)
+    protections = support.in_force(settings.sandbox)
+    _log.info("sandbox", **protections)
+    if settings.sandbox != "off":
+        hide_this_process()
+
+    async def tell() -> dict[str, bool | str]:
+        return protections
+
+    commands = StdioCommands.from_settings(settings, root=settings.state_dir / "stdio", support=support)
+    return commands, Probe("sandbox", tell, critical=False)
 
 
 def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Egress) -> IssuerDirectory:

@@ -104,6 +104,8 @@ class StdioCommand(_Strict):
     env: dict[str, SecretStr] = {}
     readable: tuple[Path, ...] = ()
     """Directories outside the system's that the command may read in its sandbox: its code, its data."""
+    network: bool = False
+    """Whether it has the host's network in its sandbox; otherwise one of its own with nobody in it."""
     user_env: frozenset[str] = frozenset()
     """Variables that users may bring values of their own for, where an organisation's form asks for it."""
     description: str = ""
@@ -170,10 +172,24 @@ class Settings(LimitSettings):
     stdio_commands: dict[str, StdioCommand] = Field(default_factory=dict)
     """Allow-list of stdio servers, by name."""
     sandbox: Literal["off", "auto", "required"] = "auto"
+    """How much of what protects a host from stdio servers is used; ``required`` does not start without it."""
     stdio_memory_mb: Annotated[int, Field(ge=16, le=1_048_576)] = 4096
+    """Memory of each process of a stdio server, and of all of them together."""
     stdio_cpu_s: Annotated[int, Field(ge=1, le=86_400)] = 3600
+    """Processor time of each process."""
+    stdio_cpus: Annotated[float, Field(ge=0.01, le=1024)] = 1.0
+    """Processors that a server may keep busy, where there are control groups."""
     stdio_processes: Annotated[int, Field(ge=1, le=100_000)] = 256
     stdio_file_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 256
+    """Size of one file."""
+    stdio_directory_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    """What its directory may hold in all; a server that writes more is stopped."""
+    stdio_tmp_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 64
+    """Size of its ``/tmp`` under bubblewrap, and as much shared memory; both are memory. ``TMPDIR`` is on the disk."""
+    stdio_life_s: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
+    """Time after which a server is stopped, busy or not; the next call starts it again."""
+    stdio_cgroup: Path | None = None
+    """Control group (version 2) below which each server gets its own. Unset: the gateway's own, if it may fill that."""
     stdio_sharing: Literal["session", "user"] = "user"
     """Who shares a stdio server's process: all that a user does, or each session of an older client its own."""
 

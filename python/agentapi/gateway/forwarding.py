@@ -191,8 +191,14 @@ class _MutePeer:
 def caller_of(visitor: Visitor) -> Caller:
     """Return on whose behalf the upstreams are spoken to."""
     client = visitor.client
+    principal = visitor.principal
     return Caller(
-        visitor.principal.org_id, visitor.principal.user_id, client.conversation, client.capabilities, client.info
+        principal.org_id,
+        principal.user_id,
+        client.conversation,
+        client.capabilities,
+        client.info,
+        principal.session_id,
     )
 
 

@@ -5,11 +5,13 @@ between fork and exec, where no Python may run in a threaded process. Imports th
 under bubblewrap nothing of AgentAPI is in sight.
 
 Order matters: death signal before the check of the parent, limits before the identity (raising a hard limit
-needs privileges), no_new_privs last of what can fail, so that whatever fails, the command does not run.
+needs privileges), no_new_privs before the filter of system calls, which needs it. Whatever fails, the command does
+not run.
 """
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import json
 import os
@@ -19,14 +21,23 @@ import sys
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
+_SECCOMP_MODE_FILTER = 2
+_INSTRUCTION_BYTES = 8
 _FAILED = 126
 _MOST_DESCRIPTORS = 1 << 20
 
 
-def _prctl(option: int, value: int) -> None:
+class _Program(ctypes.Structure):
+    """``struct sock_fprog`` (seccomp(2))."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _prctl(option: int, value: int, more: object = 0) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+    if libc.prctl(option, ctypes.c_ulong(value), more, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
@@ -37,6 +48,11 @@ def _limit(limits: dict[str, int]) -> None:
         _, hard = resource.getrlimit(which)
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(which, (value, value))
+
+
+def _filter_calls(compiled: bytes) -> None:
+    program = _Program(len(compiled) // _INSTRUCTION_BYTES, compiled)
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program))
 
 
 def main(argv: list[str]) -> None:
@@ -56,6 +72,8 @@ def main(argv: list[str]) -> None:
         if spec["parent"] is not None and os.getppid() != spec["parent"]:
             raise SystemExit(_FAILED)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        if spec["calls"] is not None:
+            _filter_calls(base64.b64decode(spec["calls"]))
     # Only now: its directory is closed to root without CAP_DAC_OVERRIDE, which bubblewrap took away.
     os.chdir(spec["cwd"])
     os.umask(0o077)

@@ -70,4 +70,4 @@ class Backoff:
 
 
 def _who(key: ConnectionKey) -> tuple[object, ...]:
-    return key.org_id, key.upstream_id, key.version, key.user_id
+    return key.org_id, key.upstream_id, key.version, key.user_id, key.session_id

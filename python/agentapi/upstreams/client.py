@@ -22,7 +22,7 @@ from agentapi.upstreams.wanted import ConnectionKey, Wanted
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from agentapi.principal import OrgId, UpstreamId, UserId
+    from agentapi.principal import OrgId, SessionId, UpstreamId, UserId
     from agentapi.upstreams.connections import ConnectionPool
     from agentapi.upstreams.credentials import Credential, Credentials
     from agentapi.upstreams.link import Peer
@@ -272,6 +272,13 @@ class UpstreamClient:
         """Close the connections of a legacy session that has ended."""
         self._pool.close(lambda key: key.org_id == org_id and key.conversation == conversation != "")
 
+    async def close_session(self, session_id: SessionId) -> None:
+        """End the processes of a session that has ended, and wait until they have, so that its directory can go.
+
+        Whoever calls has seen to it that nobody acts in the session any more.
+        """
+        await self._pool.end(lambda key: key.session_id == session_id)
+
     async def _wanted(self, upstream: Upstream, caller: Caller, credential: Credential, *, logs: bool) -> Wanted:
         era = self.era(upstream)
         if era is None:
@@ -312,6 +319,7 @@ class UpstreamClient:
             json.dumps(declared, sort_keys=True) if declared else "",
             alone,
             credential.version,
+            _session_of(upstream, caller),
         )
 
         def opened(profile: Profile) -> None:
@@ -330,7 +338,7 @@ class UpstreamClient:
         return Wanted(
             key,
             upstream.name,
-            self._transports.open(upstream, credential),
+            self._transports.open(upstream, credential, key.session_id),
             era=upstream.pinned_era or (known.era if known is not None and fresh else None),
             capabilities=declared,
             client_info=caller.client_info if conversation else {},
@@ -352,4 +360,16 @@ class UpstreamClient:
 
 
 def _key(upstream: Upstream, caller: Caller, *, conversation: str = "") -> ConnectionKey:
-    return ConnectionKey(upstream.org_id, upstream.id, upstream.version, caller.user_id, conversation)
+    return ConnectionKey(
+        upstream.org_id,
+        upstream.id,
+        upstream.version,
+        caller.user_id,
+        conversation,
+        session_id=_session_of(upstream, caller),
+    )
+
+
+def _session_of(upstream: Upstream, caller: Caller) -> SessionId | None:
+    """Return the session whose own the connection is: what runs here runs in the session's directory."""
+    return caller.session_id if upstream.transport is Transport.STDIO else None

@@ -151,6 +151,10 @@ class ConnectionPool:
             self._discard(connection)
         return [connection.key for connection in closed]
 
+    async def end(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
+        """Close the connections whose key is ``unwanted``, and wait until each is closed, or time is up."""
+        await self._end([connection for connection in self._all() if unwanted(connection.key)])
+
     def retire(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
         """Give the connections whose key is ``unwanted`` to no further call; each is closed when its last has ended."""
         for connection in self._all():
@@ -313,7 +317,9 @@ class ConnectionPool:
             self.close_idle()
 
     async def _close_all(self) -> None:
-        connections = self._all()
+        await self._end(self._all())
+
+    async def _end(self, connections: list[_Connection]) -> None:
         for connection in connections:
             self._discard(connection)
         with anyio.move_on_after(_CLOSE_S, shield=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agentapi.errors import UpstreamError
 
 if TYPE_CHECKING:
-    from agentapi.principal import OrgId, UserId
+    from agentapi.principal import OrgId, SessionId, UserId
 
 __all__ = ["Bounds", "Caller", "Era", "Peer", "Profile"]
 
@@ -56,6 +56,8 @@ class Caller:
     capabilities: dict[str, Any] = field(default_factory=dict, hash=False)
     """What the client declared that it can be asked for: sampling, elicitation, roots."""
     client_info: dict[str, Any] = field(default_factory=dict, hash=False)
+    session_id: SessionId | None = None
+    """The session of an agent, whose commands run in its directory and are nobody else's."""
 
 
 @dataclass(frozen=True, slots=True)

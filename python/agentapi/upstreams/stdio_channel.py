@@ -15,6 +15,7 @@ import subprocess
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.to_thread
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import Process
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-    from mcp import StdioServerParameters
     from mcp.client._transport import TransportStreams
+
+    from agentapi.upstreams.stdio import Run
 
 __all__ = ["StdioProcess"]
 
@@ -40,13 +42,14 @@ class StdioProcess:
     """One run of a command that speaks MCP on its pipes.
 
     Args:
-        parameters: What is run, where, with which environment.
+        run: What is run, where, with which environment, and what holds it to its bounds.
         max_message_bytes: A longer line ends the process.
         grace_s: How long it may take to end by itself, and again after SIGTERM.
     """
 
-    def __init__(self, parameters: StdioServerParameters, *, max_message_bytes: int, grace_s: float = _GRACE_S) -> None:
-        self._parameters = parameters
+    def __init__(self, run: Run, *, max_message_bytes: int, grace_s: float = _GRACE_S) -> None:
+        self._parameters = run.parameters
+        self._guard = run.guard
         self._max_message_bytes = max_message_bytes
         self._grace_s = grace_s
         self._process: Process | None = None
@@ -56,7 +59,7 @@ class StdioProcess:
     def ending(self) -> str | None:
         """Why it ended, in words; None while it runs, or where it was told to end."""
         if self._ending is None and self._process is not None and (code := self._process.returncode) is not None:
-            return (
+            return self._guard.ended_by() or (
                 f"its process ended with exit code {code}" if code >= 0 else f"its process was ended by signal {-code}"
             )
         return self._ending
@@ -95,6 +98,7 @@ class StdioProcess:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._read, process, arrived)
             tasks.start_soon(self._write, process, outgoing, arrived, flushed)
+            tasks.start_soon(self._watch, process)
             try:
                 yield read, write
             finally:
@@ -151,16 +155,22 @@ class StdioProcess:
         finally:
             flushed.set()
 
+    async def _watch(self, process: Process) -> None:
+        self._ending = await self._guard.watch(process.pid)
+        await anyio.to_thread.run_sync(self._guard.kill, process.pid)
+        _signal_group(process, signal.SIGKILL)
+
     async def _stop(self, process: Process) -> None:
         """End the process and its group, by asking first; done within three times the grace period."""
         if process.stdin is not None:
             with contextlib.suppress(*_STREAM_ENDED, OSError):
                 await process.stdin.aclose()
-        oversized = self._ending is not None
-        if oversized or not await _has_ended(process, self._grace_s):
+        condemned = self._ending is not None
+        if condemned or not await _has_ended(process, self._grace_s):
             _signal_group(process, signal.SIGTERM)
             await _has_ended(process, self._grace_s)
-        # Also where the leader has gone: what it left behind is in its group.
+        # Also where the leader has gone: what it left behind is in its group, or its session.
+        await anyio.to_thread.run_sync(self._guard.kill, process.pid)
         _signal_group(process, signal.SIGKILL)
         await _has_ended(process, self._grace_s)
         if process.stdout is not None:

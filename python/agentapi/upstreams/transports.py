@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
+from agentapi.principal import OrgId, SessionId
 from agentapi.upstreams.channel import Channel, OpenChannel
 from agentapi.upstreams.credentials import with_query
 from agentapi.upstreams.http_channel import WatchedTransport
 from agentapi.upstreams.models import Transport
+from agentapi.upstreams.stdio import SessionPlace
 from agentapi.upstreams.stdio_channel import StdioProcess
 
 if TYPE_CHECKING:
@@ -24,7 +28,10 @@ if TYPE_CHECKING:
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.stdio import StdioCommands
 
-__all__ = ["TransportFactory"]
+__all__ = ["SessionDirectory", "TransportFactory"]
+
+SessionDirectory = Callable[[OrgId, SessionId], Path]
+"""Says where the directory of an organisation's session is."""
 
 
 class TransportFactory:
@@ -34,19 +41,34 @@ class TransportFactory:
         egress: The guarded HTTP client of the process.
         commands: The allowed commands, each run in its sandbox.
         max_message_bytes: Bound on one message of a pipe or an event stream.
+        session_directory: Says where the directory of a session is, whether it is there or not.
     """
 
-    def __init__(self, *, egress: Egress, commands: StdioCommands, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        egress: Egress,
+        commands: StdioCommands,
+        max_message_bytes: int,
+        session_directory: SessionDirectory | None = None,
+    ) -> None:
         self._egress = egress
         self._commands = commands
         self._max_message_bytes = max_message_bytes
+        self._session_directory = session_directory
 
-    def open(self, upstream: Upstream, credential: Credential) -> OpenChannel:
-        """Return the opener for ``upstream`` with ``credential``; nothing is opened until it is entered."""
+    def open(self, upstream: Upstream, credential: Credential, session_id: SessionId | None = None) -> OpenChannel:
+        """Return the opener for ``upstream`` with ``credential``; nothing is opened until it is entered.
+
+        Args:
+            upstream: The server.
+            credential: What authenticates to it.
+            session_id: The session in whose directory a command runs; of no meaning to a server elsewhere.
+        """
 
         def opener() -> contextlib.AbstractAsyncContextManager[Channel]:
             if upstream.transport is Transport.STDIO:
-                return self._stdio(upstream, credential)
+                return self._stdio(upstream, credential, session_id)
             return self._http(upstream, credential)
 
         return opener
@@ -83,11 +105,17 @@ class TransportFactory:
             yield Channel(http, Transport.HTTP, lambda: watched.last_status, lambda: watched.refusal)
 
     @contextlib.asynccontextmanager
-    async def _stdio(self, upstream: Upstream, credential: Credential) -> AsyncIterator[Channel]:
+    async def _stdio(
+        self, upstream: Upstream, credential: Credential, session_id: SessionId | None
+    ) -> AsyncIterator[Channel]:
         if upstream.command is None:
             raise AssertionError(upstream.id)
-        async with self._commands.parameters(upstream.command, credential.environment) as parameters:
-            process = StdioProcess(parameters, max_message_bytes=self._max_message_bytes)
+        place = None
+        if session_id is not None and self._session_directory is not None:
+            directory = self._session_directory(upstream.org_id, session_id)
+            place = SessionPlace(f"{upstream.org_id}/{session_id}", directory)
+        async with self._commands.run(upstream.command, credential.environment, place) as run:
+            process = StdioProcess(run, max_message_bytes=self._max_message_bytes)
             yield Channel(
                 process.streams(),
                 Transport.STDIO,

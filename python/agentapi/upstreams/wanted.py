@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentapi.principal import OrgId, UpstreamId, UserId
+    from agentapi.principal import OrgId, SessionId, UpstreamId, UserId
     from agentapi.settings import Settings
     from agentapi.upstreams.channel import OpenChannel
     from agentapi.upstreams.link import Era, Profile
@@ -32,6 +32,8 @@ class ConnectionKey:
     """Whether one request at a time has the connection to itself."""
     credential: str = ""
     """The version of the credential that it was opened with."""
+    session_id: SessionId | None = None
+    """The session that has a process of its own; None for what has none, and for servers elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,10 +166,10 @@ async def test_variables_of_a_credential_reach_the_process_and_overrule_nothing(
     async with world(tmp_path, tool=command("true")) as made:
         commands = made.client._transports._commands
         given = {"API_KEY": SecretStr("k"), "PATH": SecretStr("/evil"), "HOME": SecretStr("/evil")}
-        async with commands.parameters("tool", given) as parameters:
-            assert parameters.env is not None
-            assert parameters.env["API_KEY"] == "k"
-            assert "/evil" not in parameters.env.values()
+        async with commands.run("tool", given) as run:
+            assert run.parameters.env is not None
+            assert run.parameters.env["API_KEY"] == "k"
+            assert "/evil" not in run.parameters.env.values()
 
 
 async def test_a_stored_secret_is_opened_once_for_each_version() -> None:

@@ -16,7 +16,10 @@ import pytest_asyncio
 from mcp import StdioServerParameters
 
 from agentapi.upstreams.channel import Channel
+from agentapi.upstreams.guard import Guard, Watched
 from agentapi.upstreams.models import Transport
+from agentapi.upstreams.sandbox import SandboxLimits
+from agentapi.upstreams.stdio import Run
 from agentapi.upstreams.stdio_channel import StdioProcess
 from agentapi.upstreams.wanted import Limits, Wanted
 from unit.upstreams.doubles import Clock, drain, key
@@ -92,7 +95,8 @@ async def foreign() -> Foreign:
 
 @contextlib.asynccontextmanager
 async def shell() -> AsyncIterator[Channel]:
-    process = StdioProcess(StdioServerParameters(command="/bin/sh", args=["-c", _REPLY]), max_message_bytes=10_000)
+    parameters = StdioServerParameters(command="/bin/sh", args=["-c", _REPLY])
+    process = StdioProcess(Run(parameters, Guard(SandboxLimits(), Watched(), ())), max_message_bytes=10_000)
     yield Channel(process.streams(), Transport.STDIO, ending=lambda: process.ending, alive=process.is_running)
 
 

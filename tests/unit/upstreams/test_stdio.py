@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,8 +86,8 @@ def run(parameters: StdioServerParameters) -> subprocess.CompletedProcess[str]:
 
 
 async def run_one(allowed: StdioCommands, name: str) -> subprocess.CompletedProcess[str]:
-    async with allowed.parameters(name) as parameters:
-        return await anyio.to_thread.run_sync(run, parameters)
+    async with allowed.run(name) as one:
+        return await anyio.to_thread.run_sync(run, one.parameters)
 
 
 async def report(allowed: StdioCommands) -> dict[str, Any]:
@@ -117,8 +118,8 @@ async def test_no_value_of_the_environment_is_on_the_command_line(
     way: tuple[Mode, SandboxSupport], tmp_path: Path
 ) -> None:
     allowed = commands(tmp_path / "root", way, report=python(REPORT, GITHUB_TOKEN="planted-secret"))
-    async with allowed.parameters("report") as parameters:
-        assert "planted-secret" not in " ".join([parameters.command, *parameters.args])
+    async with allowed.run("report") as one:
+        assert "planted-secret" not in " ".join([one.parameters.command, *one.parameters.args])
 
 
 @pytest.mark.parametrize("way", WAYS, ids=IDS)
@@ -157,10 +158,10 @@ async def test_the_directory_is_removed_whatever_the_command_left_and_links_are_
 async def test_the_directory_is_removed_when_the_body_fails_or_is_cancelled(tmp_path: Path) -> None:
     allowed = commands(tmp_path / "root", report=python(REPORT))
     with pytest.raises(RuntimeError, match="boom"):
-        async with allowed.parameters("report"):
+        async with allowed.run("report"):
             raise RuntimeError("boom")
     with anyio.CancelScope() as scope:
-        async with allowed.parameters("report"):
+        async with allowed.run("report"):
             scope.cancel()
             await anyio.sleep_forever()
     assert list((tmp_path / "root").iterdir()) == []
@@ -251,6 +252,7 @@ async def test_a_root_gateway_gives_each_command_its_own_user() -> None:
     try:
         found = [await report(allowed) for _ in range(2)]
     finally:
+        shutil.rmtree(root.with_name(f"{root.name}-users"), ignore_errors=True)
         root.rmdir()
     reachable = HOST.bubblewrap is not None or not _is_private(Path(sys.executable))
     if HOST.own_user and reachable:
@@ -314,7 +316,7 @@ def test_what_is_hidden_is_masked_inside_a_directory_that_is_shown(tmp_path: Pat
     support = SandboxSupport(HOST.bubblewrap, False, HOST.resource_limits, True, True, True)
     wrapped = wrap(
         (sys.executable, "-c", code),
-        directory=own,
+        directories=(own,),
         env={"PATH": os.defpath},
         limits=SandboxLimits(),
         support=support,
@@ -348,7 +350,7 @@ support = SandboxSupport(
     {support.bubblewrap!r}, False, {support.resource_limits}, {support.parent_death_signal}, True, True
 )
 wrapped = wrap(
-    (sys.executable, "-c", {code!r}), directory=directory, env={{"PATH": {os.environ["PATH"]!r}}},
+    (sys.executable, "-c", {code!r}), directories=(directory,), env={{"PATH": {os.environ["PATH"]!r}}},
     limits=SandboxLimits(), support=support, mode={mode!r},
 )
 child = subprocess.Popen(
@@ -373,7 +375,7 @@ def test_the_launcher_refuses_to_run_for_a_parent_that_is_gone(tmp_path: Path) -
     (tmp_path / "tmp").mkdir()
     wrapped = wrap(
         (sys.executable, "-c", "print('ran')"),
-        directory=tmp_path,
+        directories=(tmp_path,),
         env={"PATH": os.defpath},
         limits=SandboxLimits(),
         support=BARE,
@@ -412,8 +414,8 @@ async def test_a_real_server_answers_the_sdk(way: tuple[Mode, SandboxSupport], t
     allowed = commands(tmp_path / "root", way, time=command)
     with anyio.fail_after(60):
         async with (
-            allowed.parameters("time") as parameters,
-            stdio_client(parameters) as (read, write),
+            allowed.run("time") as one,
+            stdio_client(one.parameters) as (read, write),
             ClientSession(read, write) as session,
         ):
             await session.initialize()
@@ -426,7 +428,7 @@ async def test_an_unknown_command_is_refused_and_the_allowed_ones_are_named(tmp_
     allowed = commands(tmp_path / "root", b=python(""), a=python(""))
     for name in ("c", "", "/bin/sh", "a; rm -rf /", "../a"):
         with pytest.raises(InvalidRequestError) as caught:
-            async with allowed.parameters(name):
+            async with allowed.run(name):
                 raise AssertionError("it ran")
         (field,) = caught.value.fields
         assert field.pointer == "/command"
@@ -438,11 +440,16 @@ async def test_an_unknown_command_is_refused_and_the_allowed_ones_are_named(tmp_
 
 
 def test_required_refuses_a_host_without_protection(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="bubblewrap"):
+    with pytest.raises(StartupError, match="this host lacks bubblewrap "):
         commands(tmp_path, ("required", BARE))
     weak = SandboxSupport("/usr/bin/bwrap", False, False, False, False, False)
-    with pytest.raises(StartupError, match="resource limits"):
+    with pytest.raises(StartupError) as caught:
         commands(tmp_path, ("required", weak))
+    assert str(caught.value) == (
+        "AGENTAPI_SANDBOX=required, and this host lacks a network namespace, resource limits, no_new_privs, a bound on "
+        "the number of processes, a filter of system calls (the library 'libseccomp2'); mend that, or set "
+        "AGENTAPI_SANDBOX=auto."
+    )
     broken = SandboxSupport.detect(bwrap="/bin/false")
     assert broken.bubblewrap is None
     assert SandboxSupport.detect(bwrap="/no/such/bwrap").bubblewrap is None
@@ -491,12 +498,12 @@ async def test_inherits_no_descriptor(tmp_path: Path, way: tuple[Mode, SandboxSu
     code = "import os; print(sorted(int(name) for name in os.listdir('/proc/self/fd')))"
     read, write = os.pipe()
     try:
-        async with commands(tmp_path / "root", way, probe=python(code)).parameters("probe") as parameters:
+        async with commands(tmp_path / "root", way, probe=python(code)).run("probe") as one:
             done = await anyio.to_thread.run_sync(
                 lambda: subprocess.run(
-                    [parameters.command, *parameters.args],
-                    env=parameters.env,
-                    cwd=parameters.cwd,
+                    [one.parameters.command, *one.parameters.args],
+                    env=one.parameters.env,
+                    cwd=one.parameters.cwd,
                     pass_fds=(read, write),
                     capture_output=True,
                     text=True,

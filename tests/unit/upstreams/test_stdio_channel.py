@@ -80,7 +80,7 @@ async def test_a_server_that_cannot_be_asked_for_its_era_is_initialized(manner: 
         os.kill(first, signal.SIGKILL)
         await gone(first)
         assert await pid(made) != first
-        assert made.pool._backoff._loops[ALICE.org_id, UP.id, 1, ALICE.user_id].crashes == 1
+        assert made.pool._backoff._loops[ALICE.org_id, UP.id, 1, ALICE.user_id, None].crashes == 1
 
 
 @pytest.mark.parametrize(("sharing", "processes"), [("user", 2), ("session", 4)])
