@@ -54,7 +54,7 @@ class Cgroup:
         with contextlib.suppress(OSError, ValueError):
             events = dict(line.split() for line in (self.path / "memory.events").read_text().splitlines())
             if int(events.get("oom_kill", "0")):
-                return f"it used more than its {self.memory_mb} MB of memory"
+                return f"it used more than {self.memory_mb} MB of memory"
         return None
 
     def kill(self) -> None:

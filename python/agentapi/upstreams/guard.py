@@ -136,7 +136,7 @@ class Guard:
             allowed = self.limits.memory_mb * _MEGABYTE
             # What processes share counts once in the second sum, which costs more.
             if sum(tree.values()) > allowed and sum(map(_proportional, tree.items())) > allowed:
-                return f"its processes used more than {self.limits.memory_mb} MB of memory"
+                return f"it used more than {self.limits.memory_mb} MB of memory"
         quota = self.limits.directory_mb * _MEGABYTE
         held = 0
         for directory in self.directories:

@@ -30,7 +30,7 @@ from agentapi.upstreams.link import Bounds, Caller
 from agentapi.upstreams.models import Transport, Upstream
 from agentapi.upstreams.sandbox import SandboxLimits, SandboxSupport
 from agentapi.upstreams.stdio import StdioCommands
-from agentapi.upstreams.transports import TransportFactory
+from agentapi.upstreams.transports import SessionDirectory, TransportFactory
 from agentapi.upstreams.wanted import Limits
 from unit.upstreams.doubles import ORG, USER, upstream
 
@@ -234,19 +234,26 @@ async def world(
     max_message_bytes: int = 1024 * 1024,
     credentials: Credentials | None = None,
     bounds: Bounds | None = None,
+    allowed: StdioCommands | None = None,
+    session_directory: SessionDirectory | None = None,
     **commands: StdioCommand,
 ) -> AsyncIterator[World]:
     policy = AddressPolicy(allow_networks=(ipaddress.ip_network("127.0.0.0/8"),), allow_http=True)
     pool = ConnectionPool(limits or Limits(), clock=clock)
     async with Egress(policy) as egress:
-        allowed = StdioCommands(
+        allowed = allowed or StdioCommands(
             commands,
             root=root or Path("/nonexistent"),
             limits=SandboxLimits(),
             support=SandboxSupport(None, False, True, True, True, False),
             mode="off",
         )
-        transports = TransportFactory(egress=egress, commands=allowed, max_message_bytes=max_message_bytes)
+        transports = TransportFactory(
+            egress=egress,
+            commands=allowed,
+            max_message_bytes=max_message_bytes,
+            session_directory=session_directory,
+        )
         given = credentials or SharedSecrets(Keyring.parse(Keyring.generate("k")))
         async with pool.run():
             client = UpstreamClient(
