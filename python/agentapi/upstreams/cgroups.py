@@ -60,7 +60,7 @@ class Cgroup:
     def kill(self) -> None:
         """Kill every process of the group, at once and for certain."""
         with contextlib.suppress(OSError):
-            (self.path / "cgroup.kill").write_text("1")
+            _write(self.path / "cgroup.kill", "1")
 
     def remove(self) -> bool:
         """Kill what is left and remove the group; return whether it is gone. Blocks until the dead are buried."""
