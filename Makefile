@@ -10,7 +10,7 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
-.PHONY: browser conformance bench-dev bench-gateway bench-limits bench-oauth bench-oauth-flow bench-platform bench-scale
+.PHONY: browser sandbox conformance bench-dev bench-gateway bench-limits bench-oauth bench-oauth-flow bench-platform bench-scale
 .PHONY: fuzz deny constraints clean
 
 help: ## List the targets
@@ -44,7 +44,7 @@ test-rust: $(VENV)/.packages
 	cargo test $(CARGO_FLAGS)
 	cargo test $(CARGO_MODEL_FLAGS)
 
-test-python: $(VENV)/.extension browser
+test-python: $(VENV)/.extension browser sandbox
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
@@ -56,6 +56,15 @@ browser: ## Install the Chromium that the tests look at pages with, if there is 
 			echo "The tests look at pages with Chromium: sudo apt-get install chromium, then run make again." >&2; exit 1; }; \
 		echo "Installing Chromium..." >&2; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+sandbox: ## Install what the tests confine stdio servers with, if it is missing (Debian, as root)
+	@{ command -v bwrap && ldconfig -p | grep libseccomp.so.2; } >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+			echo "The tests attack the sandbox: sudo apt-get install bubblewrap libseccomp2, then run make again." >&2; \
+			exit 1; }; \
+		echo "Installing bubblewrap..." >&2; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			bubblewrap libseccomp2 >/dev/null; }
 
 wheel: $(VENV)/.packages ## Build the wheel into dist/
 	$(BIN)/maturin build --release --locked --out dist

@@ -168,8 +168,11 @@ def _command(label: str, entry: dict[str, Any], home: Path) -> StdioCommand:
     texts = isinstance(command, str) and isinstance(args, list) and all(isinstance(arg, str) for arg in args)
     if not texts or not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
         raise InvalidRequestError(f"Entry '{label}' needs 'command' as text, 'args' as texts and 'env' as texts.")
+    network = entry.get("network", False)
+    if not isinstance(network, bool):
+        raise InvalidRequestError(f"Entry '{label}': 'network' must be true or false.")
     environment = {name: SecretStr(value) for name, value in {"HOME": str(home), **env}.items()}
-    return StdioCommand(command=command, args=tuple(args), env=environment)
+    return StdioCommand(command=command, args=tuple(args), env=environment, network=network)
 
 
 def _texts(label: str, headers: Any) -> dict[str, str]:  # noqa: ANN401 - unvalidated JSON

@@ -177,6 +177,9 @@ async def test_the_probes_tell_of_the_database(good: Settings, monkeypatch: pyte
             health = (await client.get("/health")).json()
             assert health["status"] == "ok"
             assert health["parts"]["database"]["status"] == "ok"
+            told = health["parts"]["sandbox"]["details"]
+            assert (told["mode"], told["network"], told["bubblewrap"]) == ("off", "shared", False)
+            assert told["memory"] == "process, tree watched"
 
     async def away(_: object) -> None:
         raise StorageUnavailableError("The database is not available.", reason="10.1.2.3 refused")

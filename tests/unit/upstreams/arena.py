@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 HOST: Final = SandboxSupport.detect()
 WITHOUT_BUBBLEWRAP: Final = replace(HOST, bubblewrap=None, own_network=False)
-EVERY_WAY: Final = {"bubblewrap": HOST, "without bubblewrap": WITHOUT_BUBBLEWRAP}
-SEPARATED: Final = {"bubblewrap": HOST, **({"without bubblewrap": WITHOUT_BUBBLEWRAP} if HOST.own_user else {})}
+ONE_USER: Final = replace(HOST, own_user=False)
+UNDER_BUBBLEWRAP: Final = {"bubblewrap": HOST, "one user": ONE_USER}
+EVERY_WAY: Final = {**UNDER_BUBBLEWRAP, "without bubblewrap": WITHOUT_BUBBLEWRAP}
+SEPARATED: Final = EVERY_WAY if HOST.own_user else UNDER_BUBBLEWRAP
 """Without bubblewrap files and processes are out of reach of another user alone, and that takes a gateway of root's."""
 SMALL: Final = SandboxLimits(memory_mb=128, cpu_s=20, processes=32, file_mb=4, directory_mb=12, tmp_mb=4, life_s=60)
 USUAL_S: Final = 5.0
@@ -121,6 +123,7 @@ async def arena(
         await held.neighbour_answers()
     assert held.processes() == []
     assert list((base / "stdio").iterdir()) == []
+    assert [path.name for path in base.glob("stdio-users/*") if path.name != "lock"] == []
     shutil.rmtree(base)
 
 

@@ -90,6 +90,14 @@ def test_every_word_for_streamable_http_is_known(kind: str) -> None:
     assert one({"type": kind, "url": "https://mcp.example/"}).transport is Transport.HTTP
 
 
+def test_a_command_has_the_network_where_the_file_says_so() -> None:
+    (without, given) = (one({"command": "x", **more}).command for more in ({}, {"network": True}))
+    assert without is not None
+    assert not without.network
+    assert given is not None
+    assert given.network
+
+
 def test_a_home_that_the_file_gives_wins() -> None:
     command = one({"command": "x", "env": {"HOME": "/elsewhere"}}).command
     assert command is not None
@@ -141,6 +149,7 @@ ENTRIES: dict[str, tuple[object, str]] = {
     "arguments as text": ({"command": "npx", "args": "-y"}, "needs 'command' as text"),
     "a number among the arguments": ({"command": "npx", "args": [1]}, "needs 'command' as text"),
     "an environment as list": ({"command": "npx", "env": ["A=b"]}, "needs 'command' as text"),
+    "a network that is a word": ({"command": "npx", "network": "yes"}, "'network' must be true or false"),
     "a number in the environment": ({"command": "npx", "env": {"PORT": 1}}, "needs 'command' as text"),
     "null arguments": ({"command": "npx", "args": None}, "needs 'command' as text"),
     "headers as list": ({"url": "https://x.example", "headers": ["A: b"]}, "'headers' must map"),
