@@ -32,9 +32,12 @@ def measure(folder: Path, *, at_most: int) -> int:
     """Return the bytes that ``folder`` holds on the disk, or more than ``at_most`` as soon as it is known to.
 
     A link counts as itself, never as what it points to; a directory that is not there holds nothing.
+
+    Raises:
+        OSError: It cannot be measured.
     """
     try:
-        with _opened(folder) as opened:
+        with _opened(folder.parent) as parent, _entered(folder.name, parent) as opened:
             return _measure(opened, at_most, depth=0)
     except FileNotFoundError:
         return 0

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from agentapi import folders
 from agentapi.folders import measure, remove
 
 PLENTY = 1 << 40
@@ -64,6 +66,30 @@ def test_modes_keep_nobody_out(tmp_path: Path) -> None:
     folder.chmod(0)
     assert remove(folder)
     assert not folder.exists()
+
+
+CLOSED = f"""
+import importlib.util, os, pathlib, tempfile
+spec = importlib.util.spec_from_file_location("folders", {folders.__file__!r})
+folders = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(folders)
+folder = pathlib.Path(tempfile.mkdtemp(dir="/var/tmp"))
+(folder / "a" / "b").mkdir(parents=True)
+(folder / "a" / "b" / "file").write_bytes(bytes(1 << 20))
+for each in (folder / "a" / "b", folder / "a", folder):
+    each.chmod(0)
+print(folders.measure(folder, at_most=1 << 40) > 1 << 20)
+folder.chmod(0)
+print(folders.remove(folder), folder.exists())
+"""
+
+
+def test_modes_keep_an_owner_out_as_little_as_root() -> None:
+    nobody = 65_534 if os.geteuid() == 0 else None
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", CLOSED], user=nobody, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.split() == ["True", "True", "False"]
 
 
 def test_nests_are_too_much_to_measure_and_not_too_deep_to_remove(tmp_path: Path) -> None:

@@ -139,8 +139,11 @@ class Guard:
                 return f"it used more than {self.limits.memory_mb} MB of memory"
         quota = self.limits.directory_mb * _MEGABYTE
         held = 0
-        for directory in self.directories:
-            held += folders.measure(directory, at_most=quota - held)
+        try:
+            for directory in self.directories:
+                held += folders.measure(directory, at_most=quota - held)
+        except OSError as error:
+            return f"its directory cannot be measured ({error.strerror})"
         if held <= quota:
             held += sum(self._nameless(tree).values())
         if held > quota:

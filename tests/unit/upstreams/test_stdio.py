@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -516,3 +517,16 @@ async def test_inherits_no_descriptor(tmp_path: Path, way: tuple[Mode, SandboxSu
         os.close(write)
     # The third is the listing's own.
     assert json.loads(done.stdout) == [0, 1, 2, 3]
+
+
+def test_the_guide_says_what_is() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "how-to" / "stdio-servers.md").read_text(encoding="utf-8")
+    (commands_,) = re.findall(r"AGENTAPI_STDIO_COMMANDS='(.+?)'\n", guide, re.DOTALL)
+    allowed = {name: StdioCommand.model_validate(each) for name, each in json.loads(commands_).items()}
+    assert [name for name, each in allowed.items() if each.network] == ["github"]
+    told = dict(re.findall(r"^\| `AGENTAPI_(\w+)` \| ([\d.]+) \|", guide, re.MULTILINE))
+    defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
+    assert len(told) == 8
+    assert {name: float(value) for name, value in told.items()} == {name: float(defaults[name]) for name in told}
+    (shown,) = re.findall(r"```json\n(.+?)```", guide, re.DOTALL)
+    assert json.loads(shown).keys() == HOST.in_force("auto").keys()
