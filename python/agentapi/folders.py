@@ -22,8 +22,8 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE: Final = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK: Final = 512
 """What ``st_blocks`` counts in, whatever the file system's own blocks are (stat(2))."""
-_ENTRY: Final = 1024
-"""What an entry costs besides its blocks, about: a name and an inode. So files without a byte have a price too."""
+_ENTRY: Final = 4096
+"""What an entry counts at least: one without a byte has a name and an inode, and takes as long to measure."""
 _MAX_DEPTH: Final = 200
 """How far a measurement goes down; deeper is what counts as too much, since each step holds a descriptor."""
 
@@ -72,7 +72,7 @@ def _measure(folder: int, at_most: int, *, depth: int) -> int:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 state = entry.stat(follow_symlinks=False)
-                held += state.st_blocks * _BLOCK + _ENTRY
+                held += max(state.st_blocks * _BLOCK, _ENTRY)
                 if stat.S_ISDIR(state.st_mode) and held <= at_most:
                     with _entered(entry.name, folder) as inner:
                         held += _measure(inner, at_most - held, depth=depth + 1)

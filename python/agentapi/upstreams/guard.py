@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["Guard", "ProcessTable", "Watched"]
 
 _INTERVAL_S: Final = 1.0
-_LEISURE: Final = 20
-"""A look that took long is followed by a pause this many times as long."""
+_LEISURE: Final = 4
+"""A look that took long is followed by a pause this many times as long, within reason: it can write meanwhile."""
+_LONGEST_PAUSE_S: Final = 5.0
 _MEGABYTE: Final = 1024 * 1024
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _BLOCK: Final = 512
@@ -126,7 +127,7 @@ class Guard:
             reason = await anyio.to_thread.run_sync(self.excess, leader, limiter=self.watched.turns)
             if reason is not None:
                 return reason
-            pause_s = max(self.watched.interval_s, _LEISURE * (clock() - begun))
+            pause_s = max(self.watched.interval_s, min(_LEISURE * (clock() - begun), _LONGEST_PAUSE_S))
             await anyio.sleep(max(0.0, min(pause_s, ends - clock())))
 
     def excess(self, leader: int) -> str | None:
