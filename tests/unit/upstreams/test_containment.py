@@ -349,10 +349,9 @@ async def test_a_reach_for_an_abstract_socket_and_odd_families() -> None:
         async with arena(HOST) as held:
             reach = "import socket; socket.socket(socket.AF_UNIX).connect('\\0agentapi-arena'); print('reached')"
             assert "reached" not in await held.attack(reach)
-            for family in ("AF_VSOCK", "AF_PACKET", "AF_ALG", "AF_BLUETOOTH"):
-                said = await held.attack(
-                    f"import socket; socket.socket(socket.{family}, socket.SOCK_RAW); print('made')"
-                )
+            # AF_PACKET, AF_BLUETOOTH, AF_ALG and AF_VSOCK, which not every Python has names for.
+            for family in (17, 31, 38, 40):
+                said = await held.attack(f"import socket; socket.socket({family}, socket.SOCK_RAW); print('made')")
                 assert "Address family not supported" in said
 
 
@@ -401,7 +400,8 @@ async def test_tracing_others_and_what_widens_the_kernel(support: SandboxSupport
             uid_is_roots = not support.own_user and os.geteuid() == 0
             for name, result, error in said[:-1]:
                 assert (result, error) == ("-1", "38" if name == "syscall" else "1"), name
-            assert uid_is_roots or said[-1][1:] == ["-1", "1"]
+            # EPERM, or EINVAL in a user namespace that has no root.
+            assert uid_is_roots or said[-1][1:] in (["-1", "1"], ["-1", "22"])
 
 
 @separated
