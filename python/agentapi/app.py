@@ -34,6 +34,7 @@ from agentapi.gateway.refusals import Refusals
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.http_server import CLIENT_LIMITS_STATE, ClientLimits, spare_long_lived_objects
+from agentapi.idempotency.ledger import Ledger
 from agentapi.identity.access import guard_routes
 from agentapi.identity.api_keys.book import KeyBook
 from agentapi.identity.api_keys.directory import KeyDirectory
@@ -354,7 +355,13 @@ async def _routes(
         *oauth.connect_routes(issuers=directory, admission=admission, clients=sign_ins),
         *ReferenceRoutes(OPERATIONS, public_url=public_url).routes(),
     ]
-    follow_conventions(routes)
+    follow_conventions(
+        routes,
+        ledger=Ledger(database, keyring=keyring),
+        authorize=authorize,
+        jobs=jobs,
+        for_each_organization=tenancy.platform.for_each,
+    )
     guard_routes(routes, authorize)
     count_open_routes(routes, rates)
     return routes
