@@ -58,7 +58,7 @@ def follow_conventions(
     ledger: Ledger,
     authorize: Callable[[Request], Awaitable[Principal]],
     jobs: JobQueue,
-    for_each_organization: Callable[[Callable[[OrgId], Awaitable[None]]], Awaitable[None]],
+    each: Callable[[Callable[[OrgId], Awaitable[None]]], Awaitable[None]],
 ) -> None:
     """Put in front of each route what its operation says that it takes; routes are changed in place.
 
@@ -67,9 +67,9 @@ def follow_conventions(
         ledger: Knows what was answered to requests with a key.
         authorize: Gives the principal of a request.
         jobs: Sweep what was answered.
-        for_each_organization: Does something for each organisation of the deployment.
+        each: Does something for each organisation of the deployment.
     """
-    jobs.every("idempotency.sweep", _HOURLY, lambda: for_each_organization(ledger.sweep))
+    jobs.every("idempotency.sweep", _HOURLY, lambda: each(ledger.sweep))
     by_name = {operation.route: operation for operation in OPERATIONS}
     routes = list(routes)
     fixed = {route.path for route in routes if isinstance(route, Route) and not route.param_convertors}

@@ -356,11 +356,7 @@ async def _routes(
         *ReferenceRoutes(OPERATIONS, public_url=public_url).routes(),
     ]
     follow_conventions(
-        routes,
-        ledger=Ledger(database, keyring=keyring),
-        authorize=authorize,
-        jobs=jobs,
-        for_each_organization=tenancy.platform.for_each,
+        routes, ledger=Ledger(database, keyring=keyring), authorize=authorize, jobs=jobs, each=tenancy.platform.for_each
     )
     guard_routes(routes, authorize)
     count_open_routes(routes, rates)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NotRequired
 
 from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, ErrorData
 from starlette.responses import Response
