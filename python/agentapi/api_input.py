@@ -1,22 +1,23 @@
-"""What every route under ``/api`` reads alike: a JSON body held to its model, a page's bounds, an id, a version."""
+"""What every route under ``/api`` reads and shows alike: a JSON body held to its model, a page's bounds, an id."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from agentapi.errors import (
     FieldError,
+    InvalidCursorError,
     InvalidRequestError,
     NotFoundError,
-    PreconditionFailedError,
     UnsupportedMediaTypeError,
 )
+from agentapi.operation import Parameter, Slug
 from agentapi.request_body import read_body
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = [
     "INVALID_BODY",
     "MAX_LIMIT",
-    "check_match",
+    "PAGE",
+    "WORKSPACE",
     "decode_cursor",
     "encode_cursor",
-    "entity_tag",
     "known_id",
     "page_limit",
     "parse",
@@ -43,6 +44,13 @@ INVALID_BODY = "The request body is not valid."
 MAX_LIMIT = 200
 _DEFAULT_LIMIT = 50
 _MAX_BODY_BYTES = 64 * 1024
+
+_Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, default=_DEFAULT_LIMIT)]
+PAGE: Final = (
+    Parameter("limit", "How many items a page holds at most.", _Limit),
+    Parameter("cursor", "The `next_cursor` of the page before; without it the list begins."),
+)
+WORKSPACE: Final = Parameter("workspace", "The slug of the workspace; `main` where none is given.", Slug)
 
 
 def parse(model: type[_M], body: bytes) -> _M:
@@ -103,7 +111,7 @@ def decode_cursor(request: Request, name: re.Pattern[str]) -> tuple[str, UUID] |
         name: What a name may be at most; a stranger's cursor must not reach the database as it came.
 
     Raises:
-        InvalidRequestError: No list gave that cursor.
+        InvalidCursorError: No list gave that cursor.
     """
     cursor = request.query_params.get("cursor")
     if cursor is None:
@@ -114,7 +122,7 @@ def decode_cursor(request: Request, name: re.Pattern[str]) -> tuple[str, UUID] |
             return text, UUID(id_)
     except (ValueError, TypeError, AttributeError, RecursionError, binascii.Error):
         pass
-    raise InvalidRequestError("The parameter 'cursor' is not one that a list gave.")
+    raise InvalidCursorError
 
 
 def known_id(text: str, missing: str) -> UUID:
@@ -127,24 +135,6 @@ def known_id(text: str, missing: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise NotFoundError(missing) from None
-
-
-def entity_tag(version: int) -> str:
-    """Return the entity tag of a version (RFC 9110, section 8.8.3)."""
-    return f'"{version}"'
-
-
-def check_match(request: Request, version: int) -> None:
-    """Refuse a change that was made to another version than the stored one (RFC 9110, section 13.1.1).
-
-    Raises:
-        PreconditionFailedError: ``If-Match`` names other versions.
-    """
-    given = request.headers.get("if-match")
-    if given is None or given.strip() == "*":
-        return
-    if entity_tag(version) not in {tag.strip() for tag in given.split(",")}:
-        raise PreconditionFailedError(f"The stored version is {version}; read it again and repeat the change.")
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> None:

@@ -15,9 +15,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
+from agentapi.api_routes import OPERATIONS, follow_conventions
 from agentapi.audit.log import AuditLog
 from agentapi.audit.routes import AuditRoutes
 from agentapi.audit.signing import SigningKeys
+from agentapi.conventions import EXPOSED
 from agentapi.egress.client import Egress
 from agentapi.errors import AgentAPIError, StartupError
 from agentapi.gateway.authorizing import audit_reader, authorizer
@@ -32,6 +34,7 @@ from agentapi.gateway.refusals import Refusals
 from agentapi.gateway.resource import ProtectedResource
 from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.http_server import CLIENT_LIMITS_STATE, ClientLimits, spare_long_lived_objects
+from agentapi.idempotency.ledger import Ledger
 from agentapi.identity.access import guard_routes
 from agentapi.identity.api_keys.book import KeyBook
 from agentapi.identity.api_keys.directory import KeyDirectory
@@ -51,6 +54,7 @@ from agentapi.policy.registry import PolicyRegistry
 from agentapi.policy.routes import PolicyRoutes
 from agentapi.prompts.registry import PromptRegistry
 from agentapi.prompts.routes import PromptRoutes
+from agentapi.reference.routes import ReferenceRoutes
 from agentapi.request_body import ClientGoneError
 from agentapi.sessions.directories import SessionDirectories
 from agentapi.settings import load_issuers, load_settings
@@ -345,7 +349,11 @@ async def _routes(
             public_url=public_url,
         ).routes(),
         *oauth.connect_routes(issuers=directory, admission=admission, clients=sign_ins),
+        *ReferenceRoutes(OPERATIONS, public_url=public_url).routes(),
     ]
+    follow_conventions(
+        routes, ledger=Ledger(database, keyring=keyring), authorize=authorize, jobs=jobs, each=tenancy.platform.for_each
+    )
     guard_routes(routes, authorize)
     count_open_routes(routes, rates)
     return routes
@@ -393,7 +401,7 @@ def _middleware(settings: Settings, routes: Callable[[], Sequence[BaseRoute]]) -
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-ID"],
+            expose_headers=EXPOSED,
         )
         middleware.append(cors)
     middleware.append(Middleware(StraightToMcp, routes=routes))

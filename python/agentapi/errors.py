@@ -19,9 +19,14 @@ __all__ = [
     "EgressRefusedError",
     "FieldError",
     "ForbiddenError",
+    "IdempotencyKeyError",
+    "IdempotencyKeyInUseError",
+    "IdempotencyKeyReusedError",
     "InsufficientScopeError",
+    "InvalidCursorError",
     "InvalidRequestError",
     "LimitReachedError",
+    "MalformedRequestError",
     "MethodNotAllowedError",
     "NotAcceptableError",
     "NotFoundError",
@@ -126,6 +131,48 @@ class InvalidRequestError(AgentAPIError):
     def __init__(self, message: str, fields: tuple[FieldError, ...] = ()) -> None:
         super().__init__(message)
         self.fields = fields
+
+
+class MalformedRequestError(AgentAPIError):
+    """A part of the request around its body cannot be read."""
+
+    code = "malformed_request"
+
+
+class InvalidCursorError(MalformedRequestError):
+    """The cursor is none that a list gave."""
+
+    code = "invalid_cursor"
+
+    def __init__(self) -> None:
+        super().__init__("The parameter 'cursor' is not one that a list gave; begin again without it.")
+
+
+class IdempotencyKeyError(MalformedRequestError):
+    """The header ``Idempotency-Key`` is not a key."""
+
+    code = "invalid_idempotency_key"
+
+    def __init__(self) -> None:
+        super().__init__("The header 'Idempotency-Key' is one text of 1 to 255 visible ASCII characters.")
+
+
+class IdempotencyKeyInUseError(ConflictError):
+    """The first request with this key has no answer yet."""
+
+    code = "idempotency_key_in_use"
+
+    def __init__(self) -> None:
+        super().__init__("A request with this idempotency key is being worked on; ask again in a moment.")
+
+
+class IdempotencyKeyReusedError(InvalidRequestError):
+    """The key was given to another request before."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__("This idempotency key belongs to another request; take a new one for each new request.")
 
 
 class PayloadTooLargeError(AgentAPIError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from agentapi.errors import (
     AgentAPIError,
@@ -95,15 +96,28 @@ async def problem(_: Request, error: Exception) -> Response:
     return problem_response(error, headers=headers)
 
 
-async def http_problem(_: Request, error: Exception) -> Response:
+async def http_problem(request: Request, error: Exception) -> Response:
     """Give what the router refuses the same form as everything else."""
     if not isinstance(error, HTTPException):
         raise AssertionError(error)  # noqa: TRY004 - the router calls this for HTTPException alone
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return problem_response(MethodNotAllowedError("This route does not take that method."), headers=error.headers)
+        allowed = {"Allow": ", ".join(_methods(request))}
+        if request.method == "OPTIONS":
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=allowed)
+        return problem_response(MethodNotAllowedError("This route does not take that method."), headers=allowed)
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem_response(NotFoundError("There is no such route."))
     return problem_response(InvalidRequestError(error.detail))
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what can be asked of the address; the router knows only of the first route that stands there."""
+    routes = [route for route in request.app.router.routes if isinstance(route, Route)]
+    # What has the address for its own comes before what would match it, too.
+    found = [route for route in routes if route.path == request.scope["path"]] or [
+        route for route in routes if route.matches(request.scope)[0] is not Match.NONE
+    ]
+    return sorted({"OPTIONS"}.union(*(route.methods or () for route in found)))
 
 
 async def nobody(_: Request, __: Exception) -> Response:

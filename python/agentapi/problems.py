@@ -8,19 +8,57 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal, NotRequired
 
 from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, ErrorData
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from agentapi import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["bearer_challenge", "problem_response", "rpc_error_response", "rpc_response", "status_of"]
+__all__ = [
+    "PROBLEM_TYPE",
+    "Problem",
+    "bearer_challenge",
+    "problem_response",
+    "rpc_error_response",
+    "rpc_response",
+    "status_of",
+    "status_of_kind",
+]
+
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+class ProblemField(TypedDict):
+    """One field of the input and what is wrong with it."""
+
+    pointer: str
+    """Into the body (RFC 6901)."""
+    detail: str
+
+
+class Problem(TypedDict):
+    """An error (RFC 9457)."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    code: str
+    """What programs decide by; it stays the same."""
+    detail: str
+    """For people."""
+    errors: NotRequired[list[ProblemField]]
+    limit: NotRequired[str]
+    """Which limit was reached."""
+    retry_after_s: NotRequired[int]
+
 
 _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
+    (errors.MalformedRequestError, 400, "Malformed request"),
     (errors.UnauthenticatedError, 401, "Authentication required"),
     (errors.InsufficientScopeError, 403, "Insufficient scope"),
     (errors.ForbiddenError, 403, "Forbidden"),
@@ -46,33 +84,39 @@ _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
 """First match wins, so a subclass stands before its base."""
 
 
-def _lookup(error: errors.AgentAPIError) -> tuple[int, str]:
-    return next((status, title) for kind, status, title in _STATUS if isinstance(error, kind))
+def _lookup(error: type[errors.AgentAPIError]) -> tuple[int, str]:
+    return next((status, title) for kind, status, title in _STATUS if issubclass(error, kind))
 
 
 def status_of(error: errors.AgentAPIError) -> int:
     """Return the status of ``error``, for an answer of another form."""
+    return status_of_kind(type(error))
+
+
+def status_of_kind(error: type[errors.AgentAPIError]) -> int:
+    """Return the status that every error of that kind has."""
     return _lookup(error)[0]
 
 
 def problem_response(error: errors.AgentAPIError, *, headers: Mapping[str, str] | None = None) -> Response:
     """Render ``error`` as a problem document (RFC 9457, section 3)."""
-    status, title = _lookup(error)
-    document: dict[str, Any] = {
+    status, title = _lookup(type(error))
+    document: Problem = {
         "type": "about:blank",
         "title": title,
         "status": status,
         "code": error.code,
         "detail": error.message,
     }
-    document.update(_limit_members(error))
+    if isinstance(error, errors.RateLimitedError) and error.limit is not None:
+        document["limit"], document["retry_after_s"] = error.limit, error.retry_after_s
     if isinstance(error, errors.InvalidRequestError) and error.fields:
         document["errors"] = [{"pointer": field.pointer, "detail": field.detail} for field in error.fields]
     return Response(
         json.dumps(document, ensure_ascii=False),
         status_code=status,
-        media_type="application/problem+json",
-        headers={**_waiting(error), **(headers or {})},
+        media_type=PROBLEM_TYPE,
+        headers={"Cache-Control": "no-store", **_waiting(error), **(headers or {})},
     )
 
 
@@ -80,7 +124,7 @@ def rpc_error_response(
     error: errors.AgentAPIError, *, id_json: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Render ``error`` as a JSON-RPC error for a request that never reached a front; its id is known if it was read."""
-    status, _ = _lookup(error)
+    status = status_of(error)
     code = INTERNAL_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else INVALID_REQUEST
     data = ErrorData(code=code, message=error.message, data={"code": error.code, **_limit_members(error)})
     return rpc_response(data, status, id_json=id_json, headers={**_waiting(error), **(headers or {})})
@@ -101,8 +145,9 @@ def rpc_response(
 
 def _waiting(error: errors.AgentAPIError) -> dict[str, str]:
     """Return ``Retry-After`` (RFC 9110, section 10.2.3) where it is known when to come back."""
-    if isinstance(error, errors.RateLimitedError):
-        return {"Retry-After": str(error.retry_after_s)}
+    wait_s = getattr(error, "retry_after_s", None)
+    if wait_s is not None:
+        return {"Retry-After": str(wait_s)}
     return {"Retry-After": "1"} if isinstance(error, errors.RedisUnavailableError) else {}
 
 

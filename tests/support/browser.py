@@ -60,11 +60,11 @@ class Visitor:
         """Return the complaints about pages and resources of ``site``."""
         return [text for where, text in self.complaints if where.startswith(site)]
 
-    async def picture(self, name: str) -> None:
-        """Keep a picture of the page, where somebody wants some."""
+    async def picture(self, name: str, *, whole: bool = True) -> None:
+        """Keep a picture of the page, or of what is in view, where somebody wants some."""
         directory = os.environ.get(_PICTURES)
         if directory is not None:
-            await self.page.screenshot(path=Path(directory) / f"{name}.png", full_page=True)
+            await self.page.screenshot(path=Path(directory) / f"{name}.png", full_page=whole)
 
     async def press_until(self, key: str, selector: str, *, at_most: int = 20) -> None:
         """Press ``key`` until the focus is on what ``selector`` finds, as somebody without a mouse does."""

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from agentapi.api_input import page_limit
 from agentapi.audit import store
 from agentapi.audit.models import AuditRow, Entry, Filter, Outcome, Position
-from agentapi.errors import InvalidRequestError
+from agentapi.errors import InvalidCursorError, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from agentapi.audit.documents import AuditRowDocument
     from agentapi.audit.log import AuditLog
     from agentapi.audit.models import Doer
     from agentapi.principal import OrgId
@@ -90,7 +91,7 @@ async def exported(database: Database, org_id: OrgId, wanted: Filter) -> AsyncIt
             return
 
 
-def as_json(row: AuditRow) -> dict[str, Any]:
+def as_json(row: AuditRow) -> AuditRowDocument:
     """Return a row as it is shown, with all that its hash is made of."""
     return {
         "id": f"{row.writer_id}:{row.sequence}",
@@ -98,7 +99,7 @@ def as_json(row: AuditRow) -> dict[str, Any]:
         "time": store.from_us(row.recorded_at_us).isoformat(timespec="microseconds"),
         "actor_id": None if row.actor_id is None else str(row.actor_id),
         "action": row.action,
-        "outcome": row.outcome,
+        "outcome": Outcome(row.outcome),
         "resource": row.resource,
         "address": row.address,
         "agent": row.agent,
@@ -175,4 +176,4 @@ def _cursor(request: Request) -> Position | None:
             return Position(at_us, UUID(writer_id), sequence)
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError, binascii.Error):
         pass
-    raise InvalidRequestError("The parameter 'cursor' is not one that a list gave.")
+    raise InvalidCursorError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agentapi.audit.models import DEPLOYMENT, Actor
-from agentapi.errors import AgentAPIError
+from agentapi.errors import AgentAPIError, InvalidRequestError
 from agentapi.identity.authentication import authenticate, key_grant, require_api_scope
 from agentapi.identity.permissions import Permission, require
 
@@ -74,7 +74,10 @@ def audit_reader(authorize: Callable[[Request], Awaitable[Principal]]) -> Callab
 
     async def reader(request: Request) -> Doer:
         principal = await authorize(request)
-        of_deployment = request.query_params.get("of") == "deployment"
+        of = request.query_params.get("of")
+        if of not in {None, "deployment"}:
+            raise InvalidRequestError("The parameter 'of' is 'deployment', or is left out.")
+        of_deployment = of is not None
         require(principal, Permission.AUDIT_READ_DEPLOYMENT if of_deployment else Permission.AUDIT_READ)
         return Actor(DEPLOYMENT, principal.user_id) if of_deployment else principal
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from agentapi.errors import ConflictError, InvalidRequestError, NotFoundError, UpstreamError
 from agentapi.gateway.listing import Kind
@@ -15,9 +16,10 @@ from agentapi.gateway.policy import subject_of
 from agentapi.gateway.scopes import scopes_of
 from agentapi.gateway.unknown import UnknownToolError
 from agentapi.identity.permissions import Permission, permits, require
+from agentapi.operation import Id
 from agentapi.policy.decisions import Outcome, Reason, conclude, decide
 from agentapi.policy.models import Actor
-from agentapi.principal import Principal
+from agentapi.principal import Principal, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,10 +37,58 @@ if TYPE_CHECKING:
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.registry import UpstreamRegistry, WorkspaceView
 
-__all__ = ["Explainer"]
+__all__ = ["Explainer", "ExplanationDocument"]
 
 _MAX_NAME = 1000
 _HIDDEN = Reason("hidden", Outcome.HIDES, "There is no such tool for you, or your organisation's policy hides it.")
+
+
+class ReasonDocument(TypedDict):
+    """One check and what came of it."""
+
+    check: str
+    outcome: Outcome
+    detail: str
+
+
+class FoundDocument(TypedDict):
+    """How a tool stands; where there is none, its names are null."""
+
+    name: str | None
+    upstream: str | None
+    upstream_tool: str | None
+    visible: bool
+    callable: bool
+    required_scopes: list[str]
+    reasons: list[ReasonDocument]
+
+
+class SomebodyDocument(TypedDict):
+    """Whom the answer is about."""
+
+    user_id: Id
+    subject: str
+    role: Role
+    scopes: list[str]
+
+
+ExplanationDocument = TypedDict(
+    "ExplanationDocument",
+    {
+        "workspace": str,
+        "toolset": str | None,
+        "asked": str,
+        "as": SomebodyDocument,
+        "name": str | None,
+        "upstream": str | None,
+        "upstream_tool": str | None,
+        "visible": bool,
+        "callable": bool,
+        "required_scopes": list[str],
+        "reasons": list[ReasonDocument],
+    },
+)
+"""Every check that a request meets."""
 
 
 class Explainer:
@@ -90,13 +140,20 @@ class Explainer:
             somebody = replace(somebody, scopes=frozenset(query.getlist("scope")))
         workspace, toolset = query.get("workspace", "main"), query.get("toolset")
         found = await self._explain(caller, somebody, workspace, toolset, name)
-        who = {
+        who: SomebodyDocument = {
             "user_id": str(somebody.user_id),
             "subject": somebody.subject,
             "role": somebody.role,
             "scopes": sorted(somebody.scopes),
         }
-        return JSONResponse({"workspace": workspace, "toolset": toolset, "asked": name, "as": who, **found})
+        document: ExplanationDocument = {
+            "workspace": workspace,
+            "toolset": toolset,
+            "asked": name,
+            "as": who,
+            **found,
+        }
+        return JSONResponse(document)
 
     async def _somebody(self, caller: Principal, who: str | None) -> Principal:
         if who is None or who in {caller.subject, str(caller.user_id)}:
@@ -114,7 +171,7 @@ class Explainer:
 
     async def _explain(
         self, caller: Principal, somebody: Principal, workspace: str, toolset: str | None, name: str
-    ) -> dict[str, Any]:
+    ) -> FoundDocument:
         view = await self._upstreams.view(somebody, workspace)
         holds = await self._policy.holds(view, somebody)
         chosen = holds.toolset(toolset)
@@ -233,7 +290,7 @@ def _naming(holds: WorkspacePolicy, tool: CatalogueItem) -> list[Reason]:
     return reasons
 
 
-def _document(verdict: Verdict, tool: CatalogueItem | None, name: str | None) -> dict[str, Any]:
+def _document(verdict: Verdict, tool: CatalogueItem | None, name: str | None) -> FoundDocument:
     return {
         "name": name,
         "upstream": None if tool is None else tool.upstream.name,
@@ -241,5 +298,7 @@ def _document(verdict: Verdict, tool: CatalogueItem | None, name: str | None) ->
         "visible": verdict.visible,
         "callable": verdict.callable,
         "required_scopes": sorted(verdict.required_scopes),
-        "reasons": [asdict(reason) for reason in verdict.reasons],
+        "reasons": [
+            {"check": reason.check, "outcome": reason.outcome, "detail": reason.detail} for reason in verdict.reasons
+        ],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from agentapi.errors import InsufficientScopeError, NotFoundError, UnauthenticatedError
 from agentapi.problems import bearer_challenge, rpc_error_response
+from agentapi.tenancy.models import is_slug
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["NO_WORKSPACE", "Place", "ProtectedResource"]
 
 NO_WORKSPACE = "There is no such workspace."
-
-_SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class Place:
 @lru_cache(maxsize=1024)
 def _place(org: str, workspace: str, toolset: str | None) -> Place:
     place = Place(org, workspace, toolset)
-    if any(_SLUG.fullmatch(name) is None for name in place.names):
+    if not all(map(is_slug, place.names)):
         raise NotFoundError(NO_WORKSPACE)
     return place
 

@@ -11,6 +11,7 @@ from agentapi.oauth.clients import store as client_store
 from agentapi.oauth.errors import ReconnectNeededError
 from agentapi.oauth.models import Binding, Status
 from agentapi.oauth.providers import check_parameters
+from agentapi.preconditions import ANY, IfMatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from agentapi.oauth.refresh import Refresher
     from agentapi.oauth.requests import ProviderInput
     from agentapi.principal import Principal, UpstreamId
+    from agentapi.storage.database import Connection as Transaction
     from agentapi.storage.database import Database
 
 __all__ = ["ConnectionBook"]
 
 _NO_CONNECTION: Final = "You have no connection to this upstream."
-_MAX_CLIENTS: Final = 1000
 
 
 class ConnectionBook:
@@ -83,15 +84,15 @@ class ConnectionBook:
         require(principal, Permission.UPSTREAMS_WRITE_ORGANIZATION)
         await self._clients.put(principal, client)
 
-    async def clients(self, principal: Principal) -> list[StoredClient]:
-        """Return the organisation's clients.
+    async def clients(self, principal: Principal, *, limit: int, after: str) -> list[StoredClient]:
+        """Return up to ``limit`` clients of the organisation in order of issuer, from behind ``after``.
 
         Raises:
             ForbiddenError: The role may not.
         """
         require(principal, Permission.UPSTREAMS_WRITE_ORGANIZATION)
         async with self._database.tenant_transaction(principal) as connection:
-            return await client_store.list_clients(connection, limit=_MAX_CLIENTS)
+            return await client_store.list_clients(connection, limit=limit, after=after)
 
     async def delete_client(self, principal: Principal, issuer: str) -> None:
         """Remove the organisation's client of an issuer; connections made with it cannot be refreshed any more.
@@ -104,11 +105,16 @@ class ConnectionBook:
         async with self._database.tenant_transaction(principal) as connection:
             await client_store.delete_client(connection, issuer)
 
-    async def choose(self, principal: Principal, upstream_id: UpstreamId, given: ProviderInput) -> None:
-        """Store which provider an upstream uses; the caller has checked that the principal may write the upstream.
+    async def choose(
+        self, principal: Principal, upstream_id: UpstreamId, given: ProviderInput, *, expected: IfMatch = ANY
+    ) -> int:
+        """Store which provider an upstream uses, and return the version of that.
+
+        The caller has checked that the principal may write the upstream.
 
         Raises:
             InvalidRequestError: The provider does not take these parameters.
+            PreconditionFailedError: The stored version is not ``expected``.
             NotFoundError: There is no such upstream.
         """
         check_parameters(given.provider, given.parameters)
@@ -116,7 +122,8 @@ class ConnectionBook:
             upstream_id=upstream_id, provider=given.provider, parameters=given.parameters, scopes=given.scopes
         )
         async with self._database.tenant_transaction(principal) as connection:
-            await client_store.put_binding(
+            await self._expect(connection, upstream_id, expected)
+            return await client_store.put_binding(
                 connection, binding, org_id=principal.org_id, updated_by=principal.user_id, now=self._clock()
             )
 
@@ -125,11 +132,19 @@ class ConnectionBook:
         async with self._database.tenant_transaction(principal) as connection:
             return await client_store.find_binding(connection, upstream_id)
 
-    async def leave_to_metadata(self, principal: Principal, upstream_id: UpstreamId) -> None:
+    async def leave_to_metadata(
+        self, principal: Principal, upstream_id: UpstreamId, *, expected: IfMatch = ANY
+    ) -> None:
         """Forget which provider was chosen for an upstream.
 
         Raises:
+            PreconditionFailedError: The stored version is not ``expected``.
             NotFoundError: None was.
         """
         async with self._database.tenant_transaction(principal) as connection:
+            await self._expect(connection, upstream_id, expected)
             await client_store.delete_binding(connection, upstream_id)
+
+    async def _expect(self, connection: Transaction, upstream_id: UpstreamId, expected: IfMatch) -> None:
+        held = await client_store.find_binding(connection, upstream_id, hold=True)
+        expected.check(0 if held is None else held.version)

@@ -127,6 +127,8 @@ class Binding:
     provider: ProviderName
     parameters: dict[str, str] = field(default_factory=dict)
     scopes: tuple[str, ...] = ()
+    version: int = 0
+    """Of what is stored; 0 where that is nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

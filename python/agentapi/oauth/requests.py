@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from agentapi.oauth.models import ClientAuth, ProviderName
 
-__all__ = ["ClientInput", "InitInput", "ProviderInput", "UpstreamInput"]
+__all__ = ["ClientInput", "InitInput", "ProviderInput", "WhichUpstream"]
 
 _Scope = Annotated[str, StringConstraints(pattern=r"^[\x21\x23-\x5b\x5d-\x7e]{1,256}$")]
 _Scopes = Annotated[tuple[_Scope, ...], Field(max_length=100)]
@@ -16,16 +16,16 @@ _Text = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]+$", max_length=2
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-class UpstreamInput(_Strict):
+class WhichUpstream(_Strict):
     """Which upstream a request is about."""
 
     upstream: str
 
 
-class InitInput(UpstreamInput):
+class InitInput(WhichUpstream):
     """What to connect to."""
 
     return_to: str | None = None

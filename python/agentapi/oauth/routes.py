@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -14,7 +14,8 @@ from agentapi.oauth import pages
 from agentapi.oauth.clients.registry import CALLBACK_PATH, METADATA_PATH
 from agentapi.oauth.flow import TTL_S, Answer
 from agentapi.oauth.models import Client, ClientAuth, Registration
-from agentapi.oauth.requests import ClientInput, InitInput, ProviderInput, UpstreamInput
+from agentapi.oauth.requests import ClientInput, InitInput, ProviderInput, WhichUpstream
+from agentapi.preconditions import entity_tag, if_match
 from agentapi.principal import UpstreamId
 from agentapi.problems import status_of
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from agentapi.oauth.book import ConnectionBook
     from agentapi.oauth.clients.registry import ClientRegistry
     from agentapi.oauth.connect.tickets import Tickets
+    from agentapi.oauth.documents import (
+        BegunDocument,
+        ClientDocument,
+        ClientPage,
+        ConnectionDocument,
+        ProviderDocument,
+        RevokedDocument,
+    )
     from agentapi.oauth.flow import Flows
     from agentapi.oauth.models import Connection
     from agentapi.oauth.outcome import Outcomes
@@ -38,6 +47,7 @@ __all__ = ["COOKIE", "OAuthRoutes"]
 COOKIE: Final = "__Host-agentapi-oauth"
 _BASE: Final = "/api/v1/mcp/oauth"
 _CURSOR: Final = "connection"
+_ISSUER: Final = re.compile(r"[\x21-\x7e]{1,2048}")
 _NO_UPSTREAM: Final = "There is no such upstream."
 
 
@@ -107,7 +117,7 @@ class OAuthRoutes:
             more_scopes=given.scopes,
         )
         connect_url = self._tickets.url(principal, upstream.id, scopes=given.scopes)
-        document = {
+        document: BegunDocument = {
             "authorization_url": begun.url,
             "expires_at": begun.expires_at.isoformat(),
             "connect_url": connect_url,
@@ -135,14 +145,15 @@ class OAuthRoutes:
     async def refresh(self, request: Request) -> Response:
         """``POST /api/v1/mcp/oauth/refresh``: renew the caller's token now."""
         principal = await self._authorize(request)
-        given = parse(UpstreamInput, await read_json(request))
+        given = parse(WhichUpstream, await read_json(request))
         return JSONResponse(_document(await self._book.refresh(principal, _id(given.upstream))))
 
     async def revoke(self, request: Request) -> Response:
         """``POST /api/v1/mcp/oauth/revoke``: end the caller's connection, and say what the provider said to it."""
         principal = await self._authorize(request)
-        given = parse(UpstreamInput, await read_json(request))
-        return JSONResponse({"at_provider": await self._revoker.revoke(principal, _id(given.upstream))})
+        given = parse(WhichUpstream, await read_json(request))
+        document: RevokedDocument = {"at_provider": await self._revoker.revoke(principal, _id(given.upstream))}
+        return JSONResponse(document)
 
     async def connections(self, request: Request) -> Response:
         """``GET /api/v1/mcp/oauth/connections?limit=&cursor=``: the caller's own."""
@@ -175,9 +186,11 @@ class OAuthRoutes:
         return Response(status_code=204)
 
     async def list_clients(self, request: Request) -> Response:
-        """``GET /api/v1/mcp/oauth/clients``: all of the organisation's, without their secrets."""
+        """``GET /api/v1/mcp/oauth/clients?limit=&cursor=``: the organisation's, without their secrets."""
         principal = await self._authorize(request)
-        items = [
+        limit, cursor = page_limit(request), decode_cursor(request, _ISSUER)
+        found = await self._book.clients(principal, limit=limit + 1, after="" if cursor is None else cursor[0])
+        items: list[ClientDocument] = [
             {
                 "issuer": client.issuer,
                 "client_id": client.client_id,
@@ -185,9 +198,15 @@ class OAuthRoutes:
                 "auth_method": client.auth_method,
                 "registration": client.registration,
             }
-            for client in await self._book.clients(principal)
+            for client in found[:limit]
         ]
-        return JSONResponse({"items": items, "redirect_uri": self._clients.redirect_uri})
+        following = encode_cursor(items[-1]["issuer"], principal.org_id) if len(found) > limit else None
+        document: ClientPage = {
+            "items": items,
+            "next_cursor": following,
+            "redirect_uri": self._clients.redirect_uri,
+        }
+        return JSONResponse(document)
 
     async def delete_client(self, request: Request) -> Response:
         """``DELETE /api/v1/mcp/oauth/clients?issuer=``."""
@@ -201,8 +220,8 @@ class OAuthRoutes:
         upstream = await self._upstreams.get(principal, _id(request.path_params["id"]))
         self._upstreams.require_write(principal, upstream.scope)
         given = parse(ProviderInput, await read_json(request))
-        await self._book.choose(principal, upstream.id, given)
-        return Response(status_code=204)
+        version = await self._book.choose(principal, upstream.id, given, expected=if_match(request))
+        return Response(status_code=204, headers={"ETag": entity_tag(version)})
 
     async def read_provider(self, request: Request) -> Response:
         """``GET /api/v1/mcp/oauth/providers/{id}``."""
@@ -211,15 +230,19 @@ class OAuthRoutes:
         binding = await self._book.chosen(principal, upstream.id)
         if binding is None:
             raise NotFoundError("The upstream has no provider of its own.")
-        document = {"provider": binding.provider, "parameters": binding.parameters, "scopes": binding.scopes}
-        return JSONResponse(document)
+        document: ProviderDocument = {
+            "provider": binding.provider,
+            "parameters": binding.parameters,
+            "scopes": list(binding.scopes),
+        }
+        return JSONResponse(document, headers={"ETag": entity_tag(binding.version)})
 
     async def delete_provider(self, request: Request) -> Response:
         """``DELETE /api/v1/mcp/oauth/providers/{id}``: the upstream's own metadata decides again."""
         principal = await self._authorize(request)
         upstream = await self._upstreams.get(principal, _id(request.path_params["id"]))
         self._upstreams.require_write(principal, upstream.scope)
-        await self._book.leave_to_metadata(principal, upstream.id)
+        await self._book.leave_to_metadata(principal, upstream.id, expected=if_match(request))
         return Response(status_code=204)
 
     async def metadata(self, _: Request) -> Response:
@@ -227,7 +250,7 @@ class OAuthRoutes:
         return JSONResponse(self._clients.document(), headers={"Cache-Control": "public, max-age=3600"})
 
 
-def _document(connection: Connection) -> dict[str, Any]:
+def _document(connection: Connection) -> ConnectionDocument:
     """Return what its owner may see of a connection: everything but the tokens."""
     expires_at = connection.expires_at
     return {
@@ -235,7 +258,7 @@ def _document(connection: Connection) -> dict[str, Any]:
         "provider": connection.provider,
         "status": connection.status,
         "status_reason": connection.status_reason,
-        "scopes": connection.scopes,
+        "scopes": list(connection.scopes),
         "expires_at": None if expires_at is None else expires_at.isoformat(),
         "created_at": connection.created_at.isoformat(),
         "updated_at": connection.updated_at.isoformat(),

@@ -15,6 +15,7 @@ from agentapi.policy import store
 from agentapi.policy.fingerprints import described, stored_name
 from agentapi.policy.models import ApprovalState, ToolPolicy
 from agentapi.policy.requests import compiled
+from agentapi.preconditions import ANY, IfMatch
 from agentapi.storage.notifier import DEAF
 from agentapi.tenancy.views import TenantViews
 
@@ -187,17 +188,33 @@ class PolicyRegistry:
             return await store.get_policy(connection, workspace.id)
 
     async def put_policy(
-        self, principal: Principal, workspace: Workspace, document: PolicyInput, *, over: int
+        self,
+        principal: Principal,
+        workspace: Workspace,
+        document: PolicyInput,
+        *,
+        over: int | None = None,
+        expected: IfMatch = ANY,
     ) -> StoredPolicy:
-        """Store the policy of a workspace over its version ``over``.
+        """Store the policy of a workspace over its version ``over``, or over the one that is there.
 
         Raises:
             ForbiddenError: The role may not.
+            PreconditionFailedError: The stored version is not ``expected``.
             ConflictError: It was changed meanwhile.
         """
         require(principal, Permission.POLICY_WRITE)
         async with self._database.tenant_transaction(principal) as connection:
-            stored = await store.put_policy(connection, principal, workspace.id, document, over=over)
+            version = (await store.get_policy(connection, workspace.id, hold=True)).version
+            expected.check(version)
+            try:
+                stored = await store.put_policy(
+                    connection, principal, workspace.id, document, over=version if over is None else over
+                )
+            except ConflictError:
+                # The first policy of a workspace has no row that could be held.
+                expected.check((await store.get_policy(connection, workspace.id)).version)
+                raise
             entry = Entry("policy.updated", Outcome.SUCCESS, f"workspace:{workspace.id}", {"version": stored.version})
             await self._audit.record(connection, principal, entry)
         self._changed(principal, workspace.id)
@@ -235,9 +252,9 @@ class PolicyRegistry:
                 raise ConflictError(f"A workspace has at most {_MAX_TOOLSETS} toolsets.")
             await store.insert_toolset(connection, toolset)
             await self._audit.record(connection, principal, _entry("toolset.created", toolset))
-        self._changed(principal, toolset.workspace_id)
+        self._database.when_committed(lambda: self._changed(principal, toolset.workspace_id))
 
-    async def update_toolset(self, principal: Principal, toolset: Toolset) -> Toolset:
+    async def update_toolset(self, principal: Principal, toolset: Toolset, *, expected: IfMatch = ANY) -> Toolset:
         """Replace a stored toolset whose version is still ``toolset.version``.
 
         Raises:
@@ -246,12 +263,13 @@ class PolicyRegistry:
         """
         require(principal, Permission.POLICY_WRITE)
         async with self._database.tenant_transaction(principal) as connection:
+            expected.check((await store.get_toolset(connection, toolset.id, hold=True)).version)
             updated = await store.update_toolset(connection, toolset)
             await self._audit.record(connection, principal, _entry("toolset.updated", updated))
         self._changed(principal, toolset.workspace_id)
         return updated
 
-    async def delete_toolset(self, principal: Principal, toolset_id: ToolsetId) -> None:
+    async def delete_toolset(self, principal: Principal, toolset_id: ToolsetId, *, expected: IfMatch = ANY) -> None:
         """Delete a toolset.
 
         Raises:
@@ -260,7 +278,8 @@ class PolicyRegistry:
         """
         require(principal, Permission.POLICY_WRITE)
         async with self._database.tenant_transaction(principal) as connection:
-            toolset = await store.get_toolset(connection, toolset_id)
+            toolset = await store.get_toolset(connection, toolset_id, hold=True)
+            expected.check(toolset.version)
             await store.delete_toolset(connection, toolset_id)
             await self._audit.record(connection, principal, _entry("toolset.deleted", toolset))
         # Streams of the toolset's own address may still be open.

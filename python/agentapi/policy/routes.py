@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
@@ -13,10 +13,8 @@ from starlette.routing import Route
 
 from agentapi.api_input import (
     INVALID_BODY,
-    check_match,
     decode_cursor,
     encode_cursor,
-    entity_tag,
     known_id,
     page_limit,
     parse,
@@ -27,12 +25,14 @@ from agentapi.identity.permissions import Permission, require
 from agentapi.policy.models import ApprovalId, ApprovalState, Toolset, ToolsetId
 from agentapi.policy.patterns import Patterns
 from agentapi.policy.requests import PolicyInput, ToolsetInput
+from agentapi.preconditions import entity_tag, if_match
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
+    from agentapi.policy.documents import ApprovalDocument, PolicyDocument, ToolsetDocument
     from agentapi.policy.models import Approval, StoredPolicy
     from agentapi.policy.registry import PolicyRegistry
     from agentapi.principal import Principal
@@ -95,9 +95,8 @@ class PolicyRoutes:
         require(principal, Permission.POLICY_WRITE)
         document = parse(PolicyInput, await read_json(request, max_bytes=_MAX_POLICY_BYTES))
         workspace = await self._workspace(request, principal)
-        over = (await self._policies.policy(principal, workspace)).version
-        check_match(request, over)
-        return _policy_answer(await self._policies.put_policy(principal, workspace, document, over=over), workspace)
+        stored = await self._policies.put_policy(principal, workspace, document, expected=if_match(request))
+        return _policy_answer(stored, workspace)
 
     async def create_toolset(self, request: Request) -> Response:
         """``POST /api/v1/mcp/toolsets``."""
@@ -149,7 +148,6 @@ class PolicyRoutes:
         stored = await self._policies.toolset(principal, _toolset_id(request))
         require(principal, Permission.POLICY_WRITE)
         given = parse(ToolsetInput, await read_json(request, max_bytes=_MAX_POLICY_BYTES))
-        check_match(request, stored.version)
         slug = await self._slug(principal, stored)
         if given.workspace != slug:
             moved = FieldError("/workspace", "A toolset stays in its workspace; create another one.")
@@ -163,12 +161,13 @@ class PolicyRoutes:
             resources=Patterns(given.resources),
             search_mode=given.search_mode,
         )
-        return _toolset_answer(await self._policies.update_toolset(principal, changed), slug)
+        updated = await self._policies.update_toolset(principal, changed, expected=if_match(request))
+        return _toolset_answer(updated, slug)
 
     async def delete_toolset(self, request: Request) -> Response:
         """``DELETE /api/v1/mcp/toolsets/{id}``."""
         principal = await self._authorize(request)
-        await self._policies.delete_toolset(principal, _toolset_id(request))
+        await self._policies.delete_toolset(principal, _toolset_id(request), expected=if_match(request))
         return Response(status_code=204)
 
     async def page_of_approvals(self, request: Request) -> Response:
@@ -219,7 +218,7 @@ def _state(value: str | None) -> ApprovalState | None:
 
 
 def _policy_answer(stored: StoredPolicy, workspace: Workspace) -> Response:
-    document = {
+    document: PolicyDocument = {
         "workspace": workspace.slug,
         "version": stored.version,
         "updated_at": None if stored.updated_at is None else stored.updated_at.isoformat(),
@@ -239,7 +238,7 @@ def _toolset_answer(
     )
 
 
-def _toolset_document(toolset: Toolset, workspace: str) -> dict[str, Any]:
+def _toolset_document(toolset: Toolset, workspace: str) -> ToolsetDocument:
     return {
         "id": str(toolset.id),
         "workspace": workspace,
@@ -255,7 +254,7 @@ def _toolset_document(toolset: Toolset, workspace: str) -> dict[str, Any]:
     }
 
 
-def _approval_document(approval: Approval) -> dict[str, Any]:
+def _approval_document(approval: Approval) -> ApprovalDocument:
     return {
         "id": str(approval.id),
         "upstream": approval.upstream,

@@ -42,6 +42,7 @@ __all__ = [
 
 _POLICY_COLUMNS = "document, version, updated_at, updated_by"
 _GET_POLICY = f"SELECT {_POLICY_COLUMNS} FROM tool_policies WHERE workspace_id = $1"  # noqa: S608
+_HOLD_POLICY = f"{_GET_POLICY} FOR NO KEY UPDATE"
 _INSERT_POLICY = f"""
 INSERT INTO tool_policies (org_id, workspace_id, document, updated_by) VALUES ($1, $2, $3, $4)
 ON CONFLICT (org_id, workspace_id) DO NOTHING
@@ -61,6 +62,7 @@ _INSERT_TOOLSET = f"""
 INSERT INTO toolsets ({_TOOLSET_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """  # noqa: S608
 _GET_TOOLSET = f"SELECT {_TOOLSET_COLUMNS} FROM toolsets WHERE id = $1"  # noqa: S608
+_HOLD_TOOLSET = f"{_GET_TOOLSET} FOR NO KEY UPDATE"
 _PAGE_OF_TOOLSETS = f"""
 SELECT {_TOOLSET_COLUMNS} FROM toolsets
 WHERE workspace_id = $1 AND (name, id) > ($2, $3) ORDER BY name, id LIMIT $4
@@ -124,9 +126,9 @@ _NO_TOOLSET = "There is no such toolset."
 _CHANGED_MEANWHILE = "It was changed meanwhile; read it again and repeat the change."
 
 
-async def get_policy(connection: Connection, workspace_id: WorkspaceId) -> StoredPolicy:
-    """Return the policy of a workspace, or the empty one of version 0."""
-    row = await connection.fetchrow(_GET_POLICY, workspace_id)
+async def get_policy(connection: Connection, workspace_id: WorkspaceId, *, hold: bool = False) -> StoredPolicy:
+    """Return the policy of a workspace, or the empty one of version 0; ``hold`` keeps others from changing it."""
+    row = await connection.fetchrow(_HOLD_POLICY if hold else _GET_POLICY, workspace_id)
     return StoredPolicy(PolicyInput()) if row is None else _policy(row)
 
 
@@ -175,13 +177,13 @@ async def insert_toolset(connection: Connection, toolset: Toolset) -> None:
         raise _name_taken(toolset.name) from error
 
 
-async def get_toolset(connection: Connection, toolset_id: ToolsetId) -> Toolset:
-    """Return a toolset.
+async def get_toolset(connection: Connection, toolset_id: ToolsetId, *, hold: bool = False) -> Toolset:
+    """Return a toolset; ``hold`` keeps others from changing it until the transaction ends.
 
     Raises:
         NotFoundError: The organisation has none of that id.
     """
-    row = await connection.fetchrow(_GET_TOOLSET, toolset_id)
+    row = await connection.fetchrow(_HOLD_TOOLSET if hold else _GET_TOOLSET, toolset_id)
     if row is None:
         raise NotFoundError(_NO_TOOLSET)
     return _toolset(row)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from agentapi.audit.models import DEPLOYMENT, Actor, Entry, Outcome
 from agentapi.errors import ConflictError, NotFoundError
 from agentapi.identity.permissions import Permission, require
+from agentapi.preconditions import ANY, IfMatch
 from agentapi.prompts import store
 from agentapi.prompts.compose import compose
 from agentapi.prompts.detector import findings_in
@@ -134,9 +135,11 @@ class PromptRegistry:
                 raise ConflictError(f"There are at most {_MAX_PROMPTS} prompts.")
             await store.insert(connection, prompt)
             await self._audit.record(connection, doer, _entry("prompt.created", prompt))
-        self._changed(principal, prompt)
+        self._database.when_committed(lambda: self._changed(principal, prompt))
 
-    async def update(self, principal: Principal, stored: Prompt, content: Content) -> Prompt:
+    async def update(
+        self, principal: Principal, stored: Prompt, content: Content, *, expected: IfMatch = ANY
+    ) -> Prompt:
         """Store ``content`` as the next version of ``stored``.
 
         Raises:
@@ -145,12 +148,13 @@ class PromptRegistry:
         """
         self.require_write(principal, stored.scope)
         async with self._writing(principal, stored.scope) as (connection, doer):
+            expected.check(await store.hold(connection, stored))
             updated = await store.update(connection, stored, content, principal.user_id)
             await self._audit.record(connection, doer, _entry("prompt.updated", updated))
         self._changed(principal, stored)
         return updated
 
-    async def roll_back(self, principal: Principal, stored: Prompt, version: int) -> Prompt:
+    async def roll_back(self, principal: Principal, stored: Prompt, version: int, *, expected: IfMatch = ANY) -> Prompt:
         """Store what an earlier version held as the next one, so that nothing of the history is lost.
 
         Raises:
@@ -160,6 +164,7 @@ class PromptRegistry:
         """
         self.require_write(principal, stored.scope)
         async with self._writing(principal, stored.scope) as (connection, doer):
+            expected.check(await store.hold(connection, stored))
             earlier = await store.get_version(connection, stored, version)
             updated = await store.update(connection, stored, earlier.content, principal.user_id)
             entry = _entry("prompt.rolled_back", updated, to_version=version)
@@ -167,7 +172,7 @@ class PromptRegistry:
         self._changed(principal, stored)
         return updated
 
-    async def delete(self, principal: Principal, stored: Prompt) -> None:
+    async def delete(self, principal: Principal, stored: Prompt, *, expected: IfMatch = ANY) -> None:
         """Delete a prompt with all its versions.
 
         Raises:
@@ -176,6 +181,7 @@ class PromptRegistry:
         """
         self.require_write(principal, stored.scope)
         async with self._writing(principal, stored.scope) as (connection, doer):
+            expected.check(await store.hold(connection, stored))
             await store.delete(connection, stored)
             await self._audit.record(connection, doer, _entry("prompt.deleted", stored))
         self._changed(principal, stored)

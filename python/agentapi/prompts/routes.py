@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
@@ -12,10 +12,8 @@ from starlette.routing import Route
 
 from agentapi.api_input import (
     INVALID_BODY,
-    check_match,
     decode_cursor,
     encode_cursor,
-    entity_tag,
     known_id,
     page_limit,
     parse,
@@ -23,6 +21,7 @@ from agentapi.api_input import (
 )
 from agentapi.errors import FieldError, InvalidRequestError
 from agentapi.identity.permissions import Permission, require
+from agentapi.preconditions import entity_tag, if_match
 from agentapi.prompts.detector import findings_in
 from agentapi.prompts.models import Prompt, PromptId, Scope
 from agentapi.prompts.requests import ComposeInput, PromptInput, RollbackInput, VariableInput
@@ -35,6 +34,14 @@ if TYPE_CHECKING:
     from agentapi.principal import Principal
     from agentapi.prompts.compose import Composition, Part
     from agentapi.prompts.detector import Finding
+    from agentapi.prompts.documents import (
+        CompositionDocument,
+        ContentDocument,
+        FindingDocument,
+        PromptDocument,
+        PromptPartDocument,
+        PromptVersionDocument,
+    )
     from agentapi.prompts.models import Content, PromptVersion
     from agentapi.prompts.registry import PromptRegistry
 
@@ -121,19 +128,19 @@ class PromptRoutes:
         principal, stored = await self._stored(request)
         self._prompts.require_write(principal, stored.scope)
         given = parse(PromptInput, await read_json(request, max_bytes=_MAX_BYTES))
-        check_match(request, stored.version)
         slug = await self._slug(principal, stored)
         there = {"scope": stored.scope, "workspace": slug, "name": stored.name}
         moved = [field for field, value in there.items() if getattr(given, field) != value]
         if moved:
             fields = tuple(FieldError(f"/{field}", "It stays as it is; create another prompt.") for field in moved)
             raise InvalidRequestError(INVALID_BODY, fields)
-        return _answer(await self._prompts.update(principal, stored, given.content()), slug)
+        updated = await self._prompts.update(principal, stored, given.content(), expected=if_match(request))
+        return _answer(updated, slug)
 
     async def delete(self, request: Request) -> Response:
         """``DELETE /api/v1/prompts/{id}``."""
         principal, stored = await self._stored(request)
-        await self._prompts.delete(principal, stored)
+        await self._prompts.delete(principal, stored, expected=if_match(request))
         return Response(status_code=204)
 
     async def versions(self, request: Request) -> Response:
@@ -151,8 +158,7 @@ class PromptRoutes:
         principal, stored = await self._stored(request)
         self._prompts.require_write(principal, stored.scope)
         given = parse(RollbackInput, await read_json(request))
-        check_match(request, stored.version)
-        updated = await self._prompts.roll_back(principal, stored, given.version)
+        updated = await self._prompts.roll_back(principal, stored, given.version, expected=if_match(request))
         return _answer(updated, await self._slug(principal, stored))
 
     async def compose(self, request: Request) -> Response:
@@ -184,7 +190,7 @@ def _answer(
     )
 
 
-def _document(prompt: Prompt, workspace: str | None) -> dict[str, Any]:
+def _document(prompt: Prompt, workspace: str | None) -> PromptDocument:
     return {
         "id": str(prompt.id),
         "scope": prompt.scope,
@@ -199,7 +205,7 @@ def _document(prompt: Prompt, workspace: str | None) -> dict[str, Any]:
     }
 
 
-def _version(version: PromptVersion) -> dict[str, Any]:
+def _version(version: PromptVersion) -> PromptVersionDocument:
     return {
         "version": version.version,
         **_content(version.content),
@@ -208,7 +214,7 @@ def _version(version: PromptVersion) -> dict[str, Any]:
     }
 
 
-def _content(content: Content) -> dict[str, Any]:
+def _content(content: Content) -> ContentDocument:
     return {
         "text": content.text,
         "variables": [VariableInput.of(each).model_dump(mode="json") for each in content.variables],
@@ -219,11 +225,11 @@ def _content(content: Content) -> dict[str, Any]:
     }
 
 
-def _composition(composed: Composition) -> dict[str, Any]:
+def _composition(composed: Composition) -> CompositionDocument:
     return {"text": composed.text, "boundary": composed.boundary, "parts": [_part(part) for part in composed.parts]}
 
 
-def _part(part: Part) -> dict[str, Any]:
+def _part(part: Part) -> PromptPartDocument:
     prompt = part.prompt
     return {
         "id": str(prompt.id),
@@ -240,5 +246,5 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding, start: int = 0) -> dict[str, Any]:
+def _finding(finding: Finding, start: int = 0) -> FindingDocument:
     return {"suspicion": finding.suspicion, "start": start + finding.start, "end": start + finding.end}

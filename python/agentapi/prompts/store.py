@@ -24,6 +24,7 @@ __all__ = [
     "delete",
     "get",
     "get_version",
+    "hold",
     "insert",
     "list_global",
     "list_tenant",
@@ -50,6 +51,7 @@ SELECT {_COLUMNS} FROM prompts WHERE org_id = $1 AND (workspace_id IS NULL OR wo
 """  # noqa: S608
 _COUNT = "SELECT count(*) FROM prompts WHERE org_id = $1 OR ($1::uuid IS NULL AND org_id IS NULL)"
 _SAME_ORG = "(org_id = $2 OR ($2::uuid IS NULL AND org_id IS NULL))"
+_HOLD = f"SELECT version FROM prompts WHERE id = $1 AND {_SAME_ORG} FOR NO KEY UPDATE"  # noqa: S608
 _UPDATE = f"""
 UPDATE prompts SET text = $4, variables = $5, priority = $6, description = $7, enabled = $8, updated_by = $9,
     version = version + 1, updated_at = now()
@@ -136,6 +138,18 @@ async def list_tenant(connection: Connection, org_id: OrgId, workspace_id: Works
 async def count(connection: Connection, org_id: OrgId | None) -> int:
     """Return how many prompts of the organisation the user sees; without one, how many are global."""
     return int(await connection.fetchval(_COUNT, org_id))
+
+
+async def hold(connection: Connection, prompt: Prompt) -> int:
+    """Return the version of a prompt that nobody else changes until the transaction ends.
+
+    Raises:
+        NotFoundError: It is gone.
+    """
+    version = await connection.fetchval(_HOLD, prompt.id, prompt.org_id)
+    if version is None:
+        raise NotFoundError(_NO_PROMPT)
+    return int(version)
 
 
 async def update(connection: Connection, stored: Prompt, content: Content, by: UserId) -> Prompt:

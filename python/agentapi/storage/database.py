@@ -18,9 +18,10 @@ import asyncpg
 
 from agentapi.errors import LimitReachedError, StartupError, StorageUnavailableError
 from agentapi.storage.migrations import pending
+from agentapi.storage.together import Together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from asyncpg.pool import PoolConnectionProxy
 
@@ -163,6 +164,26 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def together(self, begin: Callable[[Connection], Awaitable[None]]) -> AsyncIterator[Together]:
+        """Make one transaction of all that the running task opens until the context ends, to be committed or undone.
+
+        ``begin`` is called within it before anything else, once there is anything.
+
+        Raises:
+            StorageUnavailableError: the database is away, or no connection was free in time.
+        """
+        async with Together(self._acquire, begin).opened() as together:
+            yield together
+
+    def when_committed(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when what the running task has done is committed: now, unless more is to go with it."""
+        together = Together.current()
+        if together is None:
+            callback()
+        else:
+            together.when_committed(callback)
+
+    @asynccontextmanager
     async def snapshot(self, org_id: OrgId) -> AsyncIterator[Connection]:
         """Open a transaction that sees what an organisation shares as it is at one moment, and changes nothing."""
         async with (
@@ -214,14 +235,20 @@ class Database:
     async def _transaction(
         self, *, org_id: str = "", user_id: str = "", org_slug: str = "", platform: str = ""
     ) -> AsyncIterator[Connection]:
+        together = Together.current()
         try:
-            async with self._acquire() as connection, connection.transaction():
+            async with self._begun() if together is None else together.part() as connection:
                 await connection.fetchrow(_SET_CONTEXT, org_id, user_id, org_slug, platform)
                 yield connection
         except asyncpg.PostgresError as error:
             if error.sqlstate != _PLAN_EXCEEDED:
                 raise
             raise LimitReachedError(f"The plan of the organisation allows no more {error}.") from error
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[Connection]:
+        async with self._acquire() as connection, connection.transaction():
+            yield connection
 
     @asynccontextmanager
     async def _acquire(self) -> AsyncIterator[Connection]:

@@ -16,14 +16,16 @@ import secrets
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from agentapi.audit.models import Actor, Entry, Outcome
+from agentapi.audit.models import Actor
 from agentapi.errors import ConflictError, ForbiddenError, NotFoundError
+from agentapi.preconditions import ANY, IfMatch
 from agentapi.principal import OrgId, Role, UserId, WorkspaceId
 from agentapi.tenancy import store
-from agentapi.tenancy.models import Invitation, InvitationId, Plan, user_id_of
+from agentapi.tenancy.models import Invitation, InvitationId, user_id_of
+from agentapi.tenancy.platform import NO_ORGANIZATION, Platform, audit_entry, found
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -37,9 +39,7 @@ if TYPE_CHECKING:
     from agentapi.tenancy.models import Member, Organization, Workspace
     from agentapi.tenancy.requests import (
         InvitationInput,
-        NewOrganizationInput,
         OrganizationInput,
-        PlatformInput,
         WorkspaceInput,
     )
 
@@ -48,12 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Tenancy"]
 
-_T = TypeVar("_T")
-
 _PREFIX: Final = "agi_"
 """By which a leak scanner knows an invitation."""
 _TOKEN_BYTES: Final = 32
-_NO_ORGANIZATION: Final = "There is no such organization."
 _NO_WORKSPACE: Final = "There is no such workspace."
 _NO_MEMBER: Final = "There is no such member."
 _NO_INVITATION: Final = "There is no such invitation."
@@ -85,30 +82,33 @@ class Tenancy:
         self._database = database
         self._audit = audit
         self._admission = admission
-        self._before_deletion = before_deletion
         self._after_removal = after_removal
         self._on_change = on_change
+        self.platform = Platform(database, audit=audit, before_deletion=before_deletion, changed=self._changed)
 
     async def organization(self, principal: Principal) -> Organization:
         """Return the principal's organisation."""
         async with self._database.tenant_transaction(principal) as connection:
-            return _found(await store.find_organization(connection, principal.org_slug), _NO_ORGANIZATION)
+            return found(await store.find_organization(connection, principal.org_slug), NO_ORGANIZATION)
 
-    async def change_organization(self, principal: Principal, given: OrganizationInput) -> Organization:
+    async def change_organization(
+        self, principal: Principal, given: OrganizationInput, *, expected: IfMatch = ANY
+    ) -> Organization:
         """Rename the principal's organisation, or change how one joins it.
 
         Raises:
             ConflictError: The slug is taken.
         """
         async with self._locked(principal) as (connection, stored):
+            expected.check(stored.version, stored.id)
             changed = replace(stored, slug=given.slug, name=given.name, join_rule=given.join_rule)
             changed = await store.update_organization(connection, changed)
-            entry = _entry("organization.changed", f"organization:{stored.id}", slug=given.slug, was=stored.slug)
+            entry = audit_entry("organization.changed", f"organization:{stored.id}", slug=given.slug, was=stored.slug)
             await self._audit.record(connection, principal, entry)
         self._changed(principal.org_id)
         return changed
 
-    async def transfer(self, principal: Principal, to: UserId) -> Organization:
+    async def transfer(self, principal: Principal, to: UserId, *, expected: IfMatch = ANY) -> Organization:
         """Make an admin of the organisation its owner.
 
         Raises:
@@ -117,29 +117,37 @@ class Tenancy:
         """
         async with self._locked(principal) as (connection, stored):
             _require_owner(principal, stored)
-            member = await store.get_member(connection, to)
-            if member is None or member.removed_at is not None:
-                raise NotFoundError(_NO_MEMBER)
+            expected.check(stored.version, stored.id)
+            member = await _member(connection, to)
             if (member.assigned_role or member.role) is not Role.ORG_ADMIN:
                 raise ConflictError("The new owner has to be an admin of the organisation.")
             changed = await store.update_organization(connection, replace(stored, owner_id=to))
-            entry = _entry("organization.transferred", f"organization:{stored.id}", to=str(to))
+            entry = audit_entry("organization.transferred", f"organization:{stored.id}", to=str(to))
             await self._audit.record(connection, principal, entry)
         return changed
 
-    async def delete_organization(self, principal: Principal) -> None:
+    async def delete_organization(self, principal: Principal, *, expected: IfMatch = ANY) -> None:
         """Delete the principal's organisation, of which it is the owner, with all that is in it.
 
         Raises:
             ForbiddenError: It is neither the owner nor a platform admin.
         """
         _require_owner(principal, await self.organization(principal))
-        await self._delete(principal, principal.org_id)
+        await self.platform.delete(principal, principal.org_id, expected=expected)
 
     async def workspaces(self, principal: Principal, *, after: str, limit: int) -> list[Workspace]:
         """Return workspaces in the order of their slugs."""
         async with self._database.tenant_transaction(principal) as connection:
             return await store.list_workspaces(connection, after=after, limit=limit)
+
+    async def workspace(self, principal: Principal, slug: str) -> Workspace:
+        """Return a workspace.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        async with self._database.tenant_transaction(principal) as connection:
+            return found(await store.find_workspace(connection, slug), _NO_WORKSPACE)
 
     async def create_workspace(self, principal: Principal, given: WorkspaceInput) -> Workspace:
         """Create a workspace.
@@ -155,12 +163,14 @@ class Tenancy:
                 slug=given.slug,
                 name=given.name,
             )
-            entry = _entry("workspace.created", f"workspace:{workspace.id}", slug=given.slug)
+            entry = audit_entry("workspace.created", f"workspace:{workspace.id}", slug=given.slug)
             await self._audit.record(connection, principal, entry)
-        self._changed(principal.org_id)
+        self._database.when_committed(lambda: self._changed(principal.org_id))
         return workspace
 
-    async def change_workspace(self, principal: Principal, slug: str, given: WorkspaceInput) -> Workspace:
+    async def change_workspace(
+        self, principal: Principal, slug: str, given: WorkspaceInput, *, expected: IfMatch = ANY
+    ) -> Workspace:
         """Rename a workspace.
 
         Raises:
@@ -168,14 +178,16 @@ class Tenancy:
             ConflictError: The slug is taken.
         """
         async with self._database.tenant_transaction(principal) as connection:
+            held = found(await store.hold_workspace(connection, slug), _NO_WORKSPACE)
+            expected.check(held.version, held.id)
             changed = await store.change_workspace(connection, slug, to=given.slug, name=given.name)
-            workspace = _found(changed, _NO_WORKSPACE)
-            entry = _entry("workspace.changed", f"workspace:{workspace.id}", slug=given.slug, was=slug)
+            workspace = found(changed, _NO_WORKSPACE)
+            entry = audit_entry("workspace.changed", f"workspace:{workspace.id}", slug=given.slug, was=slug)
             await self._audit.record(connection, principal, entry)
         self._changed(principal.org_id)
         return workspace
 
-    async def delete_workspace(self, principal: Principal, slug: str) -> None:
+    async def delete_workspace(self, principal: Principal, slug: str, *, expected: IfMatch = ANY) -> None:
         """Delete a workspace.
 
         Raises:
@@ -183,8 +195,10 @@ class Tenancy:
             ConflictError: It has upstream servers.
         """
         async with self._database.tenant_transaction(principal) as connection:
-            id_ = _found(await store.delete_workspace(connection, slug), _NO_WORKSPACE)
-            entry = _entry("workspace.deleted", f"workspace:{id_}", slug=slug)
+            held = found(await store.hold_workspace(connection, slug), _NO_WORKSPACE)
+            expected.check(held.version, held.id)
+            id_ = found(await store.delete_workspace(connection, slug), _NO_WORKSPACE)
+            entry = audit_entry("workspace.deleted", f"workspace:{id_}", slug=slug)
             await self._audit.record(connection, principal, entry)
         self._changed(principal.org_id)
 
@@ -193,7 +207,18 @@ class Tenancy:
         async with self._database.tenant_transaction(principal) as connection:
             return await store.list_members(connection, after=after, limit=limit)
 
-    async def assign_role(self, principal: Principal, user_id: UserId, role: Role | None) -> Member:
+    async def member(self, principal: Principal, user_id: UserId) -> Member:
+        """Return a member.
+
+        Raises:
+            NotFoundError: There is no such member.
+        """
+        async with self._database.tenant_transaction(principal) as connection:
+            return await _member(connection, user_id)
+
+    async def assign_role(
+        self, principal: Principal, user_id: UserId, role: Role | None, *, expected: IfMatch = ANY
+    ) -> Member:
         """Give a member a role over what their token says, or take that back.
 
         Raises:
@@ -201,14 +226,17 @@ class Tenancy:
             ConflictError: It is the owner, or the last admin.
         """
         async with self._locked(principal) as (connection, organization):
+            expected.check((await _member(connection, user_id)).version, user_id)
             if role is not Role.ORG_ADMIN:
                 await self._keep_an_admin(connection, organization, user_id)
-            member = _found(await store.assign_role(connection, user_id, role), _NO_MEMBER)
-            await self._audit.record(connection, principal, _entry("member.role_changed", f"user:{user_id}", role=role))
+            member = found(await store.assign_role(connection, user_id, role), _NO_MEMBER)
+            await self._audit.record(
+                connection, principal, audit_entry("member.role_changed", f"user:{user_id}", role=role)
+            )
         self._admission.forget(principal.org_id, user_id)
         return member
 
-    async def remove_member(self, principal: Principal, user_id: UserId) -> None:
+    async def remove_member(self, principal: Principal, user_id: UserId, *, expected: IfMatch = ANY) -> None:
         """End a membership, one's own too, and all that the user could do by it; a repetition does what failed at last.
 
         Raises:
@@ -217,9 +245,9 @@ class Tenancy:
         """
         async with self._locked(principal) as (connection, organization):
             await self._keep_an_admin(connection, organization, user_id)
-            _found(await store.get_member(connection, user_id), _NO_MEMBER)
+            expected.check(found(await store.get_member(connection, user_id), _NO_MEMBER).version, user_id)
             if await store.remove_member(connection, user_id) is not None:
-                await self._audit.record(connection, principal, _entry("member.removed", f"user:{user_id}"))
+                await self._audit.record(connection, principal, audit_entry("member.removed", f"user:{user_id}"))
         self._admission.forget(principal.org_id, user_id)
         for step in self._after_removal:
             await step(principal.org_id, user_id)
@@ -241,7 +269,7 @@ class Tenancy:
         async with self._database.tenant_transaction(principal) as connection:
             stored = await store.create_invitation(connection, invitation, _hash(token))
             bound = given.email is not None or given.subject is not None
-            entry = _entry("invitation.created", f"invitation:{stored.id}", role=given.role, bound=bound)
+            entry = audit_entry("invitation.created", f"invitation:{stored.id}", role=given.role, bound=bound)
             await self._audit.record(connection, principal, entry)
         return stored, token
 
@@ -257,8 +285,8 @@ class Tenancy:
             NotFoundError: There is none.
         """
         async with self._database.tenant_transaction(principal) as connection:
-            _found(await store.delete_invitation(connection, invitation_id), _NO_INVITATION)
-            entry = _entry("invitation.withdrawn", f"invitation:{invitation_id}")
+            found(await store.delete_invitation(connection, invitation_id), _NO_INVITATION)
+            entry = audit_entry("invitation.withdrawn", f"invitation:{invitation_id}")
             await self._audit.record(connection, principal, entry)
 
     async def accept(self, token: VerifiedToken, invitation: str) -> Member:
@@ -276,82 +304,19 @@ class Tenancy:
         async with self._database.user_transaction(organization.id, user_id) as connection:
             # Locked first, as every change of members does, so that none of them waits for another in a circle.
             await store.lock_organization(connection, organization.id)
-            taken = _found(await store.take_invitation(connection, _hash(invitation), token), _NOT_GOOD)
+            taken = found(await store.take_invitation(connection, _hash(invitation), token), _NOT_GOOD)
             if taken.role is not Role.ORG_ADMIN:
                 await self._keep_an_admin(connection, organization, user_id)
             member = await store.join(connection, organization.id, token, taken.role)
-            entry = _entry("invitation.accepted", f"invitation:{taken.id}", role=taken.role)
+            entry = audit_entry("invitation.accepted", f"invitation:{taken.id}", role=taken.role)
             await self._audit.record(connection, Actor(organization.id, user_id), entry)
         self._admission.forget(organization.id, user_id)
         return member
 
-    async def all_organizations(self, *, after: str, limit: int) -> list[Organization]:
-        """Return the organisations of the deployment in the order of their slugs."""
-        async with self._database.platform_transaction() as connection:
-            return await store.list_organizations(connection, after=after, limit=limit)
-
-    async def create_organization(self, principal: Principal, given: NewOrganizationInput) -> Organization:
-        """Create an organisation.
-
-        Raises:
-            ConflictError: The slug is taken.
-        """
-        org_id = OrgId(uuid4())
-        async with self._database.organization_transaction(org_id) as connection:
-            created = await store.create_organization(connection, org_id=org_id, slug=given.slug, name=given.name)
-            created = await store.update_organization(connection, _decided(created, given))
-            entry = _entry("organization.created", f"organization:{org_id}", slug=given.slug)
-            await self._audit.record(connection, Actor(org_id, principal.user_id), entry)
-        return created
-
-    async def decide(self, principal: Principal, slug: str, given: PlatformInput) -> Organization:
-        """Suspend an organisation or let it go on, and set its plan and owner.
-
-        Raises:
-            NotFoundError: There is none.
-        """
-        org_id = await self._named(slug)
-        async with self._database.organization_transaction(org_id) as connection:
-            stored = _found(await store.lock_organization(connection, org_id), _NO_ORGANIZATION)
-            changed = await store.update_organization(connection, _decided(stored, given))
-            entry = _entry("organization.decided", f"organization:{org_id}", suspended=given.suspended)
-            await self._audit.record(connection, Actor(org_id, principal.user_id), entry)
-        self._changed(org_id)
-        return changed
-
-    async def delete_any(self, principal: Principal, slug: str) -> None:
-        """Delete an organisation as the platform admin.
-
-        Raises:
-            NotFoundError: There is none.
-        """
-        await self._delete(principal, await self._named(slug))
-
-    async def _delete(self, principal: Principal, org_id: OrgId) -> None:
-        """Suspend, run the steps, delete: what fails half-way leaves an organisation that nobody can use."""
-        actor = Actor(org_id, principal.user_id)
-        async with self._database.organization_transaction(org_id) as connection:
-            stored = _found(await store.lock_organization(connection, org_id), _NO_ORGANIZATION)
-            await store.update_organization(connection, replace(stored, suspended_at=datetime.now(UTC)))
-            begun = _entry("organization.deletion_begun", f"organization:{org_id}", slug=stored.slug)
-            await self._audit.record(connection, actor, begun)
-        self._changed(org_id)
-        for step in self._before_deletion:
-            await step(org_id)
-        async with self._database.organization_transaction(org_id) as connection:
-            await store.delete_organization(connection, org_id)
-            entry = _entry("organization.deleted", f"organization:{org_id}", slug=stored.slug)
-            await self._audit.record(connection, actor, entry)
-        self._changed(org_id)
-
-    async def _named(self, slug: str) -> OrgId:
-        async with self._database.directory_transaction(slug) as connection:
-            return _found(await store.find_organization(connection, slug), _NO_ORGANIZATION).id
-
     @asynccontextmanager
     async def _locked(self, principal: Principal) -> AsyncIterator[tuple[Connection, Organization]]:
         async with self._database.tenant_transaction(principal) as connection:
-            yield connection, _found(await store.lock_organization(connection, principal.org_id), _NO_ORGANIZATION)
+            yield connection, found(await store.lock_organization(connection, principal.org_id), NO_ORGANIZATION)
 
     async def _keep_an_admin(self, connection: Connection, organization: Organization, user_id: UserId) -> None:
         """Refuse to take the role of an admin from the owner or the last one."""
@@ -375,26 +340,12 @@ def _require_owner(principal: Principal, organization: Organization) -> None:
         raise ForbiddenError("Only the owner of the organisation may do this.")
 
 
-def _decided(organization: Organization, given: PlatformInput) -> Organization:
-    suspended_at = (organization.suspended_at or datetime.now(UTC)) if given.suspended else None
-    plan = Plan(
-        requests_per_minute=given.requests_per_minute,
-        max_members=given.max_members,
-        max_upstreams=given.max_upstreams,
-    )
-    owner_id = None if given.owner_id is None else UserId(given.owner_id)
-    return replace(organization, suspended_at=suspended_at, plan=plan, owner_id=owner_id)
+async def _member(connection: Connection, user_id: UserId) -> Member:
+    member = await store.get_member(connection, user_id)
+    if member is None or member.removed_at is not None:
+        raise NotFoundError(_NO_MEMBER)
+    return member
 
 
 def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
-
-
-def _entry(action: str, resource: str, **details: str | bool | None) -> Entry:
-    return Entry(action, Outcome.SUCCESS, resource, details)
-
-
-def _found(thing: _T | None, missing: str) -> _T:
-    if thing is None:
-        raise NotFoundError(missing)
-    return thing

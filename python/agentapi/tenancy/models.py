@@ -93,6 +93,7 @@ class Organization:
     suspended_at: datetime | None = None
     join_rule: JoinRule = JoinRule.TOKEN
     plan: Plan = UNLIMITED
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Workspace:
     slug: str
     name: str
     created_at: datetime
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Member:
     assigned_role: Role | None = None
     """What an admin or an invitation gave, over what tokens say."""
     removed_at: datetime | None = None
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ _Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class WorkspaceInput(_Strict):

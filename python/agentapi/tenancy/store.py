@@ -34,6 +34,7 @@ __all__ = [
     "find_workspace",
     "get_member",
     "has_other_admins",
+    "hold_workspace",
     "join",
     "list_invitations",
     "list_member_ids",
@@ -51,13 +52,14 @@ _FIND_ORGANIZATION = "SELECT * FROM organizations WHERE slug = $1"
 _CREATE_ORGANIZATION = """
 INSERT INTO organizations (id, slug, name) VALUES ($1, $2, $3) RETURNING *
 """
-_FIND_WORKSPACE = "SELECT id, org_id, slug, name, created_at FROM workspaces WHERE slug = $1"
+_FIND_WORKSPACE = "SELECT id, org_id, slug, name, created_at, version FROM workspaces WHERE slug = $1"
+_HOLD_WORKSPACE = _FIND_WORKSPACE + " FOR UPDATE"
 _LIST_WORKSPACES = """
-SELECT id, org_id, slug, name, created_at FROM workspaces WHERE slug > $1 ORDER BY slug LIMIT $2
+SELECT id, org_id, slug, name, created_at, version FROM workspaces WHERE slug > $1 ORDER BY slug LIMIT $2
 """
 _CREATE_WORKSPACE = """
 INSERT INTO workspaces (id, org_id, slug, name) VALUES ($1, $2, $3, $4)
-RETURNING id, org_id, slug, name, created_at
+RETURNING id, org_id, slug, name, created_at, version
 """
 _UPSERT_MEMBER = """
 INSERT INTO members (org_id, user_id, issuer, subject, email, role) VALUES ($1, $2, $3, $4, $5, $6)
@@ -82,7 +84,7 @@ WHERE id = $1 RETURNING *
 _DELETE_ORGANIZATION = "DELETE FROM organizations WHERE id = $1"
 _DELETE_WORKSPACE = "DELETE FROM workspaces WHERE slug = $1 RETURNING id"
 _RENAME_WORKSPACE = """
-UPDATE workspaces SET slug = $2, name = $3 WHERE slug = $1 RETURNING id, org_id, slug, name, created_at
+UPDATE workspaces SET slug = $2, name = $3 WHERE slug = $1 RETURNING id, org_id, slug, name, created_at, version
 """
 _GET_MEMBER = "SELECT * FROM members WHERE user_id = $1"
 _LIST_MEMBERS = """
@@ -139,6 +141,12 @@ async def create_organization(connection: Connection, *, org_id: OrgId, slug: st
 async def find_workspace(connection: Connection, slug: str) -> Workspace | None:
     """Return the workspace of that slug in the organisation of the transaction."""
     row = await connection.fetchrow(_FIND_WORKSPACE, slug)
+    return None if row is None else _workspace(row)
+
+
+async def hold_workspace(connection: Connection, slug: str) -> Workspace | None:
+    """Return the workspace of that slug, which nobody else changes until the transaction ends."""
+    row = await connection.fetchrow(_HOLD_WORKSPACE, slug)
     return None if row is None else _workspace(row)
 
 
@@ -346,6 +354,7 @@ def _organization(row: asyncpg.Record) -> Organization:
             max_members=row["max_members"],
             max_upstreams=row["max_upstreams"],
         ),
+        version=row["version"],
     )
 
 
@@ -356,6 +365,7 @@ def _workspace(row: asyncpg.Record) -> Workspace:
         slug=row["slug"],
         name=row["name"],
         created_at=row["created_at"],
+        version=row["version"],
     )
 
 
@@ -371,6 +381,7 @@ def _member(row: asyncpg.Record) -> Member:
         last_seen_at=row["last_seen_at"],
         assigned_role=None if row["assigned_role"] is None else Role(row["assigned_role"]),
         removed_at=row["removed_at"],
+        version=row["version"],
     )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agentapi.upstreams.registration import Registration
     from agentapi.upstreams.registry import UpstreamRegistry
 
-__all__ = ["ImportRoutes"]
+__all__ = ["ImportReport", "ImportRoutes"]
 
 _MAX_BODY_BYTES = 1024 * 1024
 _MAX_SERVERS = 200
@@ -46,7 +46,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ImportedServer:
     """One entry of the file, and what became of it; in a dry run, what would have."""
 
     entry: str
@@ -54,6 +54,15 @@ class Result:
     status: Status
     reason: str | None = None
     id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What became of all entries."""
+
+    workspace: str
+    dry_run: bool
+    servers: tuple[ImportedServer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +116,9 @@ class ImportRoutes:
         workspace = await self._registry.workspace(principal, query.get("workspace", "main"))
         target = _Target(workspace, scope, dry_run, declared_inputs(body))
         results = [await self._one(principal, target, label, entry) for label, entry in found.items()]
-        document = {"workspace": workspace.slug, "dry_run": dry_run, "servers": [asdict(result) for result in results]}
-        return JSONResponse(document)
+        return JSONResponse(asdict(ImportReport(workspace.slug, dry_run, tuple(results))))
 
-    async def _one(self, principal: Principal, target: _Target, label: str, entry: object) -> Result:
+    async def _one(self, principal: Principal, target: _Target, label: str, entry: object) -> ImportedServer:
         try:
             return await self._taken_over(principal, target, label, entry)
         except InvalidRequestError as error:
@@ -119,9 +127,9 @@ class ImportRoutes:
             reason = "; ".join(detail["msg"] for detail in error.errors(include_input=False))
         except AgentAPIError as error:
             reason = error.message
-        return Result(label, None, Status.REFUSED, reason)
+        return ImportedServer(label, None, Status.REFUSED, reason)
 
-    async def _taken_over(self, principal: Principal, target: _Target, label: str, entry: object) -> Result:
+    async def _taken_over(self, principal: Principal, target: _Target, label: str, entry: object) -> ImportedServer:
         if is_disabled(entry):
             raise InvalidRequestError("The entry is disabled.")
         # No command line is run, so whose home directory it would have does not matter.
@@ -131,14 +139,14 @@ class ImportRoutes:
             raise InvalidRequestError(f"Another entry would be called '{name}' too; rename one.")
         given = self._input(target, declared, entry)
         if await self._registry.named(principal, target.workspace.id, name) is not None:
-            return Result(label, name, Status.EXISTS, "The workspace has an upstream of this name.")
+            return ImportedServer(label, name, Status.EXISTS, "The workspace has an upstream of this name.")
         await self._registration.check(given)
         target.taken.add(name)
         if target.dry_run:
-            return Result(label, name, Status.CREATED)
+            return ImportedServer(label, name, Status.CREATED)
         upstream = self._registration.new(principal, target.workspace, given)
         await self._registry.create(principal, upstream)
-        return Result(label, name, Status.CREATED, id=str(upstream.id))
+        return ImportedServer(label, name, Status.CREATED, id=str(upstream.id))
 
     def _input(self, target: _Target, declared: DeclaredServer, entry: object) -> UpstreamInput:
         command = None

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from agentapi.audit.models import Entry, Outcome
 from agentapi.errors import NotFoundError
 from agentapi.identity.permissions import Permission, require
+from agentapi.preconditions import ANY, IfMatch
 from agentapi.storage.notifier import DEAF
 from agentapi.tenancy import store as tenancy_store
 from agentapi.tenancy.models import is_slug
@@ -167,32 +168,36 @@ class UpstreamRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             await store.insert_upstream(connection, upstream)
             await self._audit.record(connection, principal, _entry("upstream.created", upstream))
-        self._changed(upstream)
+        self._database.when_committed(lambda: self._changed(upstream))
 
-    async def update(self, principal: Principal, upstream: Upstream) -> Upstream:
+    async def update(self, principal: Principal, upstream: Upstream, *, expected: IfMatch = ANY) -> Upstream:
         """Replace a stored upstream whose version is still ``upstream.version``.
 
         Raises:
             ForbiddenError: The role may not change it.
+            PreconditionFailedError: The stored version is not ``expected``.
             ConflictError: It changed meanwhile, or the name is taken.
         """
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
+            expected.check((await store.hold_upstream(connection, upstream.id)).version)
             updated = await store.update_upstream(connection, upstream, now=datetime.now(UTC))
             await self._audit.record(connection, principal, _entry("upstream.updated", updated))
         self._changed(updated)
         return updated
 
-    async def delete(self, principal: Principal, upstream_id: UpstreamId) -> None:
+    async def delete(self, principal: Principal, upstream_id: UpstreamId, *, expected: IfMatch = ANY) -> None:
         """Delete an upstream.
 
         Raises:
             NotFoundError: There is none that the principal may see.
             ForbiddenError: The role may not delete it.
+            PreconditionFailedError: The stored version is not ``expected``.
         """
         upstream = await self.get(principal, upstream_id)
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
+            expected.check((await store.hold_upstream(connection, upstream_id)).version)
             await store.delete_upstream(connection, upstream_id)
             await self._audit.record(connection, principal, _entry("upstream.deleted", upstream))
         self._changed(upstream)

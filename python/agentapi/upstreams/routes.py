@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agentapi.api_input import INVALID_BODY, decode_cursor, encode_cursor, known_id, page_limit, parse, read_json
 from agentapi.errors import FieldError, InvalidRequestError, UpstreamNeedsConnectionError
+from agentapi.preconditions import entity_tag, if_match
 from agentapi.principal import UpstreamId
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.models import Auth
@@ -19,13 +20,14 @@ from agentapi.upstreams.probe import probe
 from agentapi.upstreams.requests import ConnectionTest, UpstreamInput
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from starlette.requests import Request
 
     from agentapi.principal import Principal
     from agentapi.upstreams.channel import Channel
     from agentapi.upstreams.credentials import Credentials
+    from agentapi.upstreams.documents import ConfigurationDocument
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.registration import Registration
     from agentapi.upstreams.registry import UpstreamRegistry
@@ -87,8 +89,8 @@ class UpstreamRoutes:
         workspace = await self._registry.workspace(principal, given.workspace)
         upstream = self._registration.new(principal, workspace, given)
         await self._registry.create(principal, upstream)
-        location = f"/api/v1/mcp/configurations/{upstream.id}"
-        return JSONResponse(_document(upstream, given.workspace), status_code=201, headers={"Location": location})
+        location = {"Location": f"/api/v1/mcp/configurations/{upstream.id}"}
+        return _answer(upstream, given.workspace, status=201, headers=location)
 
     async def page(self, request: Request) -> Response:
         """``GET /api/v1/mcp/configurations?workspace=&limit=&cursor=``."""
@@ -115,7 +117,7 @@ class UpstreamRoutes:
         principal = await self._authorize(request)
         upstream = await self._registry.get(principal, _id(request.path_params["id"]))
         slugs = await self._registry.workspace_slugs(principal)
-        return JSONResponse(_document(upstream, slugs[upstream.workspace_id]))
+        return _answer(upstream, slugs[upstream.workspace_id])
 
     async def replace(self, request: Request) -> Response:
         """``PUT /api/v1/mcp/configurations/{id}``; a body without ``secret`` keeps the stored one."""
@@ -130,13 +132,14 @@ class UpstreamRoutes:
                 INVALID_BODY,
                 (FieldError("/workspace", "A configuration stays in its workspace; create another one."),),
             )
-        updated = await self._registry.update(principal, self._registration.changed(stored, given))
-        return JSONResponse(_document(updated, given.workspace))
+        changed = self._registration.changed(stored, given)
+        updated = await self._registry.update(principal, changed, expected=if_match(request))
+        return _answer(updated, given.workspace)
 
     async def delete(self, request: Request) -> Response:
         """``DELETE /api/v1/mcp/configurations/{id}``."""
         principal = await self._authorize(request)
-        await self._registry.delete(principal, _id(request.path_params["id"]))
+        await self._registry.delete(principal, _id(request.path_params["id"]), expected=if_match(request))
         return Response(status_code=204)
 
     async def test(self, request: Request) -> Response:
@@ -172,7 +175,14 @@ class UpstreamRoutes:
         return JSONResponse(asdict(result))
 
 
-def _document(upstream: Upstream, workspace: str) -> dict[str, Any]:
+def _answer(
+    upstream: Upstream, workspace: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    tagged = {"ETag": entity_tag(upstream.version), **(headers or {})}
+    return JSONResponse(_document(upstream, workspace), status_code=status, headers=tagged)
+
+
+def _document(upstream: Upstream, workspace: str) -> ConfigurationDocument:
     """Return what a client may see of ``upstream``: everything but the secret."""
     form = upstream.credential_form
     return {

@@ -25,6 +25,7 @@ __all__ = [
     "delete_upstream",
     "find_upstream",
     "get_upstream",
+    "hold_upstream",
     "insert_upstream",
     "list_for_workspace",
     "list_upstreams",
@@ -40,6 +41,7 @@ INSERT INTO upstreams ({_COLUMNS})
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 """  # noqa: S608 - the columns are the constant above
 _GET = f"SELECT {_COLUMNS} FROM upstreams WHERE id = $1"  # noqa: S608
+_HOLD = f"{_GET} FOR NO KEY UPDATE"
 _PAGE_OF_ORGANIZATION = f"""
 SELECT {_COLUMNS} FROM upstreams WHERE (name, id) > ($2, $3) ORDER BY name, id LIMIT $1
 """  # noqa: S608
@@ -114,6 +116,18 @@ async def get_upstream(connection: Connection, upstream_id: UpstreamId) -> Upstr
         NotFoundError: there is none.
     """
     row = await connection.fetchrow(_GET, upstream_id)
+    if row is None:
+        raise NotFoundError(_MISSING)
+    return _upstream(row)
+
+
+async def hold_upstream(connection: Connection, upstream_id: UpstreamId) -> Upstream:
+    """Return an upstream that the caller may see and nobody else changes until the transaction ends.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    row = await connection.fetchrow(_HOLD, upstream_id)
     if row is None:
         raise NotFoundError(_MISSING)
     return _upstream(row)

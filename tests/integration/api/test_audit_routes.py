@@ -113,7 +113,7 @@ async def test_the_deployments_own_rows_are_the_platform_admins(api: Api, databa
 )
 async def test_a_wrong_parameter_is_refused(api: Api, parameters: dict[str, str]) -> None:
     answer = await api.caller().request("GET", AUDIT, params=parameters)
-    assert answer.status_code == 422
+    assert answer.status_code == (400 if "cursor" in parameters else 422)
 
 
 async def test_every_query_is_served_by_an_index(

@@ -197,7 +197,7 @@ BAD_CURSORS: dict[str, str] = {
 
 @pytest.mark.parametrize("cursor", BAD_CURSORS.values(), ids=BAD_CURSORS)
 async def test_a_cursor_that_no_list_gave_is_refused(api: Api, cursor: str) -> None:
-    problem = assert_problem(await api.caller().page(cursor=cursor), 422, "invalid_request")
+    problem = assert_problem(await api.caller().page(cursor=cursor), 400, "invalid_cursor")
     assert "cursor" in problem["detail"]
 
 

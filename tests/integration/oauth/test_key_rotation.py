@@ -18,6 +18,8 @@ import pytest
 from agentapi._core import Keyring
 from agentapi.egress import Egress
 from agentapi.errors import StartupError
+from agentapi.idempotency.ledger import Ledger
+from agentapi.idempotency.models import Answer, Claim
 from agentapi.jobs.queue import JobQueue
 from agentapi.key_commands import sealed_columns
 from agentapi.oauth.brought import store as brought_store
@@ -56,6 +58,8 @@ NOT_SEALED = {
     ("audit_checkpoints", "signature"),
     ("audit_log", "hash"),
     ("audit_log", "previous"),
+    ("idempotency_keys", "fingerprint"),
+    ("idempotency_keys", "key_hash"),
     ("invitations", "token_hash"),
     ("oauth_flows", "browser_hash"),
     ("oauth_flows", "state_hash"),
@@ -127,6 +131,13 @@ async def brought_values(bench: Bench, keyring: Keyring) -> Stored:
         return await brought_store.put(connection, replace(row, sealed=sealed))
 
 
+async def kept_answer(bench: Bench, keyring: Keyring) -> Claim:
+    claim = Claim.of(bench.principal, "k", (b"POST",))
+    async with Ledger(bench.database, keyring=keyring).once(claim) as keep:
+        await keep(Answer(201, ((b"etag", b'"1"'),), b"shown once"))
+    return claim
+
+
 async def counts(postgres: EmbeddedPostgres) -> dict[str, dict[str, int]]:
     return {str(column): found for column, found in (await count_by_key(postgres.owner_dsn, sealed_columns())).items()}
 
@@ -192,6 +203,7 @@ async def test_what_is_sealed_anew_opens_without_the_old_key(
     await bench.room.clients.put(bench.principal, by_hand)
     shared = await sealed_upstream(bench.database, bench.tenant, oauth_keyring)
     brought = await brought_values(bench, oauth_keyring)
+    answered = await kept_answer(bench, oauth_keyring)
     waiting = await bench.init()
     before = await counts(postgres)
     assert {name: {*found} for name, found in before.items()} == {str(column): {"k1"} for column in sealed_columns()}
@@ -213,6 +225,9 @@ async def test_what_is_sealed_anew_opens_without_the_old_key(
     async with bench.database.tenant_transaction(bench.principal) as connection:
         found = await upstream_store.get_upstream(connection, shared.id)
         values = await brought_store.find(connection, brought.user_id, brought.upstream_id)
+    again = await Ledger(bench.database, keyring=only_new).answered(answered)
+    assert again is not None
+    assert again.body == b"shown once"
     assert values is not None
     assert BroughtVault(only_new).open(values).values["token"].get_secret_value() == "a token of one's own"
     assert found.secret is not None

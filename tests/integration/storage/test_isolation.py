@@ -261,6 +261,12 @@ async def test_without_context_there_are_no_rows_and_writes_are_refused(
             user_id,
         ),
         (
+            """INSERT INTO idempotency_keys
+            VALUES ($1, $2, decode(repeat('00', 32), 'hex'), decode(repeat('00', 32), 'hex'), '', now())""",
+            org_id,
+            user_id,
+        ),
+        (
             """INSERT INTO prompt_versions VALUES ($2, $1, 1, '', '[]', 0, '', true, $3, now())""",
             uuid4(),
             org_id,

@@ -21,6 +21,7 @@ from agentapi.identity.api_keys import store
 from agentapi.identity.api_keys.models import MCP_SCOPES, ApiKey, KeyId
 from agentapi.identity.api_keys.text import hash_of, write_key
 from agentapi.identity.permissions import Permission, permits, within
+from agentapi.preconditions import ANY, IfMatch
 from agentapi.principal import Role, UserId
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class KeyBook:
             granted = " ".join(sorted(scopes))
             entry = _entry("created", key_id, name=name, role=role.value, scopes=granted, agent=agent)
             await self._audit.record(connection, principal, entry)
-        self._directory.forget(key.org_id, key.id)
+        self._database.when_committed(lambda: self._directory.forget(key.org_id, key.id))
         return key, text
 
     async def page(self, principal: Principal, *, after: tuple[str, KeyId] | None, limit: int) -> list[ApiKey]:
@@ -131,12 +132,11 @@ class KeyBook:
             NotFoundError: There is none that the principal may know of.
         """
         async with self._database.tenant_transaction(principal) as connection:
-            key = await store.find(connection, key_id)
-        if key is None or not (key.created_by == principal.user_id or permits(principal, Permission.API_KEYS_ALL)):
-            raise NotFoundError(NO_KEY)
-        return key
+            return _known(principal, await store.find(connection, key_id))
 
-    async def rotate(self, principal: Principal, key_id: KeyId, *, overlap: timedelta) -> tuple[ApiKey, str]:
+    async def rotate(
+        self, principal: Principal, key_id: KeyId, *, overlap: timedelta, expected: IfMatch = ANY
+    ) -> tuple[ApiKey, str]:
         """Give a key a new secret; the old one stays good for ``overlap``, one that is older for no longer.
 
         Raises:
@@ -145,30 +145,38 @@ class KeyBook:
             NotFoundError: There is none that the principal may know of.
         """
         _require_no_key(principal)
-        key = await self.get(principal, key_id)
-        if key.created_by != principal.user_id:
-            raise ForbiddenError("Only whoever made a key may rotate it.")
-        text, now = write_key(key.org_id, key.id), self._now()
+        text, now = write_key(principal.org_id, key_id), self._now()
         async with self._database.tenant_transaction(principal) as connection:
+            key = _known(principal, await store.hold(connection, key_id))
+            if key.created_by != principal.user_id:
+                raise ForbiddenError("Only whoever made a key may rotate it.")
+            expected.check(key.version)
             if not await store.rotate(connection, key_id, hash_of(text), now=now, until=now + overlap):
                 raise ConflictError("The API key is expired or revoked.")
             entry = _entry("rotated", key_id, overlap_s=int(overlap.total_seconds()))
             await self._audit.record(connection, principal, entry)
-        self._directory.forget(key.org_id, key.id)
+        self._database.when_committed(lambda: self._directory.forget(key.org_id, key.id))
         return await self.get(principal, key_id), text
 
-    async def revoke(self, principal: Principal, key_id: KeyId) -> None:
+    async def revoke(self, principal: Principal, key_id: KeyId, *, expected: IfMatch = ANY) -> None:
         """End a key, and the one from before its rotation; a second time changes nothing.
 
         Raises:
             NotFoundError: There is none that the principal may know of.
         """
         _require_no_key(principal)
-        key = await self.get(principal, key_id)
         async with self._database.tenant_transaction(principal) as connection:
+            key = _known(principal, await store.hold(connection, key_id))
+            expected.check(key.version)
             if await store.revoke(connection, key_id, now=self._now()):
                 await self._audit.record(connection, principal, _entry("revoked", key_id))
         self._directory.forget(key.org_id, key.id)
+
+
+def _known(principal: Principal, key: ApiKey | None) -> ApiKey:
+    if key is None or not (key.created_by == principal.user_id or permits(principal, Permission.API_KEYS_ALL)):
+        raise NotFoundError(NO_KEY)
+    return key
 
 
 def _own_role(role: Role) -> Role:

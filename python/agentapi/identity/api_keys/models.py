@@ -60,6 +60,7 @@ class ApiKey:
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
     revoked_at: datetime | None = None
+    version: int = 1
 
     @property
     def is_agent(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response
@@ -14,18 +14,20 @@ from agentapi.api_input import decode_cursor, encode_cursor, known_id, page_limi
 from agentapi.identity.api_keys.book import NO_KEY
 from agentapi.identity.api_keys.models import API_READ, API_WRITE, MCP_SCOPES, KeyId
 from agentapi.identity.api_keys.text import public_part
+from agentapi.preconditions import entity_tag, if_match
 from agentapi.principal import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.requests import Request
 
     from agentapi.identity.api_keys.book import KeyBook
+    from agentapi.identity.api_keys.documents import KeyDocument, NewKeyDocument
     from agentapi.identity.api_keys.models import ApiKey
     from agentapi.principal import Principal
 
-__all__ = ["KeyRoutes"]
+__all__ = ["KeyInput", "KeyRoutes", "RotationInput"]
 
 _BASE: Final = "/api/v1/api-keys"
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
@@ -35,7 +37,7 @@ _LIFETIME_S: Final = 90 * _DAY_S
 
 
 class _Input(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class KeyInput(_Input):
@@ -103,8 +105,8 @@ class KeyRoutes:
             workspace=given.workspace,
             lifetime=None if given.expires_in_s is None else timedelta(seconds=given.expires_in_s),
         )
-        headers = {**_NO_STORE, "Location": f"{_BASE}/{key.id}"}
-        return JSONResponse({**_document(key), "key": text}, status_code=201, headers=headers)
+        document: NewKeyDocument = {**_document(key), "key": text}
+        return _answer(document, status=201, headers={"Location": f"{_BASE}/{key.id}"})
 
     async def page(self, request: Request) -> Response:
         """``GET /api/v1/api-keys?limit=&cursor=``."""
@@ -122,20 +124,21 @@ class KeyRoutes:
     async def read(self, request: Request) -> Response:
         """``GET /api/v1/api-keys/{id}``."""
         principal = await self._authorize(request)
-        return JSONResponse(_document(await self._book.get(principal, _id(request))), headers=_NO_STORE)
+        return _answer(_document(await self._book.get(principal, _id(request))))
 
     async def rotate(self, request: Request) -> Response:
         """``POST /api/v1/api-keys/{id}/rotate``."""
         principal = await self._authorize(request)
         given = parse(RotationInput, await read_json(request))
         overlap = timedelta(seconds=given.overlap_s)
-        key, text = await self._book.rotate(principal, _id(request), overlap=overlap)
-        return JSONResponse({**_document(key), "key": text}, headers=_NO_STORE)
+        key, text = await self._book.rotate(principal, _id(request), overlap=overlap, expected=if_match(request))
+        document: NewKeyDocument = {**_document(key), "key": text}
+        return _answer(document)
 
     async def revoke(self, request: Request) -> Response:
         """``DELETE /api/v1/api-keys/{id}``."""
         principal = await self._authorize(request)
-        await self._book.revoke(principal, _id(request))
+        await self._book.revoke(principal, _id(request), expected=if_match(request))
         return Response(status_code=204)
 
 
@@ -143,13 +146,18 @@ def _id(request: Request) -> KeyId:
     return KeyId(known_id(request.path_params["id"], NO_KEY))
 
 
-def _document(key: ApiKey) -> dict[str, Any]:
+def _answer(document: KeyDocument, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    tagged = {**_NO_STORE, "ETag": entity_tag(document["version"]), **(headers or {})}
+    return JSONResponse(document, status_code=status, headers=tagged)
+
+
+def _document(key: ApiKey) -> KeyDocument:
     return {
         "id": str(key.id),
         "name": key.name,
         "begins_with": public_part(key.org_id, key.id),
         "acts_as": "agent" if key.is_agent else "user",
-        "role": key.role.value,
+        "role": key.role,
         "scopes": sorted(key.scopes),
         "workspace": key.workspace,
         "created_by": str(key.created_by),
@@ -159,6 +167,7 @@ def _document(key: ApiKey) -> dict[str, Any]:
         "expires_at": _time(key.expires_at),
         "last_used_at": _time(key.last_used_at),
         "revoked_at": _time(key.revoked_at),
+        "version": key.version,
     }
 
 

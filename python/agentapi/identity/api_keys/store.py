@@ -22,6 +22,7 @@ __all__ = [
     "add_agent",
     "find",
     "find_workspace_id",
+    "hold",
     "insert",
     "page",
     "page_of_maker",
@@ -33,10 +34,12 @@ __all__ = [
 
 _COLUMNS: Final = (
     "k.org_id, k.id, k.name, k.created_by, k.user_id, k.role, k.scopes, k.workspace_id, w.slug AS workspace, k.hash,"
-    " k.previous_hash, k.previous_until, k.created_at, k.rotated_at, k.expires_at, k.last_used_at, k.revoked_at"
+    " k.previous_hash, k.previous_until, k.created_at, k.rotated_at, k.expires_at, k.last_used_at, k.revoked_at,"
+    " k.version"
 )
 _KEYS: Final = "api_keys k LEFT JOIN workspaces w ON w.org_id = k.org_id AND w.id = k.workspace_id"
 _FIND = f"SELECT {_COLUMNS} FROM {_KEYS} WHERE k.id = $1"  # noqa: S608 - constants, as below
+_HOLD = f"{_FIND} FOR NO KEY UPDATE OF k"
 _PAGE = f"""
 SELECT {_COLUMNS} FROM {_KEYS} WHERE (k.name, k.id) > ($1, $2) ORDER BY k.name, k.id LIMIT $3
 """  # noqa: S608
@@ -79,6 +82,12 @@ _FIRST: Final = ("", KeyId(UUID(int=0)))
 async def find(connection: Connection, key_id: KeyId) -> ApiKey | None:
     """Return a key of the organisation."""
     row = await connection.fetchrow(_FIND, key_id)
+    return None if row is None else _key(row)
+
+
+async def hold(connection: Connection, key_id: KeyId) -> ApiKey | None:
+    """Return a key of the organisation, which nobody else changes until the transaction ends."""
+    row = await connection.fetchrow(_HOLD, key_id)
     return None if row is None else _key(row)
 
 
@@ -166,4 +175,5 @@ def _key(row: asyncpg.Record) -> ApiKey:
         expires_at=row["expires_at"],
         last_used_at=row["last_used_at"],
         revoked_at=row["revoked_at"],
+        version=row["version"],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from starlette.responses import JSONResponse, Response
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from agentapi.oauth.brought.book import BroughtBook, Report
+    from agentapi.oauth.documents import CredentialDocument, CredentialFieldDocument
     from agentapi.principal import Principal
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.registry import UpstreamRegistry
 
-__all__ = ["BroughtRoutes"]
+__all__ = ["BroughtRoutes", "ValuesInput"]
 
 _PATH: Final = "/api/v1/mcp/credentials/{upstream}"
 _MAX_BODY_BYTES: Final = 256 * 1024
@@ -91,10 +92,21 @@ class BroughtRoutes:
 
 
 def _answer(upstream: Upstream, report: Report) -> JSONResponse:
-    fields: list[dict[str, Any]] = [
-        {**field.model_dump(mode="json"), "is_set": field.name in report.fields} for field in form_of(upstream).fields
+    fields: list[CredentialFieldDocument] = [
+        {
+            "name": field.name,
+            "label": field.label,
+            "kind": field.kind,
+            "pattern": field.pattern,
+            "min_length": field.min_length,
+            "max_length": field.max_length,
+            "help": field.help,
+            "help_url": field.help_url,
+            "is_set": field.name in report.fields,
+        }
+        for field in form_of(upstream).fields
     ]
-    document = {
+    document: CredentialDocument = {
         "upstream": str(upstream.id),
         "name": upstream.name,
         "status": report.standing,

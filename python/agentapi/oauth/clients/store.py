@@ -55,8 +55,10 @@ INSERT INTO oauth_upstreams (org_id, {_BINDING}, updated_by, updated_at) VALUES 
 ON CONFLICT (org_id, upstream_id) DO UPDATE SET
     provider = excluded.provider, parameters = excluded.parameters, scopes = excluded.scopes,
     updated_by = excluded.updated_by, updated_at = excluded.updated_at
+RETURNING version
 """  # noqa: S608
-_FIND_BINDING = f"SELECT {_BINDING} FROM oauth_upstreams WHERE upstream_id = $1"  # noqa: S608
+_FIND_BINDING = f"SELECT {_BINDING}, version FROM oauth_upstreams WHERE upstream_id = $1"  # noqa: S608
+_HOLD_BINDING = f"{_FIND_BINDING} FOR NO KEY UPDATE"
 _DELETE_BINDING = "DELETE FROM oauth_upstreams WHERE upstream_id = $1 RETURNING upstream_id"
 
 
@@ -121,30 +123,32 @@ async def delete_client(connection: Database, issuer: str) -> None:
 
 async def put_binding(
     connection: Database, binding: Binding, *, org_id: OrgId, updated_by: UserId, now: datetime
-) -> None:
-    """Store which provider an upstream uses.
+) -> int:
+    """Store which provider an upstream uses, and return the version of that.
 
     Raises:
         NotFoundError: There is no such upstream that the caller may see.
     """
     try:
-        await connection.execute(
-            _PUT_BINDING,
-            org_id,
-            binding.upstream_id,
-            binding.provider,
-            json.dumps(binding.parameters),
-            list(binding.scopes),
-            updated_by,
-            now,
+        return int(
+            await connection.fetchval(
+                _PUT_BINDING,
+                org_id,
+                binding.upstream_id,
+                binding.provider,
+                json.dumps(binding.parameters),
+                list(binding.scopes),
+                updated_by,
+                now,
+            )
         )
     except (asyncpg.ForeignKeyViolationError, asyncpg.InsufficientPrivilegeError) as error:
         raise NotFoundError("There is no such upstream.") from error
 
 
-async def find_binding(connection: Database, upstream_id: UpstreamId) -> Binding | None:
-    """Return which provider an upstream uses, if somebody chose one."""
-    row = await connection.fetchrow(_FIND_BINDING, upstream_id)
+async def find_binding(connection: Database, upstream_id: UpstreamId, *, hold: bool = False) -> Binding | None:
+    """Return which provider an upstream uses, if somebody chose one; ``hold`` keeps others from changing that."""
+    row = await connection.fetchrow(_HOLD_BINDING if hold else _FIND_BINDING, upstream_id)
     if row is None:
         return None
     return Binding(
@@ -152,6 +156,7 @@ async def find_binding(connection: Database, upstream_id: UpstreamId) -> Binding
         provider=ProviderName(row["provider"]),
         parameters=json.loads(row["parameters"]),
         scopes=tuple(row["scopes"]),
+        version=row["version"],
     )
 
 

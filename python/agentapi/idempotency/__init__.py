@@ -1,0 +1,1 @@
+"""Requests that may be repeated safely, by the header ``Idempotency-Key``."""
