@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mcp_types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 
 from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.errors import InsufficientScopeError, NotAcceptableError, TooManyStreamsError
+from agentapi.gateway.incoming import Incoming
 from agentapi.gateway.reply import Answer
 from agentapi.gateway.rpc import RpcRefusalError, error_message, error_object, error_status
 from agentapi.upstreams.link import Era
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
     from starlette.datastructures import Headers
 
-    from agentapi._core import Envelope
     from agentapi.principal import Principal
     from agentapi.upstreams.registry import WorkspaceView
 
-__all__ = ["Call", "Incoming", "check_accept", "failure", "read_message"]
+__all__ = ["Call", "check_accept", "failure", "read_message"]
 
 _ENVELOPE_MESSAGES = {
     PARSE_ERROR: "The request body is not strict JSON in UTF-8.",
@@ -51,30 +50,6 @@ class Call:
     """Returns the ``WWW-Authenticate`` of a refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """One message: as it came, as the scan found it, and as an object."""
-
-    body: bytes = field(repr=False)
-    envelope: Envelope
-    message: dict[str, Any]
-
-    @property
-    def method(self) -> str:
-        """The method of a request or notification."""
-        return self.envelope.method or ""
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Its params, empty where there are none."""
-        return self.message.get("params") or {}
-
-    @property
-    def id_json(self) -> bytes:
-        """The id of a request as it is written."""
-        return self.envelope.id_json or b"null"
-
-
 def read_message(body: bytes, *, max_bytes: int, max_depth: int) -> Incoming:
     """Return the message in ``body``.
 
@@ -87,8 +62,7 @@ def read_message(body: bytes, *, max_bytes: int, max_depth: int) -> Incoming:
         code, reason, id_json = error.jsonrpc_code, error.reason, error.id_json
         message = _ENVELOPE_MESSAGES[code]
         raise RpcRefusalError(code, message, data={"reason": reason}, id_json=id_json) from None
-    # The scan refuses what json.loads could not read, down to numbers with too many digits.
-    return Incoming(body, envelope, json.loads(body))
+    return Incoming(body, envelope)
 
 
 def failure(call: Call, era: Era, id_json: bytes, error: Exception) -> Answer:

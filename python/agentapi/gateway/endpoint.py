@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import VerifiedToken
     from agentapi.gateway.browser_guard import BrowserGuard
-    from agentapi.gateway.call import Incoming
+    from agentapi.gateway.incoming import Incoming
     from agentapi.gateway.refusals import Refusals
     from agentapi.gateway.resource import ProtectedResource
     from agentapi.identity.api_keys.directory import KeyDirectory

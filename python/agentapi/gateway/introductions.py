@@ -14,8 +14,8 @@ from mcp.shared.inbound import decode_header_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentapi.gateway.call import Incoming
     from agentapi.gateway.exchange import ClientTraits
+    from agentapi.gateway.incoming import Incoming
 
 __all__ = ["Introductions"]
 
@@ -48,13 +48,7 @@ class Introductions:
             and name is not None
             and decode_header_value(name.decode("latin-1")) == envelope.name
         )
-        params = incoming.params
-        plain = (
-            isinstance(params.get("arguments", {}), dict)
-            and isinstance(params.get("requestState"), str | None)
-            and "inputResponses" not in params
-        )
-        return client if agrees and plain else None
+        return client if agrees and envelope.has_plain_params else None
 
     def remember(self, incoming: Incoming, client: ClientTraits) -> None:
         """Remember what ``client`` said with a request that was found to be good."""

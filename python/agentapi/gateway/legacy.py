@@ -38,9 +38,10 @@ from agentapi.upstreams.notices import passes
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from agentapi.gateway.call import Call, Incoming
+    from agentapi.gateway.call import Call
     from agentapi.gateway.conversations import Conversation, Conversations
     from agentapi.gateway.exchange import RequestRouter
+    from agentapi.gateway.incoming import Incoming
     from agentapi.gateway.listening import OpenStreams
     from agentapi.gateway.reply import StreamLimits
     from agentapi.gateway.session_ids import Session, SessionIds
@@ -143,12 +144,9 @@ class LegacyFront:
             view=call.view,
             toolset=call.toolset,
             client=client,
-            request_id=incoming.message["id"],
             method=incoming.method,
-            params=_with_level(incoming.params, conversation),
             peer=_Peer(reply, client, conversation, self._answer_timeout_s),
-            body=incoming.body,
-            envelope=incoming.envelope,
+            incoming=incoming.read_as(_with_level(incoming.params, conversation)),
         )
         error = {"code": REQUEST_CANCELLED, "message": "The client has cancelled the request."}
         cancelled = Answer(error_message(incoming.id_json, error))

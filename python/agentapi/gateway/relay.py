@@ -158,7 +158,9 @@ class ByteRelay:
 
     async def _pass(self, passage: Passage, scope: Scope) -> Answer:
         exchange, target = passage.exchange, passage.target
-        state = exchange.params.get("requestState")
+        state = None
+        if not exchange.envelope.has_plain_params or exchange.envelope.request_state is not None:
+            state = exchange.params.get("requestState")
         if state is not None:
             state = self._states.open(Binding.of(exchange, target), state)
 
@@ -173,8 +175,7 @@ class ByteRelay:
         wire = self._wires.of(upstream, credential)
         pieces = request_pieces(
             wire,
-            exchange.body,
-            exchange.envelope,
+            exchange.incoming,
             member=target.member,
             own_name=target.name,
             request_state=state,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import Envelope
     from agentapi.egress.dialer import Destination, Dialer
+    from agentapi.gateway.incoming import Incoming
     from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.upstreams.credentials import Credential
     from agentapi.upstreams.models import Upstream
@@ -102,8 +103,7 @@ class Wires:
 
 def request_pieces(
     wire: Wire,
-    body: bytes,
-    envelope: Envelope,
+    incoming: Incoming,
     *,
     member: Literal["name", "uri"],
     own_name: str,
@@ -115,8 +115,7 @@ def request_pieces(
 
     Args:
         wire: Where to.
-        body: The client's message.
-        envelope: What the scan found in it.
+        incoming: The client's message.
         member: What of the params names the tool, prompt or resource.
         own_name: The upstream's own name of it.
         request_state: The upstream's own state, if the message carries one.
@@ -126,7 +125,8 @@ def request_pieces(
     Raises:
         InvalidRequestError: A header of the client cannot be passed on.
     """
-    pieces = _spliced(body, envelope, member, own_name, request_state)
+    envelope = incoming.envelope
+    pieces = _spliced(incoming.body, envelope, member, own_name, request_state)
     size = sum(map(len, pieces))
     fields = [
         (b"MCP-Protocol-Version", (envelope.protocol_version or "").encode()),

@@ -182,7 +182,7 @@ class Router:
                 return None if is_ours else await self._tool(exchange)
             case "prompts/get":
                 own = await self._own.named(exchange)
-                return None if own is not None else await self._prompt(exchange, exchange.params.get("name"))
+                return None if own is not None else await self._prompt(exchange, exchange.name)
             case "resources/read":
                 return await self._resource(exchange, exchange.params.get("uri"))
             case "completion/complete":
@@ -295,9 +295,9 @@ class Router:
         return self._pages.page(exchange, kind, items, exchange.params.get("cursor"), head)
 
     async def _tool(self, exchange: Exchange) -> Target:
-        principal, view, name = exchange.principal, exchange.view, exchange.params.get("name")
+        principal, view, name = exchange.principal, exchange.view, exchange.name
         require(principal, Permission.TOOLS_CALL)
-        if not isinstance(name, str):
+        if name is None:
             raise MCPError(INVALID_PARAMS, "The name of the tool is missing.")
         original = await self._policy.original(view, principal, name)
         tool = self.catalogue.find_at_hand(view.upstreams, principal, Kind.TOOLS, original)
@@ -310,11 +310,11 @@ class Router:
 
     def _unlisted(self, exchange: Exchange) -> Upstream | None:
         """Return the upstream whose account the tool is to connect that a request calls, if it has no such tool."""
-        view, name = exchange.view, exchange.params.get("name")
+        view, name = exchange.view, exchange.name
         if exchange.method != "tools/call" or exchange.toolset is not None:
             return None
         upstream = upstream_to_connect(view.upstreams, name, bare=self.catalogue.is_bare(view.upstreams))
-        if upstream is None or not isinstance(name, str):
+        if upstream is None or name is None:
             return None
         listed = self.catalogue.find_at_hand(view.upstreams, exchange.principal, Kind.TOOLS, name)
         return upstream if listed is None else None
@@ -332,7 +332,7 @@ class Router:
 
     async def _searches(self, exchange: Exchange, name: str) -> bool:
         """Return whether a request calls the tool of search mode ``name``, and the workspace is in that mode."""
-        if exchange.method != "tools/call" or exchange.inner or exchange.params.get("name") != name:
+        if exchange.method != "tools/call" or exchange.inner or exchange.name != name:
             return False
         return await self._policy.search_mode(exchange.view, exchange.toolset, exchange.principal)
 
