@@ -138,6 +138,8 @@ async def _http_server(app: Starlette, listener: socket.socket) -> AsyncIterator
         log_config=None,
         access_log=False,
         server_header=False,
+        # No proxy stands before it, so that nobody's word counts for where a request comes from.
+        proxy_headers=False,
         timeout_graceful_shutdown=5,
         lifespan="on",
     )

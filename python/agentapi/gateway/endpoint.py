@@ -252,16 +252,15 @@ class StraightToMcp:
         self._own: list[Route] = []
         self._matched: dict[tuple[str, str], tuple[Route, Scope]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection (ASGI 3)."""
         if scope["type"] == "http" and scope["path"].startswith(_MCP):
             found = self._matching(scope)
             if found is not None:
                 route, matched = found
                 scope.update(matched, route=route, path_params=dict(matched["path_params"]))
-                await route.app(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                return route.app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _matching(self, scope: Scope) -> tuple[Route, Scope] | None:
         """Return the route of a request and what it says of it, found once for each address in use."""

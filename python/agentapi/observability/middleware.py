@@ -12,7 +12,7 @@ import structlog
 from agentapi.observability.request_context import current_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -51,7 +51,7 @@ class RequestContextMiddleware:
         status: int | None = None
         sent = 0
 
-        async def observed(message: Message) -> None:
+        def observed(message: Message) -> Awaitable[None]:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -59,7 +59,7 @@ class RequestContextMiddleware:
                 message = {**message, "headers": [*own, (_HEADER, request_id.encode())]}
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
-            await send(message)
+            return send(message)
 
         failed: str | None = None
         served = current_request.set(scope)
