@@ -173,15 +173,7 @@ class ByteRelay:
         exchange, target = passage.exchange, passage.target
         upstream, own = target.upstream, credential.user_id is not None
         wire = self._wires.of(upstream, credential)
-        pieces = request_pieces(
-            wire,
-            exchange.incoming,
-            member=target.member,
-            own_name=target.name,
-            request_state=state,
-            headers=scope["headers"],
-            mirrored=target.mirrored,
-        )
+        pieces = request_pieces(wire, exchange.incoming, target, request_state=state, headers=scope["headers"])
         # What refused another credential has no more to say.
         self._let_go(passage)
         passage.pooled = await self._taken(wire, upstream)
