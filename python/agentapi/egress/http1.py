@@ -66,7 +66,10 @@ class AnswerHead:
 
     def get(self, name: bytes) -> bytes:
         """Return the value of the first header of that name, or nothing."""
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
 
 class _State(Enum):
@@ -143,8 +146,10 @@ class Http1Connection(asyncio.Protocol):
     @property
     def keep_alive_s(self) -> float | None:
         """What the server said it will wait for the next request (``Keep-Alive: timeout=N``), if it did."""
-        text = self._head.get(b"keep-alive").lower() if self._head is not None else b""
-        digits = text.partition(b"timeout=")[2].partition(b",")[0].strip()
+        text = self._head.get(b"keep-alive") if self._head is not None else b""
+        if not text:
+            return None
+        digits = text.lower().partition(b"timeout=")[2].partition(b",")[0].strip()
         return float(digits) if digits.isdigit() and len(digits) < 6 else None  # noqa: PLR2004 - a day is enough
 
     @property

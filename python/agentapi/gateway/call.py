@@ -17,9 +17,7 @@ from agentapi.gateway.rpc import RpcRefusalError, error_message, error_object, e
 from agentapi.upstreams.link import Era
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.datastructures import Headers
+    from collections.abc import Callable, Iterable
 
     from agentapi.principal import Principal
     from agentapi.upstreams.registry import WorkspaceView
@@ -81,7 +79,7 @@ def failure(call: Call, era: Era, id_json: bytes, error: Exception) -> Answer:
     return Answer(error_message(id_json, described), status, headers)
 
 
-def check_accept(headers: Headers, *, json_too: bool = True) -> None:
+def check_accept(headers: Iterable[tuple[bytes, bytes]], *, json_too: bool = True) -> None:
     """Refuse a client that does not take events and, unless it asks for a stream alone, JSON.
 
     Ranges and weights are those of RFC 9110, section 12.5.1.
@@ -89,17 +87,17 @@ def check_accept(headers: Headers, *, json_too: bool = True) -> None:
     Raises:
         NotAcceptableError: It does not.
     """
-    takes_json, takes_events = _taken(", ".join(headers.getlist("accept")))
+    takes_json, takes_events = _taken(b", ".join([value for name, value in headers if name == b"accept"]))
     if not takes_events or (json_too and not takes_json):
         needed = "application/json and text/event-stream" if json_too else "text/event-stream"
         raise NotAcceptableError(f"The client must accept {needed}.")
 
 
 @lru_cache(maxsize=64)
-def _taken(accept: str) -> tuple[bool, bool]:
+def _taken(accept: bytes) -> tuple[bool, bool]:
     """Return whether JSON and whether events are taken; there are about as many headers as kinds of clients."""
     ranges = set()
-    for item in accept.split(","):
+    for item in accept.decode("latin-1").split(","):
         kind, _, weight = item.partition(";")
         if weight.replace(" ", "").lower() not in _UNWANTED:
             ranges.add(kind.strip().lower())

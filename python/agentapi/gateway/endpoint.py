@@ -29,7 +29,8 @@ from agentapi.gateway.resource import NO_WORKSPACE, Place
 from agentapi.gateway.rpc import RpcRefusalError, refusal_response
 from agentapi.gateway.scopes import scopes_of
 from agentapi.identity.api_keys.models import KeyGrant
-from agentapi.identity.authentication import key_grant, presented_token, verified_token
+from agentapi.identity.api_keys.text import PREFIX
+from agentapi.identity.authentication import presented_token, verified_token
 from agentapi.problems import rpc_error_response
 from agentapi.request_body import ClientGoneError, read_body
 
@@ -164,8 +165,8 @@ class McpEndpoint:
     async def _authenticate(self, scope: Scope, place: Place) -> VerifiedToken | KeyGrant:
         self._guard.check(scope["headers"])
         presented = presented_token(scope)
-        grant = None if self._keys is None else await key_grant(self._keys, presented)
-        if grant is not None:
+        if self._keys is not None and presented.startswith(PREFIX):
+            grant = await self._keys.grant(presented)
             if grant.organization != place.org or grant.workspace not in {None, place.workspace}:
                 raise ForeignOrganizationError(grant)
             return grant

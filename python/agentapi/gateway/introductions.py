@@ -46,7 +46,7 @@ class Introductions:
             fields.get(b"mcp-protocol-version") == client.revision.encode()
             and fields.get(b"mcp-method") == _CALL.encode()
             and name is not None
-            and decode_header_value(name.decode("latin-1")) == envelope.name
+            and _decoded(name) == envelope.name
         )
         return client if agrees and envelope.has_plain_params else None
 
@@ -59,6 +59,12 @@ class Introductions:
         if len(self._known) >= self._max_entries:
             self._known.clear()
         self._known[meta] = client
+
+
+def _decoded(name: bytes) -> str | None:
+    """Return what a header says; what does not begin like an encoded word stands for itself."""
+    text = name.decode("latin-1")
+    return decode_header_value(text) if text.startswith("=?") else text
 
 
 def _meta(incoming: Incoming) -> bytes:

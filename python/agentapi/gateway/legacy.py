@@ -99,14 +99,14 @@ class LegacyFront:
         """
         headers = Headers(scope=scope)
         if incoming is not None:
-            check_accept(headers)
+            check_accept(scope["headers"])
         session = self._session(headers, call, incoming)
         conversation = self._conversations.of(session) if session is not None else None
         if incoming is None:
             if session is None or conversation is None:
                 raise MethodNotAllowedError("Without a session the endpoint answers POST only.")
             if scope["method"] == "GET":
-                check_accept(headers, json_too=False)
+                check_accept(scope["headers"], json_too=False)
                 await self._stream(call, session, conversation, Reply(receive, send, self._limits, at_once=True))
             else:
                 await self._end(call, session)

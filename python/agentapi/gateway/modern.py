@@ -95,7 +95,7 @@ class ModernFront:
             NotAcceptableError: The client does not take what would be sent.
         """
         headers = Headers(scope=scope)
-        check_accept(headers)
+        check_accept(scope["headers"])
         if incoming.envelope.kind == "response":
             raise RpcRefusalError(INVALID_REQUEST, "A client of this revision sends no responses.")
         if incoming.envelope.kind == "notification":

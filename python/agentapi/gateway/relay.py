@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -163,13 +164,10 @@ class ByteRelay:
             state = exchange.params.get("requestState")
         if state is not None:
             state = self._states.open(Binding.of(exchange, target), state)
-
-        async def send(credential: Credential) -> Answer:
-            return await self._sent(passage, scope, credential, state)
-
+        send = partial(self._sent, passage, scope, state)
         return await with_credential(self._credentials, target.upstream, caller_of(exchange), send)
 
-    async def _sent(self, passage: Passage, scope: Scope, credential: Credential, state: str | None) -> Answer:
+    async def _sent(self, passage: Passage, scope: Scope, state: str | None, credential: Credential) -> Answer:
         exchange, target = passage.exchange, passage.target
         upstream, own = target.upstream, credential.user_id is not None
         wire = self._wires.of(upstream, credential)

@@ -156,7 +156,8 @@ class Router:
             MCPError: It is the retry of one whose user would not connect an account.
         """
         exchange = self.connect.resumed(exchange)
-        return inner_call(exchange) if await self._searches(exchange, CALL_TOOL) else exchange
+        is_inner = exchange.name == CALL_TOOL and await self._searches(exchange)
+        return inner_call(exchange) if is_inner else exchange
 
     def finished(self, exchange: Exchange, target: Target, result: dict[str, Any]) -> dict[str, Any]:
         """Return what a modern client is to see of a result that came by the relay."""
@@ -178,7 +179,9 @@ class Router:
     async def _sought(self, exchange: Exchange) -> Target | None:
         match exchange.method:
             case "tools/call":
-                is_ours = self._unlisted(exchange) is not None or await self._searches(exchange, FIND_TOOLS)
+                is_ours = self._unlisted(exchange) is not None or (
+                    exchange.name == FIND_TOOLS and await self._searches(exchange)
+                )
                 return None if is_ours else await self._tool(exchange)
             case "prompts/get":
                 own = await self._own.named(exchange)
@@ -330,9 +333,9 @@ class Router:
         result = connected(upstream)
         return {"resultType": "complete", **result} if exchange.client.era is Era.MODERN else result
 
-    async def _searches(self, exchange: Exchange, name: str) -> bool:
-        """Return whether a request calls the tool of search mode ``name``, and the workspace is in that mode."""
-        if exchange.method != "tools/call" or exchange.inner or exchange.name != name:
+    async def _searches(self, exchange: Exchange) -> bool:
+        """Return whether a request that names a tool of search mode calls it, and the workspace is in that mode."""
+        if exchange.method != "tools/call" or exchange.inner:
             return False
         return await self._policy.search_mode(exchange.view, exchange.toolset, exchange.principal)
 
