@@ -274,6 +274,8 @@ class Http1Connection(asyncio.Protocol):
         self._fail(ConnectionEndedError(untouched=not self._touched))
         self._transport = None
         self._stop_timer()
+        # It holds methods of the connection, which would hold it in turn.
+        del self._parser
 
     def _end(self) -> None:
         self._complete = True
