@@ -15,19 +15,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway import measure
-from load import drive, modern
+from gateway import measure, relay, started
 from page import write_section
 from relay_clients import fast_upstream
 from support.directories import open_directory
-from support.gateway import Gateway
 
 if TYPE_CHECKING:
     from gateway import Measured
 
 MODES = ("off", "buffered", "strict")
 CONCURRENCIES = (1, 16, 64)
-_ARGUMENTS = {"message": "as fast as it goes"}
 
 
 def _measure_all(root: Path, seconds: float) -> dict[str, dict[int, Measured]]:
@@ -36,16 +33,8 @@ def _measure_all(root: Path, seconds: float) -> dict[str, dict[int, Measured]]:
         (root / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
         jobs = {}
         for mode in MODES:
-            gateway = stack.enter_context(
-                Gateway.start(
-                    "--mcp-config", str(root / "mcp.json"), data_dir=root / mode, env={"AGENTAPI_AUDIT_MODE": mode}
-                )
-            )
-            call = {"name": "fast__echo", "arguments": _ARGUMENTS}
-            job = modern(gateway.mcp_url, gateway.token, "tools/call", call)
-            drive(modern(gateway.mcp_url, gateway.token, "tools/list", {}), 1, seconds=seconds, most=5)
-            drive(job, 1, seconds=seconds, most=5)
-            jobs[mode] = job, gateway.process.pid
+            gateway = started(stack, root, mode)
+            jobs[mode] = relay(gateway, seconds), gateway.process.pid
         measured: dict[str, dict[int, Measured]] = {mode: {} for mode in MODES}
         for concurrency in CONCURRENCIES:
             for mode, (job, pid) in jobs.items():

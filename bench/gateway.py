@@ -105,6 +105,30 @@ def fastmcp_proxy(python: str, url: str, *, cache_tls: bool) -> Iterator[tuple[s
             process.terminate()
 
 
+def started(stack: ExitStack, root: Path, mode: str) -> Gateway:
+    """Start a gateway in front of the servers of ``root/mcp.json`` that writes the audit log in ``mode``."""
+    env = {f"AGENTAPI_RATE_LIMIT_{name}": _LIMIT for name in ("PER_MINUTE", "BURST", "ORG_PER_MINUTE", "ORG_BURST")}
+    return stack.enter_context(
+        Gateway.start(
+            *("--mcp-config", str(root / "mcp.json")), data_dir=root / mode, env={**env, "AGENTAPI_AUDIT_MODE": mode}
+        )
+    )
+
+
+def call(to: str, token: str | None, tool: str) -> Job:
+    """Return a call of ``tool`` by a modern client."""
+    return modern(to, token, "tools/call", {"name": tool, "arguments": _ARGUMENTS})
+
+
+def relay(gateway: Gateway, seconds: float) -> Job:
+    """Return a call that the relay of ``gateway`` serves from now on."""
+    drive(modern(gateway.mcp_url, gateway.token, "tools/list", {}), 1, seconds=seconds, most=5)
+    # The first call learns the era of the upstream; from then on the relay serves it.
+    job = call(gateway.mcp_url, gateway.token, "fast__echo")
+    drive(job, 1, seconds=seconds, most=5)
+    return job
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """Everything measured."""
@@ -121,36 +145,24 @@ def _measure_all(root: Path, python: str, seconds: float) -> Figures:
         many = stack.enter_context(fast_upstream("--tools", str(LISTED - 3)))
         servers = {"fast": {"type": "http", "url": url}, "many": {"type": "http", "url": many}}
         (root / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
-        limits = {
-            f"AGENTAPI_RATE_LIMIT_{name}": _LIMIT for name in ("PER_MINUTE", "BURST", "ORG_PER_MINUTE", "ORG_BURST")
-        }
-        # What each way of writing the audit log costs is measured apart.
-        limits["AGENTAPI_AUDIT_MODE"] = "off"
-        gateway = stack.enter_context(
-            Gateway.start("--mcp-config", str(root / "mcp.json"), data_dir=root / "data", env=limits)
-        )
+        gateway = started(stack, root, "off")
         pid = gateway.process.pid
+        recording = {f"relay, audit {mode}": started(stack, root, mode) for mode in ("buffered", "strict")}
         slow = stack.enter_context(fastmcp_proxy(python, url, cache_tls=False))
         quick = stack.enter_context(fastmcp_proxy(python, url, cache_tls=True))
-
-        def call(to: str, token: str | None, tool: str) -> Job:
-            return modern(to, token, "tools/call", {"name": tool, "arguments": _ARGUMENTS})
-
         listing = modern(gateway.mcp_url, gateway.token, "tools/list", {})
-        drive(listing, 1, seconds=seconds, most=5)
-        # The first call learns the era of the upstream; from then on the relay serves it.
-        relay = call(gateway.mcp_url, gateway.token, "fast__echo")
-        drive(relay, 1, seconds=seconds, most=5)
+        relayed = relay(gateway, seconds)
         ways: dict[str, tuple[Job, int | None]] = {
             "direct": (call(url, None, "echo"), None),
-            "relay": (relay, pid),
+            "relay": (relayed, pid),
+            **{name: (relay(each, seconds), each.process.pid) for name, each in recording.items()},
             "relay, event stream": (call(gateway.mcp_url, gateway.token, "fast__stream"), pid),
             "SDK path (legacy client)": (legacy_call(gateway, "fast__echo"), pid),
             "FastMCP proxy": (call(slow[0], None, "echo"), slow[1]),
             "FastMCP proxy, TLS context cached": (call(quick[0], None, "echo"), quick[1]),
         }
         memory = {"idle": rss_mib(pid)}
-        drive(relay, 16, seconds=120, most=CALLS)
+        drive(relayed, 16, seconds=120, most=CALLS)
         memory[f"after {CALLS:,} calls"] = rss_mib(pid)
         measured: dict[str, dict[int, Measured]] = {name: {} for name in ways}
         for concurrency in CONCURRENCIES:
@@ -160,12 +172,13 @@ def _measure_all(root: Path, python: str, seconds: float) -> Figures:
         memory["after all loads"] = rss_mib(pid)
         hold = modern(gateway.mcp_url, gateway.token, "tools/call", {"name": "fast__hold"}, logs=True)
         asyncio.run(_hold(hold, pid, memory))
-        drive(relay, 16, seconds=120, most=CALLS)
+        drive(relayed, 16, seconds=120, most=CALLS)
         memory["after they ended and another 10,000 calls"] = rss_mib(pid)
         version = subprocess.run(
             [python, "-c", "import fastmcp; print(fastmcp.__version__)"], capture_output=True, text=True, check=True
         ).stdout.strip()
-        assert not gateway.tracebacks, gateway.tracebacks[:3]
+        for each in (gateway, *recording.values()):
+            assert not each.tracebacks, each.tracebacks[:3]
     return Figures(measured, listed, memory, version)
 
 
@@ -188,9 +201,9 @@ def _markdown(figures: Figures, seconds: float) -> str:
         "",
         "`make bench-gateway` measures this anew: `tools/call` with an answer of some 300 bytes from a trivial server.",
         f"Each figure is one run of {seconds:g} s, all ways in turn, on {_machine(figures.fastmcp)}.",
-        "The gateway is one process: tokens are checked, rate limits are on, requests are logged, audit is off.",
-        "The load generator (`bench/load.py`) and the upstream share the cores with it, so that *direct* shows their",
-        "bound.",
+        "The gateway is one process: tokens are checked, rate limits are on, requests are logged. The audit log is off",
+        "but for the rows that name its mode, each of a gateway of its own. The load generator (`bench/load.py`), the",
+        "upstream and the databases share the cores with it, so that *direct* shows their bound.",
         "",
         "| way | c | calls/s | p50 | p99 | CPU per call |",
         "|---|---|---|---|---|---|",
@@ -201,12 +214,12 @@ def _markdown(figures: Figures, seconds: float) -> str:
             cpu = f"{measured.cpu_ms:.3f} ms" if measured.cpu_ms else ""
             row = f"| {name} | {concurrency} | {load.per_second:,.0f} | {load.p50_ms:.2f} ms | {load.p99_ms:.2f} ms |"
             lines.append(f"{row} {cpu} |")
-    relay, cached, plain, direct = (
+    relayed, cached, plain, direct = (
         figures.ways[name] for name in ("relay", "FastMCP proxy, TLS context cached", "FastMCP proxy", "direct")
     )
-    ratios = [relay[c].load.per_second / cached[c].load.per_second for c in CONCURRENCIES]
-    ratio, ratio_plain = (relay[16].load.per_second / peer[16].load.per_second for peer in (cached, plain))
-    added = relay[1].load.p50_ms - direct[1].load.p50_ms
+    ratios = [relayed[c].load.per_second / cached[c].load.per_second for c in CONCURRENCIES]
+    ratio, ratio_plain = (relayed[16].load.per_second / peer[16].load.per_second for peer in (cached, plain))
+    added = relayed[1].load.p50_ms - direct[1].load.p50_ms
     lines += [
         "",
         f"At 16 connections the relay does {ratio:.0f} times the calls of FastMCP's proxy with its TLS context cached,",

@@ -447,12 +447,16 @@ class Envelope:
         """Whether ``params._meta`` is an object; ``null`` counts as absent."""
 
     @property
-    def has_client_capabilities(self) -> bool:
-        """Whether ``params._meta["io.modelcontextprotocol/clientCapabilities"]`` is an object."""
-
-    @property
     def has_progress_token(self) -> bool:
         """Whether ``params._meta.progressToken`` is a string or an integer."""
+
+    @property
+    def has_plain_params(self) -> bool:
+        """Whether ``params`` is what the first request for something holds.
+
+        That is: ``arguments``, if they are there, are an object, ``requestState``, if it is there, is a string or
+        ``null``, and there are no ``inputResponses``.
+        """
 
     @property
     def result_type(self) -> str | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -49,7 +48,7 @@ from agentapi.oauth.room import OAuthRoom
 from agentapi.observability.health import HealthBoard, Probe
 from agentapi.observability.logs import configure_from_settings
 from agentapi.observability.middleware import RequestContextMiddleware
-from agentapi.outermost import CrashGuard, PlainStartupFailure, http_problem, nobody, problem
+from agentapi.outermost import Application, CrashGuard, PlainStartupFailure, http_problem, nobody, problem
 from agentapi.policy.registry import PolicyRegistry
 from agentapi.policy.routes import PolicyRoutes
 from agentapi.prompts.registry import PromptRegistry
@@ -84,6 +83,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from starlette.applications import Starlette
     from starlette.routing import BaseRoute
 
     from agentapi._core import Keyring
@@ -169,7 +169,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                 )
                 yield {CLIENT_LIMITS_STATE: limits}
 
-    app = Starlette(
+    app = Application(
         middleware=_middleware(settings, lambda: app.router.routes),
         exception_handlers={
             AgentAPIError: problem,

@@ -158,8 +158,11 @@ class HttpProtocol(HttpToolsProtocol):
     _unread = 0
     # When nothing was under way any more; infinite while something is.
     _idle_since = math.inf
+    # Whether that was the end of an answer, and nothing has come after it.
+    _rests = False
     # One for the whole connection: a timer for each request would cost more than all the rest here.
     _timer: asyncio.TimerHandle | None = None
+    _looks_at = math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Serve a connection."""
@@ -181,6 +184,7 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read on; the parser keeps what belongs to a field until it is whole, and says nothing of it before."""
         self._unread += len(data)
+        self._rests = False
         super().data_received(data)
         if self._too_large():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -215,10 +219,16 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """End the response."""
-        super().on_response_complete()
+        """End the response, as uvicorn does but for the timer that it would make and cancel for each."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
         # Requests that came meanwhile have to be answered first.
-        if self.cycle.response_complete:
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._rests = True
             self._await_head()
 
     def send_400_response(self, msg: str) -> None:
@@ -243,20 +253,33 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._idle_since = self.loop.time()
-        if self._timer is None:
-            self._timer = self.loop.call_later(self._limits.head_timeout_s, self._look)
+        self._look_at(self._due())
+
+    def _due(self) -> float:
+        """Return when the client has had its time."""
+        within_s = self._limits.head_timeout_s
+        if self._rests:
+            within_s = min(within_s, self.timeout_keep_alive)
+        return self._idle_since + within_s
+
+    def _look_at(self, due: float) -> None:
+        """Look whether a client has had its time when it is ``due``, or before that."""
+        if due < self._looks_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._looks_at = due
+            self._timer = self.loop.call_at(due, self._look)
 
     def _look(self) -> None:
-        self._timer = None
-        due = self._idle_since + self._limits.head_timeout_s
-        if self.loop.time() >= due:
+        self._timer, self._looks_at = None, math.inf
+        due = self._due()
+        if self.loop.time() < due:
+            self._look_at(due)
+        elif self._unread or self.url:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
             # Who has sent nothing has asked for nothing.
-            if self._unread or self.url:
-                self._refuse(HTTPStatus.REQUEST_TIMEOUT)
-            else:
-                self.transport.close()
-        elif due < math.inf:
-            self._timer = self.loop.call_at(due, self._look)
+            self.transport.close()
 
     def _refuse(self, status: HTTPStatus, reason: str = "") -> None:
         """Close the connection with an error, which is told where it is not in the middle of an answer."""

@@ -6,7 +6,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
@@ -22,12 +24,25 @@ from agentapi.errors import (
 from agentapi.problems import bearer_challenge, problem_response
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["CrashGuard", "PlainStartupFailure", "http_problem", "nobody", "problem"]
+__all__ = ["Application", "CrashGuard", "PlainStartupFailure", "http_problem", "nobody", "problem"]
 
 _log = structlog.get_logger(__name__)
+
+
+class Application(Starlette):
+    """Starlette without a layer of its own for defects, for which ``CrashGuard`` answers here."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the layers, the application's own outermost."""
+        app: ASGIApp = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        for layer, args, options in reversed(self.user_middleware):
+            app = layer(app, *args, **options)
+        return app
 
 
 class PlainStartupFailure:
@@ -36,11 +51,12 @@ class PlainStartupFailure:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request, or the lifespan with a failure of its start in words."""
-        if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
-            return
+        # What only passes something on is no coroutine: each costs time, and memory for as long as a stream is open.
+        return self._serve(scope, receive, send) if scope["type"] == "lifespan" else self._app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         failed: Message | None = None
 
         async def hold_failure(message: Message) -> None:
@@ -69,10 +85,10 @@ class CrashGuard:
         """Serve a request; answer for what was raised before an answer began."""
         started = False
 
-        async def watched(message: Message) -> None:
+        def watched(message: Message) -> Awaitable[None]:
             nonlocal started
             started = True
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, watched)

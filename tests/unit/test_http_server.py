@@ -4,7 +4,7 @@ import asyncio
 import gc
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import uvicorn
@@ -260,6 +260,39 @@ async def test_a_head_that_does_not_come_to_its_end_is_given_up(sent: bytes, ans
     async with running(Echo(limits), HttpProtocol) as port, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await _statuses(reader, writer, [sent]) == answers
+
+
+class Brief(HttpProtocol):
+    """Keeps a connection for a tenth of a second after an answer."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.timeout_keep_alive = cast("int", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [(WHOLE, [200]), (WHOLE * 3, [200] * 3)],
+    ids=["one request", "several at once"],
+)
+async def test_a_connection_that_was_answered_is_kept_for_a_while_only(sent: bytes, answers: list[int]) -> None:
+    async with running(Echo(ClientLimits(head_timeout_s=60)), Brief) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await _statuses(reader, writer, [sent]) == answers
+
+
+async def test_whoever_has_begun_another_request_in_that_while_has_the_time_of_a_head() -> None:
+    async with running(Echo(ClientLimits(head_timeout_s=60)), Brief) as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(WHOLE)
+        await reader.readuntil(b"ok")
+        writer.write(WHOLE[:10])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await reader.read(1)
+        writer.write(WHOLE[10:])
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.close()
 
 
 async def test_a_body_that_nobody_reads_does_not_hold_its_connection() -> None:

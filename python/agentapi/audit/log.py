@@ -111,6 +111,11 @@ class AuditLog:
         # If the transaction rolls back, the checkpoint finds nothing new.
         self._written(doer.org_id, head is None)
 
+    @property
+    def records_calls(self) -> bool:
+        """Whether ``call`` writes anything at all."""
+        return self._mode != "off"
+
     def require_writable(self) -> None:
         """Refuse a call before it is made if its row could not be written, as far as that is known.
 

@@ -22,6 +22,7 @@ Sources: RFC 9112 (sections 6.3 on length, 9.3 and 9.6 on persistence), RFC 9110
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
@@ -65,7 +66,10 @@ class AnswerHead:
 
     def get(self, name: bytes) -> bytes:
         """Return the value of the first header of that name, or nothing."""
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
 
 class _State(Enum):
@@ -87,15 +91,18 @@ class Http1Connection(asyncio.Protocol):
         "_head",
         "_interim",
         "_keep_alive",
+        "_looks_at",
         "_loop",
         "_parser",
         "_paused",
         "_pieces",
         "_sized",
         "_state",
+        "_timer",
         "_touched",
         "_transport",
         "_unaccounted",
+        "_until",
         "_waiter",
     )
 
@@ -105,6 +112,9 @@ class Http1Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._state = _State.IDLE
         self._waiter: asyncio.Future[bool] | None = None
+        # One for the whole connection: one for each wait would be made and cancelled, nearly always for nothing.
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = self._until = math.inf
         self._failure: UpstreamError | None = None
         self._keep_alive = True
         self._paused = False
@@ -136,8 +146,10 @@ class Http1Connection(asyncio.Protocol):
     @property
     def keep_alive_s(self) -> float | None:
         """What the server said it will wait for the next request (``Keep-Alive: timeout=N``), if it did."""
-        text = self._head.get(b"keep-alive").lower() if self._head is not None else b""
-        digits = text.partition(b"timeout=")[2].partition(b",")[0].strip()
+        text = self._head.get(b"keep-alive") if self._head is not None else b""
+        if not text:
+            return None
+        digits = text.lower().partition(b"timeout=")[2].partition(b",")[0].strip()
         return float(digits) if digits.isdigit() and len(digits) < 6 else None  # noqa: PLR2004 - a day is enough
 
     @property
@@ -183,17 +195,37 @@ class Http1Connection(asyncio.Protocol):
         if self._failure is not None:
             raise self._failure
         waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_at(until, _expire, waiter)
+        self._until = until
+        if until < self._looks_at:
+            self._look_at(until)
         try:
             came: bool = await waiter
         finally:
-            timer.cancel()
             self._waiter = None
         return came
 
     def abort(self, reason: UpstreamError | None = None) -> None:
         """Close the connection at once; whoever waits for it gets ``reason``."""
         self._fail(reason or ConnectionEndedError())
+
+    def _look_at(self, when: float) -> None:
+        self._stop_timer()
+        self._looks_at = when
+        self._timer = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        """End the wait if its time has come."""
+        self._timer, self._looks_at = None, math.inf
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._until:
+            self._look_at(self._until)
+        else:
+            self._waiter.set_result(False)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -241,6 +273,9 @@ class Http1Connection(asyncio.Protocol):
             self._end()
         self._fail(ConnectionEndedError(untouched=not self._touched))
         self._transport = None
+        self._stop_timer()
+        # It holds methods of the connection, which would hold it in turn.
+        del self._parser
 
     def _end(self) -> None:
         self._complete = True
@@ -292,11 +327,6 @@ class Http1Connection(asyncio.Protocol):
         error = GarbledAnswerError(message)
         self._fail(error)
         return error
-
-
-def _expire(waiter: asyncio.Future[bool]) -> None:
-    if not waiter.done():
-        waiter.set_result(False)
 
 
 def is_field_value(value: bytes) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentapi.audit.models import DEPLOYMENT, Actor
 from agentapi.errors import AgentAPIError, InvalidRequestError
-from agentapi.identity.authentication import authenticate, key_grant, require_api_scope
+from agentapi.identity.authentication import authenticate, key_grant, presented_token, require_api_scope
 from agentapi.identity.permissions import Permission, require
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def authorizer(
         rates.look(request.scope)
         token: VerifiedToken | KeyGrant | None = None
         try:
-            token = grant = await key_grant(keys, request.scope)
+            token = grant = await key_grant(keys, presented_token(request.scope))
             if grant is not None:
                 require_api_scope(grant, request.method)
                 principal = grant.principal

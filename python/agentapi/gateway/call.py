@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mcp_types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 
 from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.errors import InsufficientScopeError, NotAcceptableError, TooManyStreamsError
+from agentapi.gateway.incoming import Incoming
 from agentapi.gateway.reply import Answer
 from agentapi.gateway.rpc import RpcRefusalError, error_message, error_object, error_status
 from agentapi.upstreams.link import Era
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from starlette.datastructures import Headers
-
-    from agentapi._core import Envelope
     from agentapi.principal import Principal
     from agentapi.upstreams.registry import WorkspaceView
 
-__all__ = ["Call", "Incoming", "check_accept", "failure", "read_message"]
+__all__ = ["Call", "check_accept", "failure", "read_message"]
 
 _ENVELOPE_MESSAGES = {
     PARSE_ERROR: "The request body is not strict JSON in UTF-8.",
@@ -51,30 +48,6 @@ class Call:
     """Returns the ``WWW-Authenticate`` of a refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """One message: as it came, as the scan found it, and as an object."""
-
-    body: bytes = field(repr=False)
-    envelope: Envelope
-    message: dict[str, Any]
-
-    @property
-    def method(self) -> str:
-        """The method of a request or notification."""
-        return self.envelope.method or ""
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Its params, empty where there are none."""
-        return self.message.get("params") or {}
-
-    @property
-    def id_json(self) -> bytes:
-        """The id of a request as it is written."""
-        return self.envelope.id_json or b"null"
-
-
 def read_message(body: bytes, *, max_bytes: int, max_depth: int) -> Incoming:
     """Return the message in ``body``.
 
@@ -87,8 +60,7 @@ def read_message(body: bytes, *, max_bytes: int, max_depth: int) -> Incoming:
         code, reason, id_json = error.jsonrpc_code, error.reason, error.id_json
         message = _ENVELOPE_MESSAGES[code]
         raise RpcRefusalError(code, message, data={"reason": reason}, id_json=id_json) from None
-    # The scan refuses what json.loads could not read, down to numbers with too many digits.
-    return Incoming(body, envelope, json.loads(body))
+    return Incoming(body, envelope)
 
 
 def failure(call: Call, era: Era, id_json: bytes, error: Exception) -> Answer:
@@ -107,7 +79,7 @@ def failure(call: Call, era: Era, id_json: bytes, error: Exception) -> Answer:
     return Answer(error_message(id_json, described), status, headers)
 
 
-def check_accept(headers: Headers, *, json_too: bool = True) -> None:
+def check_accept(headers: Iterable[tuple[bytes, bytes]], *, json_too: bool = True) -> None:
     """Refuse a client that does not take events and, unless it asks for a stream alone, JSON.
 
     Ranges and weights are those of RFC 9110, section 12.5.1.
@@ -115,17 +87,17 @@ def check_accept(headers: Headers, *, json_too: bool = True) -> None:
     Raises:
         NotAcceptableError: It does not.
     """
-    takes_json, takes_events = _taken(", ".join(headers.getlist("accept")))
+    takes_json, takes_events = _taken(b", ".join([value for name, value in headers if name == b"accept"]))
     if not takes_events or (json_too and not takes_json):
         needed = "application/json and text/event-stream" if json_too else "text/event-stream"
         raise NotAcceptableError(f"The client must accept {needed}.")
 
 
 @lru_cache(maxsize=64)
-def _taken(accept: str) -> tuple[bool, bool]:
+def _taken(accept: bytes) -> tuple[bool, bool]:
     """Return whether JSON and whether events are taken; there are about as many headers as kinds of clients."""
     ranges = set()
-    for item in accept.split(","):
+    for item in accept.decode("latin-1").split(","):
         kind, _, weight = item.partition(";")
         if weight.replace(" ", "").lower() not in _UNWANTED:
             ranges.add(kind.strip().lower())

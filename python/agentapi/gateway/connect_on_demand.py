@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 from collections import OrderedDict, defaultdict
 from dataclasses import replace
@@ -27,7 +26,6 @@ from mcp import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, URL_ELICITATION_REQUIRED
 from mcp_types.methods import INPUT_REQUIRED_METHODS
 
-from agentapi._core import scan_envelope
 from agentapi.errors import UpstreamNeedsConnectionError
 from agentapi.gateway.request_state import Binding, InvalidRequestStateError
 from agentapi.principal import UpstreamId
@@ -54,7 +52,6 @@ _WITH_ELICITATION_ID: Final = "2025-11-25"
 _LOOK_S: Final = 2.0
 """How often it is asked whether the connection is there, for the case that another process made it."""
 _MAX_TOLD: Final = 1000
-_MAX_DEPTH: Final = 255
 
 
 class Connector(Protocol):
@@ -93,6 +90,8 @@ class ConnectOnDemand:
         Raises:
             MCPError: The user said no.
         """
+        if exchange.envelope.has_plain_params:
+            return exchange
         responses = exchange.params.get("inputResponses")
         if exchange.client.era is not Era.MODERN or not isinstance(responses, dict) or _KEY not in responses:
             return exchange
@@ -110,12 +109,9 @@ class ConnectOnDemand:
             )
         dropped = {"inputResponses", "requestState"}
         params = {name: value for name, value in exchange.params.items() if name not in dropped}
-        message = {"jsonrpc": "2.0", "id": exchange.request_id, "method": exchange.method, "params": params}
-        body = json.dumps(message, separators=(",", ":")).encode()
-        envelope = scan_envelope(body, max_bytes=len(body), max_depth=_MAX_DEPTH)
         upstream_id, *scopes = state.split(" ")
         connecting = (UpstreamId(UUID(upstream_id)), tuple(scopes))
-        return replace(exchange, params=params, body=body, envelope=envelope, connecting=connecting)
+        return replace(exchange, incoming=exchange.incoming.rewritten(params), connecting=connecting)
 
     async def answered(
         self, exchange: Exchange, ask: Callable[[Exchange], Awaitable[dict[str, Any]]]

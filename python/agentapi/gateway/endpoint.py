@@ -30,7 +30,8 @@ from agentapi.gateway.resource import NO_WORKSPACE, Place
 from agentapi.gateway.rpc import RpcRefusalError, refusal_response
 from agentapi.gateway.scopes import scopes_of
 from agentapi.identity.api_keys.models import KeyGrant
-from agentapi.identity.authentication import key_grant, verified_token
+from agentapi.identity.api_keys.text import PREFIX
+from agentapi.identity.authentication import presented_token, verified_token
 from agentapi.problems import rpc_error_response
 from agentapi.request_body import ClientGoneError, read_body
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import VerifiedToken
     from agentapi.gateway.browser_guard import BrowserGuard
-    from agentapi.gateway.call import Incoming
+    from agentapi.gateway.incoming import Incoming
     from agentapi.gateway.rates import Rates
     from agentapi.gateway.refusals import Refusals
     from agentapi.gateway.resource import ProtectedResource
@@ -167,13 +168,14 @@ class McpEndpoint:
 
     async def _authenticate(self, scope: Scope, place: Place) -> VerifiedToken | KeyGrant:
         self._guard.check(scope["headers"])
-        grant = None if self._keys is None else await key_grant(self._keys, scope)
-        if grant is not None:
+        presented = presented_token(scope)
+        if self._keys is not None and presented.startswith(PREFIX):
+            grant = await self._keys.grant(presented)
             if grant.organization != place.org or grant.workspace not in {None, place.workspace}:
                 raise ForeignOrganizationError(grant)
             return grant
         audiences = self._resource.audiences(place)
-        token = await verified_token(self._issuers, scope["headers"], audiences=audiences)
+        token = await verified_token(self._issuers, presented, audiences=audiences)
         if token.organization != place.org:
             raise ForeignOrganizationError(token)
         return token
@@ -260,16 +262,15 @@ class StraightToMcp:
         self._own: list[Route] = []
         self._matched: dict[tuple[str, str], tuple[Route, Scope]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection (ASGI 3)."""
         if scope["type"] == "http" and scope["path"].startswith(_MCP):
             found = self._matching(scope)
             if found is not None:
                 route, matched = found
                 scope.update(matched, route=route, path_params=dict(matched["path_params"]))
-                await route.app(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                return route.app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _matching(self, scope: Scope) -> tuple[Route, Scope] | None:
         """Return the route of a request and what it says of it, found once for each address in use."""

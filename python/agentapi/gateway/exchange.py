@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import Envelope
     from agentapi.errors import UpstreamNeedsConnectionError
+    from agentapi.gateway.incoming import Incoming
     from agentapi.gateway.items import Target
     from agentapi.principal import Principal, UpstreamId
     from agentapi.upstreams.link import Era, Peer
@@ -47,17 +48,36 @@ class Visitor:
 class Exchange(Visitor):
     """Who asks for what, and where messages go that come before the answer."""
 
-    request_id: str | int
     method: str
-    params: dict[str, Any]
     peer: Peer
-    body: bytes = field(repr=False)
-    """The message as it came, and what the scan found in it."""
-    envelope: Envelope = field(repr=False)
+    incoming: Incoming = field(repr=False)
+    """The message itself."""
     inner: bool = False
     """Whether this is the call that the client asked for through the tool ``call_tool`` of search mode."""
     connecting: tuple[UpstreamId, tuple[str, ...]] | None = None
     """The connection, with scopes, that its user was sent to make, if the client says that they went."""
+
+    @property
+    def envelope(self) -> Envelope:
+        """What the scan found in the message."""
+        return self.incoming.envelope
+
+    @property
+    def name(self) -> str | None:
+        """The name in the params, if it is a string."""
+        return self.incoming.envelope.name
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The params as an object, which nothing on the way of a plain call should ask for."""
+        return self.incoming.params
+
+    @property
+    def request_id(self) -> str | int:
+        """The id of the request."""
+        if self.incoming.envelope.id is None:
+            raise AssertionError(self.method)
+        return self.incoming.envelope.id
 
 
 @dataclass(frozen=True, slots=True)

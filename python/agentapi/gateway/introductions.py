@@ -14,8 +14,8 @@ from mcp.shared.inbound import decode_header_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentapi.gateway.call import Incoming
     from agentapi.gateway.exchange import ClientTraits
+    from agentapi.gateway.incoming import Incoming
 
 __all__ = ["Introductions"]
 
@@ -46,15 +46,9 @@ class Introductions:
             fields.get(b"mcp-protocol-version") == client.revision.encode()
             and fields.get(b"mcp-method") == _CALL.encode()
             and name is not None
-            and decode_header_value(name.decode("latin-1")) == envelope.name
+            and _decoded(name) == envelope.name
         )
-        params = incoming.params
-        plain = (
-            isinstance(params.get("arguments", {}), dict)
-            and isinstance(params.get("requestState"), str | None)
-            and "inputResponses" not in params
-        )
-        return client if agrees and plain else None
+        return client if agrees and envelope.has_plain_params else None
 
     def remember(self, incoming: Incoming, client: ClientTraits) -> None:
         """Remember what ``client`` said with a request that was found to be good."""
@@ -65,6 +59,12 @@ class Introductions:
         if len(self._known) >= self._max_entries:
             self._known.clear()
         self._known[meta] = client
+
+
+def _decoded(name: bytes) -> str | None:
+    """Return what a header says; what does not begin like an encoded word stands for itself."""
+    text = name.decode("latin-1")
+    return decode_header_value(text) if text.startswith("=?") else text
 
 
 def _meta(incoming: Incoming) -> bytes:

@@ -7,8 +7,16 @@ from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from mcp.shared.inbound import MCP_PARAM_HEADER_PREFIX
+from mcp.shared.inbound import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PARAM_HEADER_PREFIX,
+    MCP_PROTOCOL_VERSION_HEADER,
+    encode_header_value,
+)
 
+from agentapi.egress.http1 import is_field_value
+from agentapi.errors import InvalidRequestError
 from agentapi.gateway.listing import Kind
 from agentapi.gateway.names import public_name, public_uri
 from agentapi.policy.models import ToolProfile
@@ -54,6 +62,8 @@ class Target:
     repeatable: bool = False
     """Whether asking twice does no harm: a read, or a tool that says so."""
     _mirrored: frozenset[bytes] | None = field(default=None, init=False, repr=False, compare=False)
+    _name_json: bytes = field(default=b"", init=False, repr=False, compare=False)
+    _head: tuple[str, str, bytes] = field(default=("", "", b""), init=False, repr=False, compare=False)
 
     @property
     def mirrors(self) -> bool:
@@ -68,6 +78,31 @@ class Target:
             names = frozenset(f"{MCP_PARAM_HEADER_PREFIX}{token}".lower().encode() for token in tokens)
             object.__setattr__(self, "_mirrored", names)
         return self._mirrored or frozenset()
+
+    @property
+    def name_json(self) -> bytes:
+        """The name as JSON; made once."""
+        if not self._name_json:
+            object.__setattr__(self, "_name_json", json.dumps(self.name).encode())
+        return self._name_json
+
+    def head(self, revision: str, method: str) -> bytes:
+        """Return the header lines that repeat what the body of a request says; the last ones are remembered.
+
+        Raises:
+            InvalidRequestError: A value holds more than printable ASCII, and might end its line.
+        """
+        if self._head[0] != revision or self._head[1] != method:
+            fields = {
+                MCP_PROTOCOL_VERSION_HEADER: revision,
+                MCP_METHOD_HEADER: method,
+                MCP_NAME_HEADER: encode_header_value(self.name),
+            }
+            if not all(is_field_value(value.encode()) for value in fields.values()):
+                raise InvalidRequestError("The revision or the method of the request is not printable ASCII.")
+            lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+            object.__setattr__(self, "_head", (revision, method, lines.encode()))
+        return self._head[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,10 @@ from agentapi.upstreams.notices import passes
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from agentapi.gateway.call import Call, Incoming
+    from agentapi.gateway.call import Call
     from agentapi.gateway.conversations import Conversation, Conversations
     from agentapi.gateway.exchange import RequestRouter
+    from agentapi.gateway.incoming import Incoming
     from agentapi.gateway.listening import OpenStreams
     from agentapi.gateway.reply import StreamLimits
     from agentapi.gateway.session_ids import Session, SessionIds
@@ -98,14 +99,14 @@ class LegacyFront:
         """
         headers = Headers(scope=scope)
         if incoming is not None:
-            check_accept(headers)
+            check_accept(scope["headers"])
         session = self._session(headers, call, incoming)
         conversation = self._conversations.of(session) if session is not None else None
         if incoming is None:
             if session is None or conversation is None:
                 raise MethodNotAllowedError("Without a session the endpoint answers POST only.")
             if scope["method"] == "GET":
-                check_accept(headers, json_too=False)
+                check_accept(scope["headers"], json_too=False)
                 await self._stream(call, session, conversation, Reply(receive, send, self._limits, at_once=True))
             else:
                 await self._end(call, session)
@@ -143,12 +144,9 @@ class LegacyFront:
             view=call.view,
             toolset=call.toolset,
             client=client,
-            request_id=incoming.message["id"],
             method=incoming.method,
-            params=_with_level(incoming.params, conversation),
             peer=_Peer(reply, client, conversation, self._answer_timeout_s),
-            body=incoming.body,
-            envelope=incoming.envelope,
+            incoming=incoming.read_as(_with_level(incoming.params, conversation)),
         )
         error = {"code": REQUEST_CANCELLED, "message": "The client has cancelled the request."}
         cancelled = Answer(error_message(incoming.id_json, error))

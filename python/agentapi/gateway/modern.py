@@ -52,8 +52,9 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from agentapi.gateway.call import Call, Incoming
+    from agentapi.gateway.call import Call
     from agentapi.gateway.exchange import Relay, RequestRouter
+    from agentapi.gateway.incoming import Incoming
     from agentapi.gateway.items import Target
     from agentapi.gateway.listening import OpenStreams
     from agentapi.gateway.reply import StreamLimits
@@ -94,7 +95,7 @@ class ModernFront:
             NotAcceptableError: The client does not take what would be sent.
         """
         headers = Headers(scope=scope)
-        check_accept(headers)
+        check_accept(scope["headers"])
         if incoming.envelope.kind == "response":
             raise RpcRefusalError(INVALID_REQUEST, "A client of this revision sends no responses.")
         if incoming.envelope.kind == "notification":
@@ -110,12 +111,9 @@ class ModernFront:
             view=call.view,
             toolset=call.toolset,
             client=client,
-            request_id=incoming.message["id"],
             method=incoming.method,
-            params=incoming.params,
-            peer=_Peer(reply, incoming.params["_meta"].get(LOG_LEVEL_META_KEY)),
-            body=incoming.body,
-            envelope=incoming.envelope,
+            peer=_Peer(reply, incoming),
+            incoming=incoming,
         )
         if incoming.method == _LISTEN:
             await reply.run(self._guard(call, incoming, lambda: self._listen(call, exchange, reply)))
@@ -162,7 +160,7 @@ class ModernFront:
         target = await self._router.target(exchange)
         # Headers mirror the arguments of the tool that the client has named; inside it is not looked.
         if calls_tool and not exchange.inner and target is not None:
-            _check_mirrored(target, exchange.params.get("arguments") or {}, headers)
+            _check_mirrored(target, exchange, headers)
         return target
 
     async def _listen(self, call: Call, exchange: Exchange, reply: Reply) -> dict[str, Any]:
@@ -199,17 +197,19 @@ def _is_relayed(relay: Relay, exchange: Exchange, target: Target) -> bool:
 class _Peer:
     """Where the messages of an upstream go that belong to one request."""
 
-    def __init__(self, reply: Reply, level: object) -> None:
+    def __init__(self, reply: Reply, incoming: Incoming) -> None:
         self._reply = reply
-        self._level = level
+        self._incoming = incoming
 
     async def notify(self, method: str, params: dict[str, Any]) -> None:
         """Write a notification, unless the client is not to get it on this stream."""
         if method in LISTEN_STREAM_METHODS:
             return
         # Without a level the client has not asked for messages (specification 2026-07-28, "Logging").
-        if method == _LOG_MESSAGE and not (self._level in LEVELS and passes(params, str(self._level))):
-            return
+        if method == _LOG_MESSAGE:
+            level = self._incoming.params["_meta"].get(LOG_LEVEL_META_KEY)
+            if level not in LEVELS or not passes(params, level):
+                return
         await self._reply.notify(method, params)
 
     async def ask(self, method: str, params: dict[str, Any]) -> NoReturn:  # noqa: ARG002 - of the protocol
@@ -217,7 +217,7 @@ class _Peer:
         raise NoBackChannelError(method)
 
 
-def _check_mirrored(target: Target, arguments: dict[str, Any], headers: Headers) -> None:
+def _check_mirrored(target: Target, exchange: Exchange, headers: Headers) -> None:
     """Refuse ``Mcp-Param-*`` headers that do not fit the tool that is called and its arguments.
 
     Raises:
@@ -225,6 +225,7 @@ def _check_mirrored(target: Target, arguments: dict[str, Any], headers: Headers)
     """
     if target.definition is None or not target.mirrors:
         return
+    arguments = exchange.params.get("arguments") or {}
     if not arguments and not any(name.startswith(_MIRROR_PREFIX) for name in headers):
         return
     rejection = validate_mcp_param_headers(target.definition.get("inputSchema"), arguments, headers)

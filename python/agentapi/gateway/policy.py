@@ -18,7 +18,7 @@ from agentapi.policy.decisions import decide
 from agentapi.policy.models import Actor, Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from agentapi.gateway.items import CatalogueItem, ListedItem
     from agentapi.policy.decisions import Verdict
@@ -55,9 +55,9 @@ class Policy:
         self._recording: set[tuple[UpstreamId, str, bytes]] = set()
         """Definitions that are being recorded just now, which one request does for all."""
 
-    async def holds(self, view: WorkspaceView, principal: Principal) -> WorkspacePolicy:
+    def holds(self, view: WorkspaceView, principal: Principal) -> Awaitable[WorkspacePolicy]:
         """Return what holds in the workspace of ``view``."""
-        return await self._registry.view(principal, view.workspace.id)
+        return self._registry.view(principal, view.workspace.id)
 
     async def has_toolset(self, principal: Principal, view: WorkspaceView, name: str) -> bool:
         """Return whether the workspace of ``view`` has a toolset of that name."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agentapi.gateway.access import AccessPolicy
-    from agentapi.gateway.call import Call, Incoming
+    from agentapi.gateway.call import Call
+    from agentapi.gateway.incoming import Incoming
     from agentapi.limits.room import LimitsRoom
     from agentapi.limits.standing import Asked, Standing
     from agentapi.principal import Principal

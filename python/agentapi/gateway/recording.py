@@ -44,7 +44,7 @@ class CallRecorder:
     """
 
     def __init__(self, audit: AuditLog | None) -> None:
-        self._audit = audit
+        self._audit = audit if audit is not None and audit.records_calls else None
 
     def begin(self, exchange: Exchange, target: Target | None, *, own: OwnPrompt | None = None) -> Record | None:
         """Return what is to be told how the request ends, or None for one that is not recorded.

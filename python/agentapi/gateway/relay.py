@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -158,29 +159,19 @@ class ByteRelay:
 
     async def _pass(self, passage: Passage, scope: Scope) -> Answer:
         exchange, target = passage.exchange, passage.target
-        state = exchange.params.get("requestState")
+        state = None
+        if not exchange.envelope.has_plain_params or exchange.envelope.request_state is not None:
+            state = exchange.params.get("requestState")
         if state is not None:
             state = self._states.open(Binding.of(exchange, target), state)
-
-        async def send(credential: Credential) -> Answer:
-            return await self._sent(passage, scope, credential, state)
-
+        send = partial(self._sent, passage, scope, state)
         return await with_credential(self._credentials, target.upstream, caller_of(exchange), send)
 
-    async def _sent(self, passage: Passage, scope: Scope, credential: Credential, state: str | None) -> Answer:
+    async def _sent(self, passage: Passage, scope: Scope, state: str | None, credential: Credential) -> Answer:
         exchange, target = passage.exchange, passage.target
         upstream, own = target.upstream, credential.user_id is not None
         wire = self._wires.of(upstream, credential)
-        pieces = request_pieces(
-            wire,
-            exchange.body,
-            exchange.envelope,
-            member=target.member,
-            own_name=target.name,
-            request_state=state,
-            headers=scope["headers"],
-            mirrored=target.mirrored,
-        )
+        pieces = request_pieces(wire, exchange.incoming, target, request_state=state, headers=scope["headers"])
         # What refused another credential has no more to say.
         self._let_go(passage)
         passage.pooled = await self._taken(wire, upstream)

@@ -90,7 +90,7 @@ class ClientStream:
 
     async def _pass_on(self, *messages: Message) -> None:
         try:
-            await within(self._write_timeout_s, self._sent(messages))
+            await within(self._write_timeout_s, _sent(self._send, messages))
         except TimeoutError:
             _log.info("client_does_not_read", waited_s=self._write_timeout_s)
             raise ClientGoneError from None
@@ -98,9 +98,10 @@ class ClientStream:
             # ASGI 2.4: a server may say so that the client has gone.
             raise ClientGoneError from None
 
-    async def _sent(self, messages: tuple[Message, ...]) -> None:
-        for message in messages:
-            await self._send(message)
+
+async def _sent(send: Send, messages: tuple[Message, ...]) -> None:
+    for message in messages:
+        await send(message)
 
 
 def _event(message: bytes) -> bytes:

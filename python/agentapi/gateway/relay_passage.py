@@ -191,8 +191,10 @@ class Passage:
 
     def stop_watching(self) -> None:
         """Let go of the client: it has its answer, or left."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        # What a task raised holds its frames, and they the passage; a passage that held the task would be a ring.
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
         if self._dropped:
             _log.info("notifications_dropped", upstream=self.target.upstream.name, count=self._dropped)
 

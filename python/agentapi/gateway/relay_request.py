@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
-
-from mcp.shared.inbound import encode_header_value
+from typing import TYPE_CHECKING, Final
 
 from agentapi.egress.http1 import is_field_value
 from agentapi.errors import InvalidRequestError, UpstreamError
@@ -18,10 +16,11 @@ from agentapi.upstreams.credentials import with_query
 from agentapi.upstreams.http_pool import PoolKey
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Iterable
 
-    from agentapi._core import Envelope
     from agentapi.egress.dialer import Destination, Dialer
+    from agentapi.gateway.incoming import Incoming
+    from agentapi.gateway.items import Target
     from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.upstreams.credentials import Credential
     from agentapi.upstreams.models import Upstream
@@ -101,64 +100,51 @@ class Wires:
 
 
 def request_pieces(
-    wire: Wire,
-    body: bytes,
-    envelope: Envelope,
-    *,
-    member: Literal["name", "uri"],
-    own_name: str,
-    request_state: str | None,
-    headers: Iterable[tuple[bytes, bytes]],
-    mirrored: Container[bytes] = (),
+    wire: Wire, incoming: Incoming, target: Target, *, request_state: str | None, headers: Iterable[tuple[bytes, bytes]]
 ) -> list[bytes]:
     """Return the request to send.
 
     Args:
         wire: Where to.
-        body: The client's message.
-        envelope: What the scan found in it.
-        member: What of the params names the tool, prompt or resource.
-        own_name: The upstream's own name of it.
+        incoming: The client's message.
+        target: What it is about.
         request_state: The upstream's own state, if the message carries one.
-        headers: The client's.
-        mirrored: Names of those that repeat arguments of the tool, which are checked already.
+        headers: The client's; of those that repeat arguments of the tool, what they say is checked already.
 
     Raises:
         InvalidRequestError: A header of the client cannot be passed on.
     """
-    pieces = _spliced(body, envelope, member, own_name, request_state)
+    pieces = _spliced(incoming, target, request_state)
     size = sum(map(len, pieces))
-    fields = [
-        (b"MCP-Protocol-Version", (envelope.protocol_version or "").encode()),
-        (b"Mcp-Method", (envelope.method or "").encode()),
-        (b"Mcp-Name", encode_header_value(own_name).encode()),
-        (b"Content-Length", b"%d" % size),
-        *(pair for pair in headers if pair[0] in _PASSED or pair[0] in mirrored),
-    ]
-    lines = [b"%b: %b" % pair for pair in fields]
-    if not is_field_value(b"".join(lines)):
-        raise InvalidRequestError("A header that would be passed on holds more than printable ASCII.")
-    whole = [wire.start, b"\r\n".join(lines), b"\r\n\r\n", *pieces]
+    envelope = incoming.envelope
+    named = target.head(envelope.protocol_version or "", envelope.method or "")
+    wanted = _PASSED | target.mirrored if target.mirrored else _PASSED
+    passed = [_line(*pair) for pair in headers if pair[0] in wanted]
+    whole = [wire.start, named, *passed, b"Content-Length: %d\r\n\r\n" % size, *pieces]
     return [b"".join(whole)] if size <= _TOGETHER else whole
 
 
-def _spliced(
-    body: bytes, envelope: Envelope, member: Literal["name", "uri"], own_name: str, request_state: str | None
-) -> list[bytes]:
-    by_uri = member == "uri"
+def _line(name: bytes, value: bytes) -> bytes:
+    if not is_field_value(value):
+        raise InvalidRequestError("A header that would be passed on holds more than printable ASCII.")
+    return b"%b: %b\r\n" % (name, value)
+
+
+def _spliced(incoming: Incoming, target: Target, request_state: str | None) -> list[bytes]:
+    body, envelope, by_uri = incoming.body, incoming.envelope, target.member == "uri"
     place, written = (envelope.uri_range, envelope.uri) if by_uri else (envelope.name_range, envelope.name)
-    edits: list[tuple[tuple[int, int], str]] = []
+    edits: list[tuple[tuple[int, int], bytes]] = []
     if place is None or written is None:
-        raise InvalidRequestError(f"The params of the request have no {member}.")
-    if written != own_name:
-        edits.append((place, own_name))
+        raise InvalidRequestError(f"The params of the request have no {target.member}.")
+    if written != target.name:
+        edits.append((place, target.name_json))
     if envelope.request_state_range is not None and request_state is not None:
-        edits.append((envelope.request_state_range, request_state))
+        edits.append((envelope.request_state_range, json.dumps(request_state).encode()))
     if not edits:
         return [body]
     pieces: list[bytes] = []
     done = 0
     for (start, end), text in sorted(edits):
-        pieces += (body[done:start], json.dumps(text).encode())
+        pieces += (body[done:start], text)
         done = end
     return [*pieces, body[done:]]

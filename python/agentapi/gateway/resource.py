@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,12 @@ class Place:
     org: str
     workspace: str
     toolset: str | None = None
+    path: str = field(init=False, compare=False)
+    """The names as they stand in addresses."""
+
+    def __post_init__(self) -> None:
+        """Join the names once; a place is remembered, and asked for its path with each request."""
+        object.__setattr__(self, "path", "/".join(self.names))
 
     @classmethod
     def of(cls, scope: Scope) -> Place:
@@ -47,11 +53,6 @@ class Place:
     def names(self) -> tuple[str, ...]:
         """The names in the order of the address."""
         return (self.org, self.workspace) if self.toolset is None else (self.org, self.workspace, self.toolset)
-
-    @property
-    def path(self) -> str:
-        """The names as they stand in addresses."""
-        return "/".join(self.names)
 
     @property
     def parent(self) -> Place | None:

@@ -156,7 +156,8 @@ class Router:
             MCPError: It is the retry of one whose user would not connect an account.
         """
         exchange = self.connect.resumed(exchange)
-        return inner_call(exchange) if await self._searches(exchange, CALL_TOOL) else exchange
+        is_inner = exchange.name == CALL_TOOL and await self._searches(exchange)
+        return inner_call(exchange) if is_inner else exchange
 
     def finished(self, exchange: Exchange, target: Target, result: dict[str, Any]) -> dict[str, Any]:
         """Return what a modern client is to see of a result that came by the relay."""
@@ -178,11 +179,13 @@ class Router:
     async def _sought(self, exchange: Exchange) -> Target | None:
         match exchange.method:
             case "tools/call":
-                is_ours = self._unlisted(exchange) is not None or await self._searches(exchange, FIND_TOOLS)
+                is_ours = self._unlisted(exchange) is not None or (
+                    exchange.name == FIND_TOOLS and await self._searches(exchange)
+                )
                 return None if is_ours else await self._tool(exchange)
             case "prompts/get":
                 own = await self._own.named(exchange)
-                return None if own is not None else await self._prompt(exchange, exchange.params.get("name"))
+                return None if own is not None else await self._prompt(exchange, exchange.name)
             case "resources/read":
                 return await self._resource(exchange, exchange.params.get("uri"))
             case "completion/complete":
@@ -295,9 +298,9 @@ class Router:
         return self._pages.page(exchange, kind, items, exchange.params.get("cursor"), head)
 
     async def _tool(self, exchange: Exchange) -> Target:
-        principal, view, name = exchange.principal, exchange.view, exchange.params.get("name")
+        principal, view, name = exchange.principal, exchange.view, exchange.name
         require(principal, Permission.TOOLS_CALL)
-        if not isinstance(name, str):
+        if name is None:
             raise MCPError(INVALID_PARAMS, "The name of the tool is missing.")
         original = await self._policy.original(view, principal, name)
         tool = self.catalogue.find_at_hand(view.upstreams, principal, Kind.TOOLS, original)
@@ -310,11 +313,11 @@ class Router:
 
     def _unlisted(self, exchange: Exchange) -> Upstream | None:
         """Return the upstream whose account the tool is to connect that a request calls, if it has no such tool."""
-        view, name = exchange.view, exchange.params.get("name")
+        view, name = exchange.view, exchange.name
         if exchange.method != "tools/call" or exchange.toolset is not None:
             return None
         upstream = upstream_to_connect(view.upstreams, name, bare=self.catalogue.is_bare(view.upstreams))
-        if upstream is None or not isinstance(name, str):
+        if upstream is None or name is None:
             return None
         listed = self.catalogue.find_at_hand(view.upstreams, exchange.principal, Kind.TOOLS, name)
         return upstream if listed is None else None
@@ -330,9 +333,9 @@ class Router:
         result = connected(upstream)
         return {"resultType": "complete", **result} if exchange.client.era is Era.MODERN else result
 
-    async def _searches(self, exchange: Exchange, name: str) -> bool:
-        """Return whether a request calls the tool of search mode ``name``, and the workspace is in that mode."""
-        if exchange.method != "tools/call" or exchange.inner or exchange.params.get("name") != name:
+    async def _searches(self, exchange: Exchange) -> bool:
+        """Return whether a request that names a tool of search mode calls it, and the workspace is in that mode."""
+        if exchange.method != "tools/call" or exchange.inner:
             return False
         return await self._policy.search_mode(exchange.view, exchange.toolset, exchange.principal)
 

@@ -13,7 +13,6 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from agentapi._core import scan_envelope
 from agentapi.errors import FieldError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ _DEFAULT_LIMIT = 10
 _MAX_LIMIT = 50
 _MAX_QUERY = 1000
 _MAX_INDEXES = 16
-_MAX_DEPTH = 255
 
 SEARCH_TOOLS: tuple[dict[str, Any], ...] = (
     {
@@ -193,11 +191,7 @@ def inner_call(exchange: Exchange) -> Exchange:
     if not isinstance(arguments, dict):
         raise _wrong("arguments", "These are an object.")
     params = {**exchange.params, "name": name, "arguments": arguments}
-    message = {"jsonrpc": "2.0", "id": exchange.request_id, "method": exchange.method, "params": params}
-    body = json.dumps(message, separators=(",", ":")).encode()
-    # What is less deep than a message that passed, and no longer but for the spelling, passes again.
-    envelope = scan_envelope(body, max_bytes=len(body), max_depth=_MAX_DEPTH)
-    return replace(exchange, params=params, body=body, envelope=envelope, inner=True)
+    return replace(exchange, incoming=exchange.incoming.rewritten(params), inner=True)
 
 
 def _members(arguments: object, allowed: set[str]) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import structlog
 
-from agentapi.observability.redaction import redact, scrub
+from agentapi.observability.redaction import redact
+from agentapi.observability.request_context import name_request
+from agentapi.observability.request_lines import RequestLines, write_requests_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -39,8 +39,6 @@ _FLOORS: Final = {
     "asyncio": logging.INFO,
     "uvicorn.access": logging.CRITICAL,
 }
-_MEASURED: Final = frozenset({"request_id", "status", "duration_ms", "bytes_out"})
-"""What of the line of a request differs from one to the next."""
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
 _UVICORN: Final = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
@@ -69,14 +67,16 @@ def configure_logging(
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_request,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     final: list[Processor] = [_render_exception, redact, _renderer(output)]
     writer = structlog.WriteLogger(target)
     processors = [*shared, *final]
+    write_requests_by(processors, RequestLines(writer.msg) if output == "json" and number <= logging.INFO else None)
     structlog.configure(
-        processors=[_RequestLines(processors)] if output == "json" else processors,
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
         # One writer for all: each would only look for the same lock again.
         logger_factory=lambda *_: writer,
@@ -102,43 +102,6 @@ def configure_logging(
     for name, floor in _FLOORS.items():
         logging.getLogger(name).setLevel(max(floor, number))
     logging.captureWarnings(capture=True)
-
-
-class _RequestLines:
-    """Runs the processors, but for the line of each request, which there are as many of as of all others together.
-
-    What such a line has in common with the last one of its caller is rendered once, by the same rules.
-
-    Args:
-        processors: Render all other entries.
-    """
-
-    def __init__(self, processors: Sequence[Processor]) -> None:
-        self._processors = processors
-
-    def __call__(self, logger: WrappedLogger, method: str, event_dict: EventDict) -> Any:  # noqa: ANN401 - like theirs
-        if method == "info" and event_dict["event"] == "request" and event_dict.keys() >= _MEASURED:
-            return _request_line(**event_dict)
-        entry: Any = event_dict
-        for processor in self._processors:
-            entry = processor(logger, method, entry)
-        return entry
-
-
-def _request_line(
-    *, event: str, request_id: str, status: int, duration_ms: float, bytes_out: int, **common: Hashable
-) -> str:
-    head = _common_part((("event", event), *common.items()))
-    stamp = datetime.now(UTC).replace(tzinfo=None).isoformat()
-    return (
-        f'{head}"status": {status:d}, "duration_ms": {duration_ms!r}, "bytes_out": {bytes_out:d}, '
-        f'"request_id": "{scrub(request_id)}", "level": "info", "timestamp": "{stamp}Z"}}'
-    )
-
-
-@lru_cache(maxsize=1024)
-def _common_part(items: tuple[tuple[str, Hashable], ...]) -> str:
-    return _ENCODER.encode(redact(None, "info", dict(items))).removesuffix("}") + ", "
 
 
 def _renderer(output: Literal["json", "console"]) -> Callable[..., Any]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from agentapi.observability.request_context import current_request
+from agentapi.observability.request_lines import log_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -51,7 +52,7 @@ class RequestContextMiddleware:
         status: int | None = None
         sent = 0
 
-        async def observed(message: Message) -> None:
+        def observed(message: Message) -> Awaitable[None]:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -60,11 +61,10 @@ class RequestContextMiddleware:
                 message = {**message, "headers": [*own, *more, (_HEADER, request_id.encode())]}
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
-            await send(message)
+            return send(message)
 
         failed: str | None = None
         served = current_request.set(scope)
-        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self._app(scope, receive, observed)
         except BaseException as error:
@@ -74,8 +74,21 @@ class RequestContextMiddleware:
             current_request.reset(served)
             elapsed_ms = round((self._clock() - started) * 1000, 2)
             fallback = 500 if failed is not None and failed != "CancelledError" else _CLIENT_CLOSED
-            self._log.info("request", **_entry(scope, status or fallback, elapsed_ms, sent, failed))
-            structlog.contextvars.reset_contextvars(**bound)
+            state = scope["state"]
+            principal = state.get("principal")
+            log_request(
+                self._log,
+                request_id,
+                status or fallback,
+                elapsed_ms,
+                sent,
+                scope["method"],
+                _path(scope),
+                getattr(principal, "org_slug", None),
+                state.get("workspace"),
+                getattr(principal, "user_id", None),
+                failed,
+            )
 
 
 def _request_id(scope: Scope) -> str:
@@ -84,24 +97,6 @@ def _request_id(scope: Scope) -> str:
         return bytes(given[0]).decode()
     # It names a request and guards nothing; random bytes of the kernel would cost a system call.
     return f"{random.getrandbits(128):032x}"
-
-
-def _entry(scope: Scope, status: int, duration_ms: float, sent: int, failed: str | None) -> dict[str, object]:
-    state = scope["state"]
-    principal = state.get("principal")
-    entry: dict[str, object] = {
-        "request_id": state["request_id"],
-        "method": scope["method"],
-        "path": _path(scope),
-        "status": status,
-        "duration_ms": duration_ms,
-        "bytes_out": sent,
-        "org": getattr(principal, "org_slug", None),
-        "workspace": state.get("workspace"),
-        "user_id": getattr(principal, "user_id", None),
-        "error": failed,
-    }
-    return {name: value for name, value in entry.items() if value is not None}
 
 
 def _path(scope: Scope) -> str:

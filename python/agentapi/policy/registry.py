@@ -130,6 +130,10 @@ class PolicyRegistry:
 
     async def view(self, principal: Principal, workspace_id: WorkspaceId) -> WorkspacePolicy:
         """Return what holds in a workspace of the principal's organisation."""
+        key = (principal.user_id.int, workspace_id)
+        at_hand = self._views.at_hand(principal.org_id, key)
+        if at_hand is not None:
+            return at_hand
 
         async def load() -> WorkspacePolicy:
             async with self._database.tenant_transaction(principal) as connection:
@@ -148,7 +152,7 @@ class PolicyRegistry:
                 private,
             )
 
-        return await self._views.get(principal.org_id, (principal.user_id, workspace_id), load)
+        return await self._views.get(principal.org_id, key, load)
 
     async def record(
         self,

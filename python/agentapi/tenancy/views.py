@@ -64,13 +64,21 @@ class TenantViews(Generic[_V]):
         self._keys: dict[OrgId, set[Hashable]] = {}
         feed.listen(topics, lambda change: self.forget(change.org_id), self.forget_all)
 
-    async def get(self, org_id: OrgId, key: Hashable, load: Callable[[], Awaitable[_V]]) -> _V:
-        """Return the view of that key, from memory or by ``load``."""
+    def at_hand(self, org_id: OrgId, key: Hashable) -> _V | None:
+        """Return the view of that key if it is remembered."""
         full = (org_id, key)
         remembered = self._views.get(full)
-        if remembered is not None and self._is_good(remembered):
-            self._views.move_to_end(full)
-            return remembered.value
+        if remembered is None or not self._is_good(remembered):
+            return None
+        self._views.move_to_end(full)
+        return remembered.value
+
+    async def get(self, org_id: OrgId, key: Hashable, load: Callable[[], Awaitable[_V]]) -> _V:
+        """Return the view of that key, from memory or by ``load``."""
+        at_hand = self.at_hand(org_id, key)
+        if at_hand is not None:
+            return at_hand
+        full = (org_id, key)
         read, read_at = _Read(), self._clock()
         self._reads.setdefault(org_id, set()).add(read)
         try:

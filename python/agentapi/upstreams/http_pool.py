@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from agentapi.errors import UpstreamError
@@ -52,6 +52,16 @@ class PoolKey:
     """Whose own credential it carries; None for a shared one."""
     credential: str = ""
     """The version of that."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Hash the key once; it is looked up twice for each request."""
+        of = (self.org_id, self.upstream_id, self.version, self.user_id, self.credential)
+        object.__setattr__(self, "_hash", hash(of))
+
+    def __hash__(self) -> int:
+        """Return the same for equal keys."""
+        return self._hash
 
 
 @dataclass(slots=True, eq=False)

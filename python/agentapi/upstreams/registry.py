@@ -85,6 +85,11 @@ class UpstreamRegistry:
         Raises:
             NotFoundError: The organisation has no such workspace.
         """
+        # By the number, since Python hashes an id by a function written in Python, and this is asked for each request.
+        key = (principal.user_id.int, workspace_slug)
+        at_hand = self._views.at_hand(principal.org_id, key)
+        if at_hand is not None:
+            return at_hand
         if not is_slug(workspace_slug):
             raise NotFoundError(_NO_WORKSPACE)
 
@@ -96,7 +101,7 @@ class UpstreamRegistry:
                 upstreams = await store.list_for_workspace(connection, workspace.id)
             return WorkspaceView(workspace, tuple(upstreams))
 
-        return await self._views.get(principal.org_id, (principal.user_id, workspace_slug), load)
+        return await self._views.get(principal.org_id, key, load)
 
     async def workspace(self, principal: Principal, slug: str) -> Workspace:
         """Return a workspace of the principal's organisation.

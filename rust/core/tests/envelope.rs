@@ -41,7 +41,7 @@ fn finds_what_a_relay_needs() {
     assert_eq!(found.name.as_deref(), Some("a\tb\u{e9}\u{1f600}"));
     assert_eq!((found.uri, found.request_state.as_deref()), (None, Some("s")));
     assert_eq!(found.protocol_version.as_deref(), Some("2026-07-28"));
-    assert!(found.has_meta && found.has_client_capabilities && found.has_progress_token);
+    assert!(found.has_meta && found.has_plain_params && found.has_progress_token);
     let ranges = found.ranges;
     assert_eq!(&body[ranges.id.unwrap()], "-5");
     assert_eq!(&body[ranges.request_state.unwrap()], "\"s\"");
@@ -193,6 +193,7 @@ fn message() -> impl Strategy<Value = Value> {
         ("requestState", text_or_json()),
         ("_meta", prop_oneof![3 => meta, 1 => json()].boxed()),
         ("arguments", json().boxed()),
+        ("inputResponses", json().boxed()),
     ]);
     let version = prop_oneof![5 => Just(json!("2.0")), 1 => json()].boxed();
     some_of(vec![
@@ -235,6 +236,12 @@ fn agrees_with_serde(body: &[u8]) -> Result<(), TestCaseError> {
         prop_assert_eq!(owned(found.request_state), text(&params["requestState"]));
         prop_assert_eq!(owned(found.protocol_version), text(&params["_meta"][VERSION]));
         prop_assert_eq!(found.has_meta, params["_meta"].is_object());
+        let plain = params.get("arguments").is_none_or(Value::is_object)
+            && params
+                .get("requestState")
+                .is_none_or(|state| state.is_string() || state.is_null())
+            && params.get("inputResponses").is_none();
+        prop_assert_eq!(found.has_plain_params, plain);
         for (range, member) in [
             (found.ranges.params, value.get("params")),
             (found.ranges.name, params.get("name")),

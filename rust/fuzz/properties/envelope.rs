@@ -50,6 +50,8 @@ pub fn check(body: &[u8]) {
         params["_meta"][VERSION].as_str()
     );
     assert_eq!(found.has_meta, params["_meta"].is_object());
+    assert!(!found.has_plain_params || params.get("arguments").is_none_or(Value::is_object));
+    assert!(!found.has_plain_params || params.get("inputResponses").is_none());
     for (range, member) in [
         (found.ranges.params, value.get("params")),
         (found.ranges.name, params.get("name")),

@@ -33,10 +33,10 @@ pub(crate) struct Envelope {
     protocol_version: Option<Py<PyString>>,
     /// Whether `params._meta` is an object.
     has_meta: bool,
-    /// Whether `params._meta` says what the client can do.
-    has_client_capabilities: bool,
     /// Whether `params._meta` asks for progress notifications.
     has_progress_token: bool,
+    /// Whether `params` is what the first request for something holds.
+    has_plain_params: bool,
     /// `result.resultType`, if `result` is an object and that a string.
     result_type: Option<Py<PyString>>,
     /// Where the value of `id` stands.
@@ -87,8 +87,8 @@ pub(crate) fn scan_envelope(
         request_state: text(found.request_state),
         protocol_version: text(found.protocol_version),
         has_meta: found.has_meta,
-        has_client_capabilities: found.has_client_capabilities,
         has_progress_token: found.has_progress_token,
+        has_plain_params: found.has_plain_params,
         result_type: text(found.result_type),
         id_range: span(found.ranges.id),
         params_range: span(found.ranges.params),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -12,6 +13,7 @@ from mcp import MCPError
 from mcp_types import METHOD_NOT_FOUND
 
 from agentapi.errors import UpstreamError
+from agentapi.gateway.call import read_message
 from agentapi.gateway.exchange import ClientTraits, Exchange
 from agentapi.principal import Principal, WorkspaceId
 from agentapi.tenancy.models import Workspace
@@ -216,15 +218,13 @@ def exchange(
     toolset: str | None = None,
 ) -> Exchange:
     revision = "2026-07-28" if era is Era.MODERN else "2025-11-25"
+    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params or {}}
     return Exchange(
         principal=principal,
         view=WorkspaceView(WORKSPACE, upstreams),
         toolset=toolset,
         client=ClientTraits(era, revision, capabilities or {}, {"name": "test"}, conversation),
-        request_id=1,
         method=method,
-        params=params or {},
         peer=peer or Listener(),
-        body=b"",
-        envelope=cast("Any", None),
+        incoming=read_message(json.dumps(message).encode(), max_bytes=1 << 24, max_depth=64),
     )

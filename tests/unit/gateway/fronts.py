@@ -29,8 +29,8 @@ from unit.upstreams.doubles import upstream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from agentapi.gateway.call import Incoming
     from agentapi.gateway.exchange import Exchange, Interest, Relay, Visitor
+    from agentapi.gateway.incoming import Incoming
 
 MODERN = "2026-07-28"
 LEGACY = "2025-11-25"

@@ -10,8 +10,9 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from agentapi._core import Keyring, scan_envelope
+from agentapi._core import Keyring
 from agentapi.egress import AddressPolicy, Egress
+from agentapi.gateway.call import read_message
 from agentapi.gateway.connect_on_demand import ConnectOnDemand
 from agentapi.gateway.exchange import ClientTraits, Exchange
 from agentapi.gateway.items import Target
@@ -156,12 +157,9 @@ class Relaying:
             view=cast("Any", None),
             toolset=None,
             client=ClientTraits(Era.MODERN, "2026-07-28"),
-            request_id=1,
             method=method,
-            params=json.loads(body).get("params", {}),
             peer=cast("Any", None),
-            body=body,
-            envelope=scan_envelope(body, max_bytes=1 << 24),
+            incoming=read_message(body, max_bytes=1 << 24, max_depth=64),
         )
         scope = {"type": "http", "headers": headers or []}
         async with asyncio.timeout(20):

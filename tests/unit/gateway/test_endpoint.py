@@ -26,7 +26,8 @@ from unit.identity.doubles import ISSUER, Clock, key_set, token
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentapi.gateway.call import Call, Incoming
+    from agentapi.gateway.call import Call
+    from agentapi.gateway.incoming import Incoming
     from agentapi.principal import Principal
 
 URL = "https://gateway.example"

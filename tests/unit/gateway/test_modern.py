@@ -382,7 +382,7 @@ class Bytes:
             raise self.failure
         self.forwarded.append(exchange.method)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": exchange.body})
+        await send({"type": "http.response.body", "body": exchange.incoming.body})
 
 
 async def test_what_the_relay_serves_does_not_reach_the_router() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import structlog
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from agentapi.egress.dialer import Destination
+from agentapi.gateway.relay_passage import Passage
 from agentapi.gateway.relay_request import Wire
 from agentapi.gateway.reply import StreamLimits
 from agentapi.gateway.request_state import Binding
@@ -294,6 +296,25 @@ async def test_without_a_token_there_is_no_progress() -> None:
     body = modern_message("tools/call", {"name": "one__echo"})
     client = await ask(events(*FORGED, progress(1), result()), body=json.dumps(body).encode())
     assert client.answer == result()
+
+
+def passages() -> list[int]:
+    """Return the identities of the requests that are not gone."""
+    return [id(each) for each in gc.get_objects() if isinstance(each, Passage)]
+
+
+async def test_what_a_streamed_request_held_goes_with_it_and_does_not_wait_for_the_collector() -> None:
+    async with serve_raw(answering(events(result()))) as server, relaying() as relay:
+        gc.collect()
+        before = passages()
+        gc.disable()
+        try:
+            await relay.call(target(server.url))
+            await drain()
+            left = passages()
+        finally:
+            gc.enable()
+    assert left == before
 
 
 async def test_changes_are_not_told_on_the_stream_of_a_request() -> None:

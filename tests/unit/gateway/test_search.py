@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from agentapi._core import scan_envelope
 from agentapi.errors import InvalidRequestError
+from agentapi.gateway.call import read_message
 from agentapi.gateway.exchange import ClientTraits, Exchange
 from agentapi.gateway.items import CatalogueItem
 from agentapi.gateway.search import SEARCH_TOOLS, Finder, Index, inner_call, words
@@ -111,19 +111,21 @@ def exchange(arguments: object) -> Exchange:
         view=cast("Any", None),
         toolset=None,
         client=ClientTraits(Era.MODERN, "2026-07-28"),
-        request_id=7,
         method="tools/call",
-        params=params,
         peer=cast("Any", None),
-        body=body,
-        envelope=scan_envelope(body, max_bytes=10_000, max_depth=64),
+        incoming=read_message(body, max_bytes=10_000, max_depth=64),
     )
 
 
 def test_call_tool_becomes_the_call_that_it_asks_for() -> None:
     inner = inner_call(exchange({"name": "mail__send", "arguments": {"to": "bob"}}))
     assert inner.params == {"name": "mail__send", "arguments": {"to": "bob"}, "_meta": {"traceparent": "x"}}
-    assert json.loads(inner.body) == {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": inner.params}
+    assert json.loads(inner.incoming.body) == {
+        "jsonrpc": "2.0",
+        "id": 7,
+        "method": "tools/call",
+        "params": inner.params,
+    }
     assert inner.envelope.method == "tools/call"
     assert inner.envelope.name == "mail__send"
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretStr
 
 from agentapi.observability.logs import configure_from_settings, configure_logging
 from agentapi.observability.redaction import REDACTED, redact, scrub
+from agentapi.observability.request_lines import COMMON, log_request
 from agentapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -261,8 +262,16 @@ REQUEST: dict[str, Any] = {
 )
 def test_the_line_of_a_request_is_like_any_other(changes: dict[str, Any]) -> None:
     stream = configured()
-    for event in ("request", "other"):
-        structlog.get_logger().info(event, **{**REQUEST, **changes})
+    entry = {**REQUEST, **changes}
+    log_request(
+        structlog.get_logger(),
+        entry["request_id"],
+        entry["status"],
+        entry["duration_ms"],
+        entry["bytes_out"],
+        *(entry.get(name) for name in COMMON),
+    )
+    structlog.get_logger().info("other", **entry)
     told, other = lines(stream)
     assert other.pop("event") == "other"
     assert told.pop("event") == "request"
@@ -271,8 +280,21 @@ def test_the_line_of_a_request_is_like_any_other(changes: dict[str, Any]) -> Non
     assert JWT[:40] not in stream.getvalue()
 
 
-def test_an_entry_that_only_shares_the_name_of_the_line_is_written_as_well() -> None:
+def log_one() -> None:
+    log_request(structlog.get_logger(), "r-1", 200, 0.25, 300, *(REQUEST.get(name) for name in COMMON))
+
+
+def test_the_line_of_a_request_goes_where_all_others_go() -> None:
+    stream = configured(level="warning")
+    log_one()
+    assert lines(stream) == []
+    stream = configured(output="console")
+    log_one()
+    assert "request_id=r-1" in stream.getvalue()
     stream = configured()
-    structlog.get_logger().info("request", reason="other")
-    structlog.get_logger().warning("request", **REQUEST)
-    assert [(line["event"], line["level"]) for line in lines(stream)] == [("request", "info"), ("request", "warning")]
+    with structlog.testing.capture_logs() as captured:
+        log_one()
+    assert captured == [{"event": "request", "log_level": "info", **REQUEST}]
+    assert lines(stream) == []
+    log_one()
+    assert [line["event"] for line in lines(stream)] == ["request"]

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
 from agentapi.observability.middleware import RequestContextMiddleware
+from agentapi.observability.request_context import current_request, name_request
 from agentapi.principal import OrgId, Principal, Role, UserId
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ async def boom(_request: Request) -> PlainTextResponse:
 
 async def bound(_request: Request) -> PlainTextResponse:
     structlog.get_logger().info("inner_event")
-    return PlainTextResponse(str(structlog.contextvars.get_contextvars()["request_id"]))
+    scope = current_request.get()
+    assert scope is not None
+    return PlainTextResponse(scope["state"]["request_id"])
 
 
 ROUTES = [
@@ -71,7 +74,7 @@ APP = Starlette(routes=ROUTES, middleware=[Middleware(RequestContextMiddleware, 
 async def call(
     path: str, *, headers: list[tuple[str, str]] | None = None, app: ASGIApp = APP
 ) -> tuple[httpx2.Response, list[MutableMapping[str, Any]]]:
-    processors = [structlog.contextvars.merge_contextvars]
+    processors = [name_request]
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     with structlog.testing.capture_logs(processors=processors) as entries:
         async with httpx2.AsyncClient(transport=transport, base_url="http://h", trust_env=False) as client:
@@ -185,4 +188,4 @@ async def test_other_connections_pass_untouched() -> None:
 
 async def test_the_request_id_does_not_outlive_the_request() -> None:
     await call("/bound", headers=[("X-Request-ID", "left-behind")])
-    assert "request_id" not in structlog.contextvars.get_contextvars()
+    assert current_request.get() is None

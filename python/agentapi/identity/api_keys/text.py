@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX", "hash_of", "holds_key", "ids_of", "public_part", "write_key"]
 
 PREFIX: Final = "agentapi_"
+_PREFIX: Final = PREFIX.encode()
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _VALUES: Final[Mapping[str, int]] = {character: value for value, character in enumerate(_ALPHABET)}
 _BITS: Final = 256
@@ -71,7 +72,7 @@ def hash_of(text: str) -> bytes:
 
 def holds_key(query: bytes) -> bool:
     """Return whether a query string holds a key, which logs and histories on the way would have kept."""
-    return PREFIX.encode() in query and _ANYWHERE.search(query) is not None
+    return _PREFIX in query and _ANYWHERE.search(query) is not None
 
 
 @lru_cache(maxsize=4096)

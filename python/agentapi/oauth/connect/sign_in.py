@@ -25,7 +25,7 @@ from pydantic import SecretStr
 
 from agentapi._core import SealError
 from agentapi.errors import ForbiddenError, UnauthenticatedError
-from agentapi.identity.authentication import verified_token
+from agentapi.identity.authentication import bearer_token, verified_token
 from agentapi.oauth.connect.browser import SignedIn
 from agentapi.oauth.connect.tickets import CONNECT_PATH
 from agentapi.oauth.errors import AuthorizationServerError, FlowRefusedError
@@ -196,7 +196,7 @@ class SignIns:
         bare = _SCHEME.sub("", token, count=1).strip()
         header = [(b"authorization", b"Bearer " + bare.encode("ascii", "replace"))]
         try:
-            verified = await verified_token(self._issuers, header, audiences=tuple(audiences))
+            verified = await verified_token(self._issuers, bearer_token(header), audiences=tuple(audiences))
         except UnauthenticatedError as error:
             raise ForbiddenError("This token is not good here: it is expired, or not for this gateway.") from error
         who = await self._admission.admit(verified)
