@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from agentapi.errors import ForbiddenError, NotFoundError
 from agentapi.principal import Role
 from agentapi.settings import IssuerSettings
+from agentapi.storage.database import Database
 from agentapi.tenancy.admission import Admission
 from agentapi.tenancy.models import user_id_of
 from tenants import Tenant, make_tenant
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from agentapi._core import VerifiedToken
     from agentapi.identity.issuers import IssuerDirectory
-    from agentapi.storage.database import Database
+    from agentapi.storage.embedded import EmbeddedPostgres
 
 
 def issuers() -> IssuerDirectory:
@@ -97,3 +99,16 @@ async def test_the_first_token_makes_a_member_and_later_ones_refresh_it(database
     (promoted,) = await member_rows(database, tenant)
     assert (promoted["role"], promoted["email"]) == ("member", "new@b.example")
     assert promoted["created_at"] == first["created_at"]
+
+
+async def test_somebody_new_may_come_with_many_requests_at_once(postgres: EmbeddedPostgres, database: Database) -> None:
+    tenant = await make_tenant(database)
+    pool = await Database.connect(postgres.app_dsn, pool_min=8, pool_max=8, timeout_s=5.0)
+    try:
+        for number in range(20):
+            known = await verified(tenant, sub=f"person-{number}")
+            replicas = [Admission(pool, clock=Clock()) for _ in range(8)]
+            admitted = await asyncio.gather(*(admission.admit(known) for admission in replicas))
+            assert len({principal.user_id for principal in admitted}) == 1
+    finally:
+        await pool.close()
