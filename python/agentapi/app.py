@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from agentapi.api_routes import OPERATIONS, follow_conventions
 from agentapi.audit.log import AuditLog
 from agentapi.audit.routes import AuditRoutes
 from agentapi.audit.signing import SigningKeys
-from agentapi.conventions import EXPOSED
 from agentapi.egress.client import Egress
 from agentapi.errors import AgentAPIError, StartupError
 from agentapi.gateway.authorizing import audit_reader, authorizer
 from agentapi.gateway.browser_guard import BrowserGuard
 from agentapi.gateway.composition import Gateway
-from agentapi.gateway.endpoint import McpEndpoint, StraightToMcp
+from agentapi.gateway.endpoint import McpEndpoint
 from agentapi.gateway.explain import Explainer
 from agentapi.gateway.news import News
 from agentapi.gateway.policy import Policy
@@ -47,8 +44,7 @@ from agentapi.oauth.brought.room import BroughtRoom
 from agentapi.oauth.room import OAuthRoom
 from agentapi.observability.health import HealthBoard, Probe
 from agentapi.observability.logs import configure_from_settings
-from agentapi.observability.middleware import RequestContextMiddleware
-from agentapi.outermost import Application, CrashGuard, PlainStartupFailure, http_problem, nobody, problem
+from agentapi.outermost import Application, http_problem, middleware_of, nobody, problem
 from agentapi.policy.registry import PolicyRegistry
 from agentapi.policy.routes import PolicyRoutes
 from agentapi.prompts.registry import PromptRegistry
@@ -170,7 +166,7 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                 yield {CLIENT_LIMITS_STATE: limits}
 
     app = Application(
-        middleware=_middleware(settings, lambda: app.router.routes),
+        middleware=middleware_of(settings, lambda: app.router.routes),
         exception_handlers={
             AgentAPIError: problem,
             HTTPException: http_problem,
@@ -387,22 +383,3 @@ def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Eg
         min_interval_s=settings.key_set_min_interval_s,
         clock=time.monotonic,
     )
-
-
-def _middleware(settings: Settings, routes: Callable[[], Sequence[BaseRoute]]) -> list[Middleware]:
-    middleware = [
-        Middleware(PlainStartupFailure),
-        Middleware(RequestContextMiddleware),
-        Middleware(CrashGuard),
-    ]
-    if settings.allowed_origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=settings.allowed_origins,
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED,
-        )
-        middleware.append(cors)
-    middleware.append(Middleware(StraightToMcp, routes=routes))
-    return middleware
