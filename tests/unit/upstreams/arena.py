@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -90,6 +91,7 @@ async def arena(
     *,
     network: bool = False,
     hidden: tuple[str, ...] = ("state",),
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Arena]:
     """Set up both servers; on leaving, nothing of them may be left: no process, no directory."""
     base = Path("/var/tmp") / f"agentapi-arena-{os.getpid()}"
@@ -113,7 +115,7 @@ async def arena(
         limits=limits,
         support=support,
         hidden=tuple(base / name for name in hidden),
-        watched=Watched(interval_s=0.1),
+        watched=Watched(clock=clock, interval_s=0.1),
     )
 
     async with world(allowed=allowed, session_directory=lambda _org, session: base / "sessions" / str(session)) as made:

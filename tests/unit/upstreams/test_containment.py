@@ -17,6 +17,7 @@ import pytest
 
 from agentapi.errors import UpstreamError
 from unit.upstreams.arena import EVERY_WAY, HOST, SEPARATED, SMALL, UNDER_BUBBLEWRAP, arena, victim
+from unit.upstreams.doubles import Clock
 
 if TYPE_CHECKING:
     from agentapi.upstreams.sandbox import SandboxSupport
@@ -203,11 +204,21 @@ async def test_a_burner_of_processor_time(support: SandboxSupport) -> None:
             await burning
 
 
+async def outlived(support: SandboxSupport, attack: str) -> None:
+    clock = Clock()
+    async with arena(support, clock=clock) as held:
+        living = asyncio.ensure_future(held.attack(f"open('begun', 'w').close()\n{attack}"))
+        await held.until(lambda: any(held.base.glob("stdio/*/begun")))
+        await asyncio.wait({living}, timeout=0.3)
+        assert not living.done()
+        clock.advance(SMALL.life_s)
+        with pytest.raises(UpstreamError, match=r"it had run for 60 s"):
+            await living
+
+
 @every_way
 async def test_one_that_lives_too_long(support: SandboxSupport) -> None:
-    async with arena(support, replace(SMALL, life_s=1)) as held:
-        with pytest.raises(UpstreamError, match=r"it had run for 1 s"):
-            await held.attack("import signal; signal.pause()")
+    await outlived(support, "import signal; signal.pause()")
 
 
 @every_way
@@ -428,6 +439,4 @@ async def test_it_cannot_outlive_its_connection(support: SandboxSupport) -> None
 async def test_a_child_that_left_the_session_is_stopped_with_the_tree() -> None:
     """Also where nothing but the watch stands in its way: arena() asks whether anything is left."""
     leave = "import os, signal\nif os.fork() == 0:\n    os.setsid()\n    signal.pause()\nsignal.pause()"
-    async with arena(replace(HOST, bubblewrap=None, own_user=False, cgroup=None), replace(SMALL, life_s=1)) as held:
-        with pytest.raises(UpstreamError, match=r"it had run for 1 s"):
-            await held.attack(leave)
+    await outlived(replace(HOST, bubblewrap=None, own_user=False, cgroup=None), leave)
