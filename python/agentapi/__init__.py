@@ -23,5 +23,5 @@ def _import_without(module: str, *, absent: str) -> None:
         del sys.modules[absent]
 
 
-# Here, since nothing of the gateway is imported before: rich draws tracebacks, ours are plain, and it takes 4 MiB.
+# Here, since nothing of the gateway is imported before: rich draws tracebacks, ours are plain, and it takes 3 MiB.
 _import_without("structlog", absent="rich")

@@ -156,6 +156,17 @@ async def test_a_header_that_could_end_its_line_is_refused(value: bytes) -> None
     assert not server.requests
 
 
+@pytest.mark.parametrize("changes", [{"method": "tools/call\r\nx-evil: 1"}, {"version": "2026-07-28\r\nx-evil: 1"}])
+async def test_what_is_repeated_in_the_head_cannot_end_its_line_either(changes: dict[str, str]) -> None:
+    message = modern_message(changes.get("method", "tools/call"), {"name": "one__echo"})
+    version = "io.modelcontextprotocol/protocolVersion"
+    message["params"]["_meta"][version] = changes.get("version", "2026-07-28")
+    async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
+        client = await relay.call(target(server.url), body=json.dumps(message).encode())
+    assert client.error["code"] == INVALID_PARAMS
+    assert not server.requests
+
+
 async def test_a_request_without_a_name_is_refused() -> None:
     async with serve_raw(answering(json_answer(result()))) as server, relaying() as relay:
         client = await relay.call(target(server.url), params={"name": 7})
