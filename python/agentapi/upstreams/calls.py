@@ -56,7 +56,9 @@ class Call:
     refusal: Challenge | None = None
     """What that said of the user's own credential, if it refused it."""
     failure: Exception | None = None
-    """Why no answer can come, where the transport found out."""
+    """Why no answer can come, where the transport found out; the upstream's own error where nobody else would tell."""
+    answered: bool = False
+    """Whether an error of the upstream's own came, where the transport looks at answers."""
     max_answer_bytes: int | None = None
     """A longer answer is not read to its end, where the transport can tell whose it is."""
     done: bool = False
