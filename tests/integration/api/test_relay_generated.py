@@ -289,6 +289,9 @@ async def stage(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stag
             # Its era is given, or each answer that no modern server gives would have the gateway ask for it anew.
             await caller.created(name=name, endpoint=upstream.url, protocol="modern")
         yield stage
+    if stage.tally["compared"] < EXAMPLES:
+        # What failed has been told.
+        return
     # Most calls get as far as the upstream, and a good part of the answers as far as the client.
     assert stage.tally["sent"] > EXAMPLES // 2, stage.tally
     assert stage.tally["result"] > EXAMPLES // 10, stage.tally
@@ -307,6 +310,7 @@ async def stage(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stag
 @given(call=CALLS, plan=PLANS)
 async def test_generated_calls_and_answers_are_told_alike(stage: Stage, call: Call, plan: Plan) -> None:
     relayed, others = await stage.compare(call, plan)
+    stage.tally["compared"] += 1
     stage.tally["sent"] += bool(relayed.sent)
     stage.tally["result"] += bool(relayed.result)
     stage.tally["upstream's error"] += bool(relayed.sent and relayed.error and not relayed.is_failure)

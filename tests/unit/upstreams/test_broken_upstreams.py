@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mcp import MCPError
+from mcp_types import jsonrpc_message_adapter
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
@@ -489,6 +490,32 @@ async def test_an_sse_server_that_is_gone_is_told_and_comes_back() -> None:
             await asyncio.wait_for(call(made.client, up, ALICE, "echo", text="x"), 5)
         async with serving(full_server(journal).sse_app(), port):
             assert text_of(await call(made.client, up, ALICE, "echo", text="y")) == "y"
+
+
+@untidy
+@pytest.mark.usefixtures("untidy_server")
+async def test_a_list_page_over_sse_is_not_parsed_past_what_an_event_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK reads no event of more than 1 MiB, which is less than a list may hold, and ends the connection."""
+    parsed: list[int] = []
+    validate = jsonrpc_message_adapter.validate_json
+
+    def noted(text: str, **options: Any) -> Any:
+        parsed.append(len(text))
+        return validate(text, **options)
+
+    server = full_server(Journal())
+
+    @server.tool(description="x" * MAX_LIST_BYTES)
+    def large() -> str:
+        return ""
+
+    monkeypatch.setattr(jsonrpc_message_adapter, "validate_json", noted)
+    async with world() as made, serving(server.sse_app()) as base:
+        with pytest.raises(UpstreamError):
+            await asyncio.wait_for(made.client.request(sse(f"{base}/sse"), ALICE, "tools/list", {}, timeout_s=20), 10)
+        assert parsed
+        assert max(parsed) <= 1024 * 1024
+        assert text_of(await call(made.client, sse(f"{base}/sse"), ALICE, "echo", text="y")) == "y"
 
 
 @untidy
