@@ -19,7 +19,7 @@ from agentapi.upstreams import store
 from agentapi.upstreams.models import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from agentapi.audit.log import AuditLog
     from agentapi.principal import OrgId, Principal, UpstreamId, WorkspaceId
@@ -70,10 +70,15 @@ class UpstreamRegistry:
             clock=clock, ttl_s=view_ttl_s, feed=feed, topics=("upstreams", "workspaces"), max_views=max_views
         )
         self._on_change: list[Callable[[Upstream], None]] = []
+        self._before_deletion: list[Callable[[Upstream], Awaitable[object]]] = []
 
     def on_change(self, callback: Callable[[Upstream], None]) -> None:
         """Call ``callback`` with every upstream that this process creates, changes or deletes, once it is done."""
         self._on_change.append(callback)
+
+    def before_deletion(self, step: Callable[[Upstream], Awaitable[object]]) -> None:
+        """Run ``step`` with every upstream that is about to be deleted: what no row can do by going."""
+        self._before_deletion.append(step)
 
     def forget(self, org_id: OrgId) -> None:
         """Read an organisation's workspaces anew from the next request on."""
@@ -201,6 +206,8 @@ class UpstreamRegistry:
         """
         upstream = await self.get(principal, upstream_id)
         self.require_write(principal, upstream.scope)
+        for step in self._before_deletion:
+            await step(upstream)
         async with self._database.tenant_transaction(principal) as connection:
             expected.check((await store.hold_upstream(connection, upstream_id)).version)
             await store.delete_upstream(connection, upstream_id)
