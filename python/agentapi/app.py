@@ -242,6 +242,7 @@ async def _routes(
         stdio_sharing=settings.stdio_sharing,
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
+    registry.before_deletion(oauth.revoker.revoke_for)
     registry.on_change(lambda upstream: client.close_upstream(upstream.id))
     steps, told = [oauth.revoker.revoke_all], [registry.forget, client.close_organization]
     tenancy = Tenancy(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from agentapi.dev_data import data_option, deployment, settings_of
 from agentapi.errors import NotFoundError, StartupError
 
 if TYPE_CHECKING:
@@ -44,18 +45,19 @@ def audit_commands() -> None:
 @click.option("--public-keys", type=_FILE, help="What `agentapi audit keys` printed.  [default: those of the keyring]")
 @click.option("--anchors", type=_FILE, help="Checkpoints that were kept elsewhere: log lines, or NDJSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify_command(*, slugs: Sequence[str], public_keys: Path | None, anchors: Path | None, as_json: bool) -> None:
+@data_option
+def verify_command(
+    *, slugs: Sequence[str], public_keys: Path | None, anchors: Path | None, as_json: bool, data_dir: Path | None
+) -> None:
     """Check every hash chain and checkpoint, and name the first row of each chain that is wrong.
 
     Without --organization it reads as the owner of AGENTAPI_MIGRATION_DATABASE_URL. Exit status 1: something is wrong.
     """
     from agentapi.audit.verify import read_anchors  # noqa: PLC0415
-    from agentapi.settings import load_settings  # noqa: PLC0415
 
-    settings = load_settings()
-    keys = _public_keys(settings, public_keys)
+    keys = _public_keys(settings_of(data_dir), public_keys)
     kept = read_anchors(anchors.read_text("utf-8").splitlines()) if anchors is not None else {}
-    reports = asyncio.run(_verify(settings, slugs, keys, kept))
+    reports = asyncio.run(_verify(data_dir, slugs, keys, kept))
     broken = any(report.findings for report in reports)
     if as_json:
         click.echo(json.dumps({"intact": not broken, "organizations": [_plain(report) for report in reports]}))
@@ -71,43 +73,42 @@ def verify_command(*, slugs: Sequence[str], public_keys: Path | None, anchors: P
 @click.option("--since", type=click.DateTime(), help="From this time on (UTC).")
 @click.option("--until", type=click.DateTime(), help="Before this time (UTC).")
 @click.option("--action", help="This action alone.")
-def export_command(*, slug: str, since: datetime | None, until: datetime | None, action: str | None) -> None:
+@data_option
+def export_command(
+    *, slug: str, since: datetime | None, until: datetime | None, action: str | None, data_dir: Path | None
+) -> None:
     """Print the rows of the organisation SLUG as NDJSON, newest first."""
     from agentapi.audit.models import Filter  # noqa: PLC0415
-    from agentapi.settings import load_settings  # noqa: PLC0415
 
     wanted = Filter(
         action=action,
         since=None if since is None else since.replace(tzinfo=UTC),
         until=None if until is None else until.replace(tzinfo=UTC),
     )
-    asyncio.run(_export(load_settings(), slug, wanted))
+    asyncio.run(_export(data_dir, slug, wanted))
 
 
 @audit_commands.command("keys")
-def keys_command() -> None:
+@data_option
+def keys_command(*, data_dir: Path | None) -> None:
     """Print the public keys that checkpoints are checked with, as JSON; they are no secret."""
-    from agentapi.settings import load_settings  # noqa: PLC0415
-
-    click.echo(_public_keys(load_settings(), None).as_json())
+    click.echo(_public_keys(settings_of(data_dir), None).as_json())
 
 
 @audit_commands.command("retain")
 @click.option("--days", type=click.IntRange(1), help="Keep this many.  [default: AGENTAPI_AUDIT_RETENTION_DAYS]")
-def retain_command(*, days: int | None) -> None:
+@data_option
+def retain_command(*, days: int | None, data_dir: Path | None) -> None:
     """Drop the months that are older than rows are kept, and make the partitions of those to come.
 
     It works as the owner of AGENTAPI_MIGRATION_DATABASE_URL; run it every month. A log that is not intact is left.
     """
-    from agentapi.settings import load_settings  # noqa: PLC0415
-
-    settings = load_settings()
-    keep = timedelta(days=days or settings.audit_retention_days)
-    dropped = asyncio.run(_retain(settings, keep))
+    keep = timedelta(days=days or settings_of(data_dir).audit_retention_days)
+    dropped = asyncio.run(_retain(data_dir, keep))
     click.echo("\n".join(f"dropped {month}" for month in dropped) or "nothing to drop")
 
 
-async def _verify(settings: Settings, slugs: Sequence[str], keys: PublicKeys, anchors: Anchors) -> list[Report]:
+async def _verify(data_dir: Path | None, slugs: Sequence[str], keys: PublicKeys, anchors: Anchors) -> list[Report]:
     from agentapi.audit import store  # noqa: PLC0415
     from agentapi.audit.models import DEPLOYMENT  # noqa: PLC0415
     from agentapi.audit.verify import verify  # noqa: PLC0415
@@ -117,37 +118,38 @@ async def _verify(settings: Settings, slugs: Sequence[str], keys: PublicKeys, an
         return await verify(connection, org_id, keys, anchors=anchors.get(org_id))
 
     reports = []
-    if slugs:
-        async with _database(settings) as database:
-            for slug in slugs:
-                org_id = await _organization(database, slug)
-                async with database.snapshot(org_id) as connection:
+    async with deployment(data_dir) as settings:
+        if slugs:
+            async with _database(settings) as database:
+                for slug in slugs:
+                    org_id = await _organization(database, slug)
+                    async with database.snapshot(org_id) as connection:
+                        reports.append(await one(connection, org_id))
+            return reports
+        async with _owner(settings) as connection:
+            organizations = {*await store.organizations(connection), *anchors, DEPLOYMENT}
+            for org_id in map(OrgId, sorted(organizations)):
+                async with connection.transaction(isolation="repeatable_read", readonly=True):
                     reports.append(await one(connection, org_id))
-        return reports
-    async with _owner(settings) as connection:
-        organizations = {*await store.organizations(connection), *anchors, DEPLOYMENT}
-        for org_id in map(OrgId, sorted(organizations)):
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                reports.append(await one(connection, org_id))
     return reports
 
 
-async def _export(settings: Settings, slug: str, wanted: Any) -> None:  # noqa: ANN401 - a Filter
+async def _export(data_dir: Path | None, slug: str, wanted: Any) -> None:  # noqa: ANN401 - a Filter
     from agentapi.audit.routes import exported  # noqa: PLC0415
 
-    async with _database(settings) as database:
+    async with deployment(data_dir) as settings, _database(settings) as database:
         async for lines in exported(database, await _organization(database, slug), wanted):
             click.echo(lines, nl=False)
 
 
-async def _retain(settings: Settings, keep: timedelta) -> list[str]:
+async def _retain(data_dir: Path | None, keep: timedelta) -> list[str]:
     from agentapi.audit import store  # noqa: PLC0415
     from agentapi.audit.retention import MONTHS_AHEAD, drop_old_months  # noqa: PLC0415
     from agentapi.audit.signing import SigningKeys  # noqa: PLC0415
     from agentapi.keyring_source import load_keyring_text  # noqa: PLC0415
 
-    keys = SigningKeys.from_keyring(load_keyring_text(settings))
-    async with _owner(settings) as connection:
+    keys = SigningKeys.from_keyring(load_keyring_text(settings_of(data_dir)))
+    async with deployment(data_dir) as settings, _owner(settings) as connection:
         await store.create_partitions(connection, MONTHS_AHEAD)
         return await drop_old_months(connection, keys, keys.public, now=datetime.now(UTC), keep=keep)
 

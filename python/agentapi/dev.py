@@ -9,35 +9,30 @@ import shutil
 import signal
 import socket
 import sys
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import uvicorn
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 import agentapi
-from agentapi._core import Keyring, KeyringError
+from agentapi._core import Keyring
 from agentapi.app import Extension, create_app
+from agentapi.dev_data import keyring_path
+from agentapi.dev_seed import ORGANIZATION, SUBJECT, WORKSPACE, seed
 from agentapi.errors import StartupError
 from agentapi.http_server import HttpProtocol, spare_long_lived_objects
 from agentapi.identity.token_issuer import TokenIssuer, write_private_file
 from agentapi.observability.logs import configure_from_settings
-from agentapi.principal import OrgId, Principal, Role, UpstreamId, WorkspaceId
+from agentapi.principal import Role
 from agentapi.settings import IssuerSettings, Settings, StdioCommand, load_issuers, load_settings
-from agentapi.storage.database import Database
 from agentapi.storage.embedded import APP_ROLE, embedded_postgres
 from agentapi.storage.migrations import migrate
-from agentapi.tenancy import store as tenancy_store
-from agentapi.tenancy.models import user_id_of
-from agentapi.upstreams import store as upstream_store
 from agentapi.upstreams.mcp_servers import DeclaredServer
-from agentapi.upstreams.models import Auth, Scope, Transport, Upstream
-from agentapi.upstreams.secrets import seal_secret
+from agentapi.upstreams.models import Auth, Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -46,18 +41,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from agentapi.storage.embedded import EmbeddedPostgres
-    from agentapi.tenancy.models import Workspace
 
 __all__ = ["ISSUER", "DevOptions", "Ready", "issuer_key_path", "run_dev"]
 
-ORGANIZATION = "demo"
-WORKSPACE = "main"
-SUBJECT = "developer"
 TOKEN_LIFETIME_S = 7 * 24 * 3600
 ISSUER = "urn:agentapi:dev"
 """Independent of the port, so that the developer stays the same person."""
-
-_MAX_SERVERS = 1000
 
 _LOCAL_NETWORKS = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 """A developer's own servers may be on this machine or in the house; metadata services are in none of these."""
@@ -117,7 +106,7 @@ async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None
             # What stdio servers of a run that was killed left behind; the directory is ours alone.
             shutil.rmtree(settings.state_dir, ignore_errors=True)
             demo_token = secrets.token_urlsafe(32)
-            await _seed(settings, issuer, [*_demo_servers(base_url, demo_token), *options.servers])
+            await seed(settings, issuer, [*_demo_servers(base_url, demo_token), *options.servers])
             spare_long_lived_objects()
             async with _http_server(create_app(settings, _extension(issuer, demo_token)), listener) as ended:
                 on_ready(_ready(options, base_url, issuer))
@@ -215,7 +204,7 @@ def _settings(options: DevOptions, base_url: str, issuer: TokenIssuer, postgres:
 
 
 def _keyring(data_dir: Path) -> str:
-    path = data_dir / "keyring.json"
+    path = keyring_path(data_dir)
     if not path.exists():
         write_private_file(path, Keyring.generate("dev"))
     return path.read_text(encoding="utf-8", errors="replace")
@@ -257,115 +246,6 @@ def _extension(issuer: TokenIssuer, demo_token: str) -> Extension:
     return Extension(
         routes=[Route("/.well-known/jwks.json", jwks, methods=["GET"]), Mount("/demo/notes", notes)],
         lifespan=lifespan,
-    )
-
-
-async def _seed(settings: Settings, issuer: TokenIssuer, servers: Sequence[DeclaredServer]) -> None:
-    """Bring the demo organisation to what was declared; what a person added stays."""
-    if settings.database_url is None or settings.keyring is None:
-        raise AssertionError
-    try:
-        keyring = Keyring.parse(settings.keyring.get_secret_value())
-    except KeyringError as error:
-        raise StartupError(f"The keyring in {settings.data_dir} cannot be used: {error}; move it away.") from None
-    database = await Database.connect(
-        settings.database_url.get_secret_value(),
-        pool_min=1,
-        pool_max=1,
-        timeout_s=settings.database_timeout_s,
-    )
-    try:
-        principal = await _demo_principal(database, issuer)
-        async with database.tenant_transaction(principal) as connection:
-            workspace = await tenancy_store.find_workspace(connection, WORKSPACE)
-            if workspace is None:
-                workspace = await tenancy_store.create_workspace(
-                    connection,
-                    workspace_id=WorkspaceId(uuid4()),
-                    org_id=principal.org_id,
-                    slug=WORKSPACE,
-                    name="Main",
-                )
-            stored = await upstream_store.list_upstreams(connection, workspace_id=workspace.id, limit=_MAX_SERVERS)
-            existing = {upstream.name: upstream for upstream in stored}
-            for upstream in stored:
-                if (
-                    upstream.command is not None
-                    and upstream.command not in settings.stdio_commands
-                    and upstream.enabled
-                ):
-                    # Declared in an earlier run and not in this one, so there is nothing to run.
-                    disabled = replace(upstream, enabled=False)
-                    existing[upstream.name] = await upstream_store.update_upstream(
-                        connection, disabled, now=datetime.now(UTC)
-                    )
-            for server in servers:
-                upstream = _as_upstream(server, principal, workspace, keyring, existing.get(server.name))
-                if server.name in existing:
-                    await upstream_store.update_upstream(connection, upstream, now=upstream.updated_at)
-                else:
-                    await upstream_store.insert_upstream(connection, upstream)
-    finally:
-        await database.close()
-
-
-async def _demo_principal(database: Database, issuer: TokenIssuer) -> Principal:
-    async with database.directory_transaction(ORGANIZATION) as connection:
-        found = await tenancy_store.find_organization(connection, ORGANIZATION)
-    org_id = found.id if found is not None else OrgId(uuid4())
-    principal = Principal(
-        user_id=user_id_of(issuer.issuer, SUBJECT),
-        org_id=org_id,
-        org_slug=ORGANIZATION,
-        role=Role.ORG_ADMIN,
-        issuer=issuer.issuer,
-        subject=SUBJECT,
-    )
-    if found is None:
-        async with database.tenant_transaction(principal) as connection:
-            await tenancy_store.create_organization(connection, org_id=org_id, slug=ORGANIZATION, name="Demo")
-    return principal
-
-
-def _as_upstream(
-    server: DeclaredServer,
-    principal: Principal,
-    workspace: Workspace,
-    keyring: Keyring,
-    existing: Upstream | None,
-) -> Upstream:
-    now = datetime.now(UTC)
-    upstream = existing or Upstream(
-        id=UpstreamId(uuid4()),
-        org_id=principal.org_id,
-        workspace_id=workspace.id,
-        name=server.name,
-        transport=server.transport,
-        endpoint=None,
-        command=None,
-        auth=server.auth,
-        auth_header=None,
-        secret=None,
-        scope=Scope.ORGANIZATION,
-        owner_id=None,
-        enabled=True,
-        description="",
-        version=1,
-        created_at=now,
-        updated_at=now,
-        created_by=principal.user_id,
-    )
-    return replace(
-        upstream,
-        updated_at=now,
-        transport=server.transport,
-        endpoint=server.endpoint,
-        command=server.name if server.command is not None else None,
-        auth=server.auth,
-        auth_header=server.auth_header,
-        credential_form=server.form,
-        secret=None if server.secret is None else seal_secret(keyring, upstream.org_id, upstream.id, server.secret),
-        enabled=True,
     )
 
 

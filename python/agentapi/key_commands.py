@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agentapi.dev_data import data_option, deployment, settings_of
 from agentapi.errors import AgentAPIError, StartupError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentapi.settings import Settings
     from agentapi.storage.resealing import Progress, SealedColumn
 
@@ -45,11 +48,12 @@ def generate(*, key_id: str) -> None:
 
 @keys.command("add")
 @click.argument("key_id")
-def add(*, key_id: str) -> None:
+@data_option
+def add(*, key_id: str, data_dir: Path | None) -> None:
     """Print the deployment's keyring with the new key KEY_ID, which opens but does not seal yet."""
     from agentapi._core import Keyring, KeyringError  # noqa: PLC0415
 
-    text = _keyring_text()
+    text = _keyring_text(data_dir)
     try:
         rotated = json.loads(Keyring.rotate(text, key_id))
     except KeyringError as error:
@@ -60,9 +64,10 @@ def add(*, key_id: str) -> None:
 
 @keys.command("activate")
 @click.argument("key_id")
-def activate(*, key_id: str) -> None:
+@data_option
+def activate(*, key_id: str, data_dir: Path | None) -> None:
     """Print the deployment's keyring with KEY_ID as the key that seals."""
-    found = json.loads(_keyring_text())["keys"]
+    found = json.loads(_keyring_text(data_dir))["keys"]
     if key_id not in found:
         raise StartupError(f"The keyring has no key {key_id}; it has {', '.join(sorted(found))}.")
     click.echo(_text(found, active=key_id))
@@ -70,14 +75,15 @@ def activate(*, key_id: str) -> None:
 
 @keys.command("remove")
 @click.argument("key_id")
-def remove(*, key_id: str) -> None:
+@data_option
+def remove(*, key_id: str, data_dir: Path | None) -> None:
     """Print the deployment's keyring without KEY_ID, unless something stored still needs it."""
-    document = json.loads(_keyring_text())
+    document = json.loads(_keyring_text(data_dir))
     if key_id not in document["keys"]:
         raise StartupError(f"The keyring has no key {key_id}; it has {', '.join(sorted(document['keys']))}.")
     if key_id == document["active"]:
         raise StartupError(f"{key_id} is the key that seals; activate another one first.")
-    needing = {str(column): found[key_id] for column, found in _counted().items() if key_id in found}
+    needing = {str(column): found[key_id] for column, found in _counted(data_dir).items() if key_id in found}
     if needing:
         told = ", ".join(f"{count} in {column}" for column, count in needing.items())
         raise KeysError(f"{key_id} is still needed: {told}. `agentapi keys rotate` seals these values anew.")
@@ -86,12 +92,13 @@ def remove(*, key_id: str) -> None:
 
 @keys.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(*, as_json: bool) -> None:
+@data_option
+def status(*, as_json: bool, data_dir: Path | None) -> None:
     """Say how many stored values each key has sealed, and so which keys are still needed."""
     from agentapi._core import Keyring  # noqa: PLC0415
 
-    keyring = Keyring.parse(_keyring_text())
-    counted = _counted()
+    keyring = Keyring.parse(_keyring_text(data_dir))
+    counted = _counted(data_dir)
     unknown = sorted({key_id for found in counted.values() for key_id in found} - {*keyring.key_ids})
     if as_json:
         document = {
@@ -114,16 +121,17 @@ def status(*, as_json: bool) -> None:
 @keys.command("rotate")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.option("--dry-run", is_flag=True, help="Say how many values would be sealed anew, and change nothing.")
-def rotate(*, as_json: bool, dry_run: bool) -> None:
+@data_option
+def rotate(*, as_json: bool, dry_run: bool, data_dir: Path | None) -> None:
     """Seal every stored value anew under the active key, while the gateway goes on serving. Repeatable at any time."""
     from agentapi._core import Keyring  # noqa: PLC0415
     from agentapi.storage.resealing import reseal  # noqa: PLC0415
 
-    keyring = Keyring.parse(_keyring_text())
+    keyring = Keyring.parse(_keyring_text(data_dir))
     if dry_run:
         waiting = {
             str(column): sum(found.values()) - found.get(keyring.active_key_id, 0)
-            for column, found in _counted().items()
+            for column, found in _counted(data_dir).items()
         }
         lines = "\n".join(f"{column}: {count} to seal anew" for column, count in waiting.items())
         click.echo(json.dumps({"active": keyring.active_key_id, "waiting": waiting}) if as_json else lines)
@@ -133,7 +141,11 @@ def rotate(*, as_json: bool, dry_run: bool) -> None:
         if progress.resealed:
             click.echo(f"{column}: {progress.resealed} sealed anew", err=True)
 
-    done = asyncio.run(reseal(_owner_dsn(_settings()), sealed_columns(), keyring, tell=tell))
+    async def run() -> dict[SealedColumn, Progress]:
+        async with deployment(data_dir) as settings:
+            return await reseal(_owner_dsn(settings), sealed_columns(), keyring, tell=tell)
+
+    done = asyncio.run(run())
     if as_json:
         columns = {str(column): asdict(progress) for column, progress in done.items()}
         click.echo(json.dumps({"active": keyring.active_key_id, "columns": columns}, indent=2))
@@ -165,23 +177,21 @@ def _require_all(done: dict[SealedColumn, Progress]) -> None:
         raise KeysError("Some values were written under another key meanwhile; have all processes the new keyring?")
 
 
-def _counted() -> dict[SealedColumn, dict[str, int]]:
+def _counted(data_dir: Path | None) -> dict[SealedColumn, dict[str, int]]:
     from agentapi.storage.resealing import count_by_key  # noqa: PLC0415
 
-    return asyncio.run(count_by_key(_owner_dsn(_settings()), sealed_columns()))
+    async def count() -> dict[SealedColumn, dict[str, int]]:
+        async with deployment(data_dir) as settings:
+            return await count_by_key(_owner_dsn(settings), sealed_columns())
+
+    return asyncio.run(count())
 
 
-def _settings() -> Settings:
-    from agentapi.settings import load_settings  # noqa: PLC0415
-
-    return load_settings()
-
-
-def _keyring_text() -> str:
+def _keyring_text(data_dir: Path | None) -> str:
     from agentapi._core import Keyring, KeyringError  # noqa: PLC0415
     from agentapi.keyring_source import load_keyring_text  # noqa: PLC0415
 
-    text = load_keyring_text(_settings())
+    text = load_keyring_text(settings_of(data_dir))
     try:
         Keyring.parse(text)
     except KeyringError as error:

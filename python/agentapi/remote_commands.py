@@ -91,10 +91,13 @@ def upstream_commands() -> None:
 def import_upstreams(
     *, file: Path, dry_run: bool, url: str | None, token_file: Path | None, workspace: str, as_json: bool
 ) -> None:
-    """Register the servers of FILE, an mcpServers JSON (Claude Desktop, Cursor, VS Code)."""
+    """Register the servers of FILE, an mcpServers JSON (Claude Desktop, Cursor, VS Code), and try each that is new."""
     params = {"workspace": workspace, "dry_run": str(dry_run).lower()}
     answer = _ask(url, token_file, "POST", "/api/v1/mcp/import", params=params, body=file.read_bytes())
     refused = sum(server["status"] == "refused" for server in answer["servers"])
+    for server in answer["servers"]:
+        if server["status"] == "created" and not dry_run:
+            server["test"] = _ask(url, token_file, "POST", "/api/v1/mcp/test", body=_id_body(server["id"]))
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
@@ -111,8 +114,10 @@ def import_upstreams(
 def _imported(server: Mapping[str, Any], *, dry_run: bool) -> str:
     """Return what became of one entry of the file, in a sentence."""
     match server["status"]:
+        case "created" if dry_run:
+            words = f"would become the upstream '{server['name']}'."
         case "created":
-            words = f"{'would become' if dry_run else 'is now'} the upstream '{server['name']}'."
+            words = f"is now the upstream '{server['name']}'. {_tried(server)}"
         case "exists":
             words = f"left alone, since the workspace has an upstream '{server['name']}' already."
         case _:
@@ -120,12 +125,29 @@ def _imported(server: Mapping[str, Any], *, dry_run: bool) -> str:
     return f"{server['entry']}: {words}"
 
 
+def _tried(server: Mapping[str, Any]) -> str:
+    """Return what a connection to a new upstream came to, and what to do where it failed."""
+    found = server["test"]
+    if found["ok"]:
+        return f"It answers, with {len(found['tools'])} tools."
+    reason = str(found["reason"]).rstrip(".")
+    return (
+        f"It was tried and does not work yet. {reason}. PUT /api/v1/mcp/configurations/{server['id']} changes its"
+        " address or secret, POST /api/v1/mcp/test tries it again."
+    )
+
+
+def _id_body(id_: str) -> bytes:
+    return json.dumps({"id": id_}).encode()
+
+
 def _import_summary(answer: Mapping[str, Any], *, dry_run: bool) -> str:
     counts = Counter(server["status"] for server in answer["servers"])
-    done = (
-        f"{counts['created']} imported into the workspace '{answer['workspace']}',"
-        f" {counts['exists']} there already, {counts['refused']} not imported."
-    )
+    failing = sum(not server["test"]["ok"] for server in answer["servers"] if "test" in server)
+    created = f"{counts['created']} imported into the workspace '{answer['workspace']}'"
+    if failing:
+        created += f", of which {failing} {'does' if failing == 1 else 'do'} not work yet"
+    done = f"{created}, {counts['exists']} there already, {counts['refused']} not imported."
     return f"A dry run, so nothing is changed; it would be: {done}" if dry_run else done
 
 
@@ -135,7 +157,7 @@ def _ask(
     method: str,
     path: str,
     *,
-    params: Mapping[str, Any],
+    params: Mapping[str, Any] | None = None,
     body: bytes | None = None,
 ) -> dict[str, Any]:
     """Return the gateway's answer.

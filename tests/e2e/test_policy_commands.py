@@ -105,6 +105,19 @@ def test_import_registers_what_a_file_declares(gateway: Gateway, tmp_path: Path)
         "shell": "refused",
     }
     assert "tickets" in names()
+    assert done["servers"][0]["test"]["ok"] is False
+    secret = {"url": f"{gateway.base_url}/demo/notes/mcp", "headers": {"Authorization": "Bearer wrong"}}
+    file.write_text(json.dumps({"mcpServers": {"Clock again": {"command": "clock"}, "Wrong": secret}}))
+    wrong = asked(gateway, "upstreams", "import", str(file))
+    first, second, last = wrong.stdout.splitlines()
+    assert first == "Clock again: is now the upstream 'clock-again'. It answers, with 2 tools."
+    assert second.startswith(
+        "Wrong: is now the upstream 'wrong'. It was tried and does not work yet. It answered HTTP 401,"
+    )
+    assert "PUT /api/v1/mcp/configurations/" in second
+    assert last == (
+        "2 imported into the workspace 'main', of which 1 does not work yet, 0 there already, 0 not imported."
+    )
     file.write_text(json.dumps({"mcpServers": {"Tickets": servers["Tickets"]}}))
     again = asked(gateway, "upstreams", "import", str(file))
     assert again.returncode == 0, again.stderr
@@ -165,6 +178,6 @@ def test_every_command_of_the_how_to_runs(tmp_path: Path) -> None:
     )
     assert "  - decision: The tool is neither visible nor callable." in printed
     assert '"callable": true' in printed
-    assert "tickets: is now the upstream 'tickets'." in printed
+    assert "tickets: is now the upstream 'tickets'. It was tried and does not work yet" in printed
     assert "Traceback" not in printed
     assert not naming(str(tmp_path))

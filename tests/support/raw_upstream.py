@@ -61,9 +61,10 @@ async def serve_raw(handler: Handler, *, context: ssl.SSLContext | None = None) 
         assert task is not None
         tasks.add(task)
         state.connections += 1
+        early: object = b""
         try:
             while not writer.is_closing():
-                request = await _request(reader)
+                request = await _request(reader, early)
                 state.requests.append(request)
                 answering = asyncio.ensure_future(handler(request, writer))
                 watching = asyncio.ensure_future(reader.read(1))
@@ -73,7 +74,8 @@ async def serve_raw(handler: Handler, *, context: ssl.SSLContext | None = None) 
                     answering.cancel()
                     return
                 watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                # The next request may have begun meanwhile.
+                (early,) = await asyncio.gather(watching, return_exceptions=True)
                 await answering
                 if not writer.is_closing():
                     await writer.drain()
@@ -95,10 +97,11 @@ async def serve_raw(handler: Handler, *, context: ssl.SSLContext | None = None) 
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _request(reader: asyncio.StreamReader) -> Request:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+async def _request(reader: asyncio.StreamReader, begun: object) -> Request:
+    begun = begun if isinstance(begun, bytes) else b""
+    head = (begun + await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = [(name, value) for name, _, value in (line.partition(": ") for line in head[1:] if line)]
-    length = next(int(value) for name, value in headers if name.lower() == "content-length")
+    length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
     return Request(head[0], headers, await reader.readexactly(length))
 
 

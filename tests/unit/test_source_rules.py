@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import gc
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import agentapi
+from agentapi.storage.migrations import load_migrations
 
 ROOT = Path(agentapi.__file__).parent
 SQL = re.compile(
@@ -77,6 +79,19 @@ def test_a_module_stays_readable() -> None:
         if (lines := len(path.read_text("utf-8").splitlines())) > 400
     }
     assert long == {}
+
+
+def test_a_migration_has_a_number_of_its_own() -> None:
+    """Their order would be that of their names otherwise, which nobody chose.
+
+    The one pair is released and keeps its names, which deployments have recorded; neither needs the other.
+    """
+    numbered: dict[str, list[str]] = defaultdict(list)
+    for migration in load_migrations():
+        assert re.fullmatch(r"\d{4}_[a-z_]+", migration.name)
+        numbered[migration.name[:4]].append(migration.name)
+    twice = {number: names for number, names in numbered.items() if len(names) > 1}
+    assert twice == {"0011": ["0011_key_rotation", "0011_upstream_protocol"]}
 
 
 def test_the_rules_see_what_they_forbid() -> None:

@@ -138,6 +138,8 @@ class Http1Connection(asyncio.Protocol):
         return (
             self._state is _State.IDLE
             and self._keep_alive
+            # Nothing more is read where nobody took what is here.
+            and not self._paused
             and self._transport is not None
             and not self._transport.is_closing()
             and self._transport.get_write_buffer_size() == 0

@@ -188,6 +188,27 @@ class PooledTransport(httpx2.AsyncHTTPTransport):
             network_backend=backend,
         )
 
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send ``request``; a connection on which more came than the answer carries no other request.
+
+        httpcore2 keeps what came too much, and would take it for the answer to the next request on the connection,
+        which may be another user's.
+        """
+        response = await super().handle_async_request(request)
+        connection = self._carrying(response.extensions.get("network_stream"))
+        if connection is not None and isinstance(response.stream, httpx2.AsyncByteStream):
+            response.stream = _OneAnswer(response.stream, connection)
+        return response
+
+    def _carrying(self, network_stream: object) -> httpcore2.AsyncHTTP11Connection | None:
+        for pooled in self._pool.connections:
+            connection = getattr(pooled, "_connection", None)
+            if (
+                isinstance(connection, httpcore2.AsyncHTTP11Connection) and connection._network_stream is network_stream  # noqa: SLF001 - nothing public tells them apart
+            ):
+                return connection
+        return None
+
     async def close_idle(self) -> None:
         """Close what has idled for too long, and what its server has closed: by itself the pool looks when it is used.
 
@@ -196,6 +217,25 @@ class PooledTransport(httpx2.AsyncHTTPTransport):
         for connection in self._pool.connections:
             if connection.is_idle() and connection.has_expired():
                 await connection.aclose()
+
+
+class _OneAnswer(httpx2.AsyncByteStream):
+    """A body whose connection is closed with it if more has come than the answer."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, connection: httpcore2.AsyncHTTP11Connection) -> None:
+        self._inner = inner
+        self._connection = connection
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._inner:
+            yield chunk
+
+    async def aclose(self) -> None:
+        surplus, _ = self._connection._h11_state.trailing_data  # noqa: SLF001 - nothing public tells of it
+        if surplus:
+            # The pool gives up what is closed; afterwards it would be too late, for somebody may wait for a place.
+            await self._connection._network_stream.aclose()  # noqa: SLF001 - the pool's own bookkeeping goes on
+        await self._inner.aclose()
 
 
 class ResponseTooLargeError(httpx2.StreamError):

@@ -34,7 +34,7 @@ from agentapi.gateway.rpc import error_message, error_object, error_status, resu
 from agentapi.gateway.upstream_errors import told_error
 from agentapi.request_body import ClientGoneError
 from agentapi.upstreams.failures import CredentialRefusedError, refusal_of
-from agentapi.upstreams.link import Era
+from agentapi.upstreams.link import MAX_ANSWER_DEPTH, Era
 from agentapi.upstreams.negotiation import speaks_modern
 from agentapi.upstreams.notices import Asked
 from agentapi.upstreams.reasons import reason_of
@@ -58,7 +58,6 @@ _SOON_S: Final = 0.05
 """Most answers are there by then; only a request that takes longer pays for watching its client."""
 _DRAIN_S: Final = 1.0
 """How long the end of a stream may take after its last event, for the connection to be used again."""
-_MAX_DEPTH: Final = 255
 _MARKS: Final = (b'"uri"', b'"requestState"', b"\\u00")
 """What makes an answer worth reading: it may hold something that is to be rewritten, or hide it behind an escape."""
 _WHOLE: Final = "complete"
@@ -168,10 +167,12 @@ class Passage:
         kind = head.get(b"content-type").partition(b";")[0].strip().lower()
         if head.get(b"content-encoding").strip().lower() not in {b"", b"identity"}:
             raise GarbledAnswerError("its answer is compressed, which was not asked for")
-        if head.status != HTTPStatus.OK:
+        # What kind of success it is says nothing (RFC 9110, section 15), but that 202 promises an answer elsewhere.
+        if not 200 <= head.status < 300 or head.status == HTTPStatus.ACCEPTED:  # noqa: PLR2004 - as above
             if own:
                 self._check_credential(head)
-            body = await self._body(deadline) if kind == b"application/json" else b""
+            may_say_more = head.status >= HTTPStatus.BAD_REQUEST and kind == b"application/json"
+            body = await self._body(deadline) if may_say_more else b""
             return self._refusal(head.status, body)
         if kind == b"application/json":
             body = await self._body(deadline)
@@ -318,7 +319,7 @@ class Passage:
 
     def _scanned(self, data: bytes) -> Envelope:
         try:
-            return scan_envelope(data, max_bytes=self._limits.max_answer_bytes, max_depth=_MAX_DEPTH)
+            return scan_envelope(data, max_bytes=self._limits.max_answer_bytes, max_depth=MAX_ANSWER_DEPTH)
         except EnvelopeError:
             raise self._nonsense() from None
 
@@ -347,14 +348,17 @@ class Passage:
 
     def _message(self, data: bytes, message: Envelope) -> Answer:
         """Return the response in ``data``, as it is where nothing in it can need rewriting."""
-        answers = message.kind == "response" and message.id == self.exchange.envelope.id
-        if answers and self._as_it_is and message.result_type == _WHOLE and not any(mark in data for mark in _MARKS):
+        own, is_response = self.exchange.envelope.id, message.kind == "response"
+        is_plain = is_response and message.id == own and message.result_type == _WHOLE
+        if is_plain and self._as_it_is and not any(mark in data for mark in _MARKS):
             self._answered = True
             return Answer(data)
+        # Some servers write a number as a string; the client is to see its own.
+        answers = is_response and message.id in {own, str(own)}
         read = self._loaded(data)
         error, result = read.get("error"), read.get("result")
         # A server that could not read the request's id answers without one, and can only mean this request.
-        if message.kind == "response" and error is not None and (answers or message.id is None):
+        if is_response and error is not None and (answers or message.id is None):
             return self._error(error)
         if not answers or not isinstance(result, dict):
             raise self._nonsense()

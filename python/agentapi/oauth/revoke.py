@@ -7,6 +7,7 @@ is left that nobody could revoke, and a provider that is down keeps nothing aliv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from agentapi.oauth.vault import Vault
     from agentapi.principal import OrgId, Principal, UpstreamId, UserId
     from agentapi.storage.database import Database
+    from agentapi.upstreams.models import Upstream
 
 __all__ = ["AtProvider", "Revoker"]
 
@@ -58,6 +60,7 @@ class Revoker:
         protocol: Speaks to the providers.
         changes: Is told of connections that are gone.
         journal: Is told of what happens.
+        patience_s: How long the deletion of an upstream waits for all its providers.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Revoker:
         protocol: AuthorizationClient,
         changes: Changes | None = None,
         journal: Journal,
+        patience_s: float = 10.0,
     ) -> None:
         self._database = database
         self._vault = vault
@@ -76,6 +80,7 @@ class Revoker:
         self._protocol = protocol
         self._changes = changes or Changes()
         self._journal = journal
+        self._patience_s = patience_s
 
     async def revoke(self, principal: Principal, upstream_id: UpstreamId) -> AtProvider:
         """Remove the principal's connection to an upstream.
@@ -106,23 +111,53 @@ class Revoker:
             users = [user_id]
         outcomes: Counter[AtProvider] = Counter()
         places = asyncio.Semaphore(_AT_ONCE)
-
-        async def end(removed: Connection) -> AtProvider:
-            async with places:
-                return await self._ended(removed)
-
         for user in users:
             async with self._database.user_transaction(org_id, user) as transaction:
                 gone = await store.delete_everything(transaction, user)
                 for removed in gone:
                     await self._journal.record(transaction, Event.REVOKED, removed)
-            outcomes.update(await asyncio.gather(*(end(removed) for removed in gone)))
+            outcomes.update(await asyncio.gather(*(self._ended(removed, places) for removed in gone)))
         return outcomes
 
-    async def _ended(self, removed: Connection) -> AtProvider:
-        """Give back what is not stored any more, and tell of it."""
+    async def revoke_for(self, upstream: Upstream) -> Counter[AtProvider]:
+        """Remove every connection to an upstream, its users' flows with them, and say what became of the grants.
+
+        To be called before the upstream is deleted, which waits for the providers, all of them together, for a bounded
+        time: who does not confirm by then is taken to have failed.
+        """
+        org_id = upstream.org_id
+        users = [upstream.owner_id]
+        if upstream.owner_id is None:
+            async with self._database.organization_transaction(org_id) as transaction:
+                users = [*await list_member_ids(transaction)]
+        gone: list[Connection] = []
+        for user in users:
+            if user is None:
+                continue
+            async with self._database.user_transaction(org_id, user) as transaction:
+                removed = await store.delete_for_upstream(transaction, user, upstream.id)
+                if removed is not None:
+                    await self._journal.record(transaction, Event.REVOKED, removed)
+                    gone.append(removed)
+        places, until = asyncio.Semaphore(_AT_ONCE), asyncio.get_running_loop().time() + self._patience_s
+        return Counter(await asyncio.gather(*(self._ended(removed, places, until) for removed in gone)))
+
+    async def _ended(
+        self, removed: Connection, places: asyncio.Semaphore | None = None, until: float | None = None
+    ) -> AtProvider:
+        """Give back what is not stored any more, and tell of it.
+
+        Args:
+            removed: The connection as it was.
+            places: How many ask providers at once.
+            until: When the provider has had its time, on the loop's clock.
+        """
         self._changes.tell(removed.org_id, removed.user_id, removed.upstream_id, gone=True)
-        outcome = await self.give_back(removed)
+        try:
+            async with asyncio.timeout_at(until), places or contextlib.nullcontext():
+                outcome = await self.give_back(removed)
+        except TimeoutError:
+            outcome = AtProvider.FAILED
         if outcome is AtProvider.FAILED:
             self._journal.note(Event.REVOCATION_FAILED, removed)
         _log.info("oauth_revoked", provider=removed.provider, upstream_id=str(removed.upstream_id), at_provider=outcome)

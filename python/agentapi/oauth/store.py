@@ -32,6 +32,7 @@ __all__ = [
     "begin_refresh",
     "delete_connection",
     "delete_everything",
+    "delete_for_upstream",
     "find_connection",
     "insert_flow",
     "list_connections",
@@ -85,6 +86,10 @@ WHERE user_id = $1 AND upstream_id > $3 ORDER BY upstream_id LIMIT $2
 _DELETE_CONNECTION = f"DELETE FROM oauth_connections WHERE id = $1 RETURNING {_CONNECTION}"  # noqa: S608
 _DELETE_CONNECTIONS = f"DELETE FROM oauth_connections WHERE user_id = $1 RETURNING {_CONNECTION}"  # noqa: S608
 _DELETE_FLOWS = "DELETE FROM oauth_flows WHERE user_id = $1"
+_DELETE_CONNECTION_TO = f"""
+DELETE FROM oauth_connections WHERE user_id = $1 AND upstream_id = $2 RETURNING {_CONNECTION}
+"""  # noqa: S608
+_DELETE_FLOWS_TO = "DELETE FROM oauth_flows WHERE user_id = $1 AND upstream_id = $2"
 _BEGIN_REFRESH = "UPDATE oauth_connections SET refresh_begun_at = $3 WHERE id = $1 AND generation = $2 RETURNING id"
 _STORE_REFRESHED = f"""
 UPDATE oauth_connections SET
@@ -222,6 +227,13 @@ async def delete_everything(connection: Database, user_id: UserId) -> list[Conne
     """Remove a user's flows and connections, and return these as they were."""
     await connection.execute(_DELETE_FLOWS, user_id)
     return [_connection(row) for row in await connection.fetch(_DELETE_CONNECTIONS, user_id)]
+
+
+async def delete_for_upstream(connection: Database, user_id: UserId, upstream_id: UpstreamId) -> Connection | None:
+    """Remove a user's flows and connection to one upstream, and return this as it was."""
+    await connection.execute(_DELETE_FLOWS_TO, user_id, upstream_id)
+    row = await connection.fetchrow(_DELETE_CONNECTION_TO, user_id, upstream_id)
+    return None if row is None else _connection(row)
 
 
 async def begin_refresh(connection: Database, id_: ConnectionId, generation: int, *, now: datetime) -> bool:

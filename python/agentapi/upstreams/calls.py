@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from agentapi._core import EnvelopeError, scan_envelope
+from agentapi.egress.transport import ResponseTooLargeError
+from agentapi.upstreams.link import MAX_ANSWER_DEPTH
 from agentapi.upstreams.notices import Asked
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agentapi.upstreams.challenges import Challenge
     from agentapi.upstreams.link import Peer
 
-__all__ = ["Call", "current_call"]
+__all__ = ["Call", "current_call", "is_within_bound"]
 
 _MAX_WAITING: Final = 1024
 """Notifications that wait for a slow client; what comes on top is dropped."""
@@ -56,7 +61,9 @@ class Call:
     refusal: Challenge | None = None
     """What that said of the user's own credential, if it refused it."""
     failure: Exception | None = None
-    """Why no answer can come, where the transport found out."""
+    """Why no answer can come, where the transport found out; the upstream's own error where nobody else would tell."""
+    answered: bool = False
+    """Whether an error of the upstream's own came, where the transport looks at answers."""
     max_answer_bytes: int | None = None
     """A longer answer is not read to its end, where the transport can tell whose it is."""
     done: bool = False
@@ -65,6 +72,10 @@ class Call:
     _asking: int = 0
     _asks: set[anyio.CancelScope] = field(default_factory=set)
     _left_s: float = math.inf
+
+    def may_take(self, size_bytes: int) -> bool:
+        """Return whether its answer may be so long."""
+        return self.max_answer_bytes is None or size_bytes <= self.max_answer_bytes
 
     def fail(self, error: Exception) -> None:
         """End the wait: the answer cannot come."""
@@ -124,3 +135,25 @@ class Call:
 
 current_call: ContextVar[Call | None] = ContextVar("agentapi_upstream_call", default=None)
 """The call on whose behalf something is sent."""
+
+
+def is_within_bound(message: bytes, calls: Mapping[str | int, Call]) -> bool:
+    """Return whether a message that came on a way of many requests may be parsed, from the bytes alone.
+
+    One that may not ends the wait of the call it answers. Where that cannot be told, it ends all waits that it could
+    be meant for: a server could hide in the way it writes an id whose answer it sends.
+    """
+    size = len(message)
+    small = [call for call in calls.values() if not call.may_take(size)]
+    if not small:
+        return True
+    try:
+        found = scan_envelope(message, max_bytes=size, max_depth=MAX_ANSWER_DEPTH)
+    except EnvelopeError:
+        answered = small
+    else:
+        meant = {found.id, str(found.id)} if found.kind == "response" else set()
+        answered = [call for call in small if not meant.isdisjoint({call.request_id, str(call.request_id)})]
+    for call in answered:
+        call.fail(ResponseTooLargeError(call.max_answer_bytes or 0))
+    return not answered

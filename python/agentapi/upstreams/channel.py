@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agentapi.upstreams.models import Transport
@@ -12,6 +12,7 @@ from agentapi.upstreams.models import Transport
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
+    from agentapi.upstreams.calls import Call
     from agentapi.upstreams.challenges import Challenge
 
 __all__ = ["Channel", "OpenChannel"]
@@ -31,6 +32,8 @@ class Channel:
     """Why the transport ended, in words, where it knows."""
     alive: Callable[[], bool] = lambda: True
     """Whether it is worth sending anything."""
+    calls: dict[str | int, Call] = field(default_factory=dict)
+    """The requests under way, by id, for a transport that cannot tell otherwise how long an answer may be."""
 
 
 OpenChannel = Callable[[], AbstractAsyncContextManager[Channel]]

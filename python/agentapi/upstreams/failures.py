@@ -95,8 +95,13 @@ class HttpRefusalError(Exception):
 
 
 def is_http_refusal(error: MCPError, status: int | None) -> bool:
-    """Return whether ``error`` is what the SDK makes of an HTTP error without a message of the protocol."""
-    return status is not None and status >= HTTPStatus.MULTIPLE_CHOICES and error.message.startswith(_REFUSED)
+    """Return whether ``error`` is what the SDK makes of an HTTP error without a message of the protocol.
+
+    Of a redirect it makes various things; the body of one is never read (``http_channel``), so none is the upstream's.
+    """
+    if status is None or status < HTTPStatus.MULTIPLE_CHOICES:
+        return False
+    return status < HTTPStatus.BAD_REQUEST or error.message.startswith(_REFUSED)
 
 
 def is_closed(error: MCPError) -> bool:
@@ -124,6 +129,8 @@ def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads 
         return UpstreamError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
     if isinstance(call.failure, WrongAnswerError):
         return UpstreamError(f"Upstream '{name}' answered with a result that the protocol does not allow.")
+    if isinstance(call.failure, MCPError):
+        return call.failure
     if call.failure is not None:
         return BrokenError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
     if isinstance(error, TimeoutError):
@@ -134,6 +141,9 @@ def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads 
         return error
     if in_session and _forgot_session(error, call.status):
         return UnprocessedError(f"Upstream '{name}' ended the session.")
+    if call.answered:
+        # Whatever words it uses.
+        return error
     if is_http_refusal(error, call.status):
         return UpstreamError(f"Upstream '{name}' failed: {reason_of(error, call.status)}.")
     if is_closed(error):

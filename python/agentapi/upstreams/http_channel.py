@@ -8,16 +8,20 @@ nothing to wait for, since the SDK sends nothing else meanwhile.
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx2
+from mcp import MCPError
 
 from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.egress.transport import BoundedStream
 from agentapi.upstreams.calls import current_call
 from agentapi.upstreams.failures import WrongAnswerError, refusal_of
+from agentapi.upstreams.link import MAX_ANSWER_DEPTH
 from agentapi.upstreams.sse import Events
 
 if TYPE_CHECKING:
@@ -32,7 +36,6 @@ __all__ = ["WatchedTransport"]
 _STREAM_SILENCE_S: Final = 3600.0
 """After that a stream of events is taken for dead."""
 _SHORT_SILENCE_S: Final = 10.0
-_MAX_DEPTH: Final = 255
 
 
 class WatchedTransport(httpx2.AsyncBaseTransport):
@@ -120,58 +123,149 @@ def _body(response: httpx2.Response, call: Call) -> httpx2.AsyncByteStream:
 
 
 def _answer(response: httpx2.Response, call: Call) -> httpx2.AsyncByteStream:
-    """Return the body, checked to answer the request where it is to be the answer."""
-    body, kind = _body(response, call), response.headers.get("content-type", "").lower()
-    # An error with a status of its own need not name the request: the server may not have read as far as that.
-    if response.is_success and kind.startswith(("application/json", "text/event-stream")):
-        return _CheckedStream(body, call, whole=kind.startswith("application/json"))
-    return body
+    """Return the body, checked to answer the request where it is to be the answer, and empty where it cannot be one."""
+    body, kind = _body(response, call), response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_refusal = response.status_code >= HTTPStatus.BAD_REQUEST
+    if kind == "application/json" and (response.is_success or is_refusal):
+        return _JsonAnswer(body, call, is_refusal=is_refusal)
+    if kind == "text/event-stream" and response.is_success:
+        return _CheckedEvents(body, call)
+    # The SDK would read it after a redirect that leads nowhere, and as JSON where the type only begins so.
+    return _NoAnswer(body)
 
 
-class _CheckedStream(httpx2.AsyncByteStream):
-    """Passes an answer on as far as it is one to the request of ``call``.
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """A response among the messages of an answer."""
 
-    The SDK takes whatever response comes on the stream of a POST for its answer, under any id, and waits on where one
-    of JSON has another id.
+    id: str | int | None
+    error: dict[str, Any] | None
+    """Of the upstream, if it is one."""
+
+
+def _read(data: bytes, call: Call) -> _Response | None:
+    """Return what a message is if it is a response, and note on ``call`` that the upstream answered with an error.
+
+    Raises:
+        WrongAnswerError: It is no message or could be read in two ways, answers another request, or reports an error
+            that is none of the protocol.
     """
+    try:
+        message = scan_envelope(data, max_bytes=len(data), max_depth=MAX_ANSWER_DEPTH)
+    except EnvelopeError as scanned:
+        raise WrongAnswerError(f"it is no message: {scanned.reason}") from None
+    if message.kind != "response":
+        return None
+    # The name of a member may be hidden behind escapes.
+    error = _error(data) if b"error" in data or b"\\u" in data else None
+    if message.id is None and error is None:
+        raise WrongAnswerError("it answers no request")
+    call.answered = error is not None
+    return _Response(message.id, error)
 
-    def __init__(self, inner: httpx2.AsyncByteStream, call: Call, *, whole: bool) -> None:
+
+def _error(data: bytes) -> dict[str, Any] | None:
+    try:
+        message = json.loads(data)
+    except ValueError:
+        # Python reads no integer of more than some thousand digits; the scan has no objection to one.
+        raise WrongAnswerError("it holds a number that is too long") from None
+    if "error" not in message:
+        return None
+    error = message["error"]
+    # The SDK takes 1.0 and "1" for a number.
+    if not isinstance(error, dict) or type(error.get("code")) is not int or not isinstance(error.get("message"), str):
+        raise WrongAnswerError("its error is none of the protocol")
+    return error
+
+
+class _NoAnswer(httpx2.AsyncByteStream):
+    """The body of an answer that is none: nobody reads it."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
         self._inner = inner
-        self._call = call
-        self._whole = whole
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._whole:
-            body = b"".join([chunk async for chunk in self._inner])
-            self._check(body)
-            yield body
-            return
-        # The SDK bounds the size of an event, of which it is given what there is.
-        events = Events(sys.maxsize)
-        async for chunk in self._inner:
-            for data in events.feed(chunk):
-                self._check(data)
-            yield chunk
-
-    def _check(self, data: bytes) -> None:
-        try:
-            message = scan_envelope(data, max_bytes=len(data), max_depth=_MAX_DEPTH)
-        except EnvelopeError as error:
-            raise self._wrong(f"it is no message: {error.reason}") from None
-        if message.kind != "response":
-            return
-        # Some servers write a number as a string; an event without an id is an error about the only request there is.
-        good = {self._call.request_id, str(self._call.request_id)}
-        if message.id not in good and (self._whole or message.id is not None):
-            raise self._wrong("it answers another request")
-
-    def _wrong(self, why: str) -> WrongAnswerError:
-        error = WrongAnswerError(why)
-        self._call.fail(error)
-        return error
+        return
+        yield b""
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+class _JsonAnswer(_NoAnswer):
+    """Passes a body of JSON on if it is the answer to the request of ``call``, whose id it then has.
+
+    The SDK waits on where a body is no response, and where its id is another or is left out, as that of an error
+    may be (specification 2025-11-25, ``JSONRPCErrorResponse``).
+    """
+
+    def __init__(self, inner: httpx2.AsyncByteStream, call: Call, *, is_refusal: bool) -> None:
+        super().__init__(inner)
+        self._call = call
+        self._is_refusal = is_refusal
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        body = b"".join([chunk async for chunk in self._inner])
+        try:
+            yield self._checked(body)
+        except WrongAnswerError as error:
+            # Of a refusal the status is left.
+            if not self._is_refusal:
+                self._call.fail(error)
+                raise
+
+    def _checked(self, body: bytes) -> bytes:
+        response, own = _read(body, self._call), self._call.request_id
+        if response is None:
+            raise WrongAnswerError("it is no response")
+        if response.error is not None and (response.id is None or self._is_refusal):
+            # There is one request only that it can be about.
+            return json.dumps({"jsonrpc": "2.0", "id": own, "error": response.error}).encode()
+        # Some servers write a number as a string.
+        if response.id not in {own, str(own)}:
+            raise WrongAnswerError("it answers another request")
+        return body
+
+
+class _CheckedEvents(_NoAnswer):
+    """Passes events on as far as a response among them is one to the request of ``call``.
+
+    The SDK takes whatever response comes on the stream of a POST for its answer, under any id, and none without one.
+    """
+
+    def __init__(self, inner: httpx2.AsyncByteStream, call: Call) -> None:
+        super().__init__(inner)
+        self._call = call
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        # The SDK bounds the size of an event, of which it is given what there is.
+        events, answered = Events(sys.maxsize), False
+        async for chunk in self._inner:
+            for data in () if answered else events.feed(chunk):
+                # Nobody reads what follows the answer.
+                if answered := self._check(data):
+                    break
+            yield chunk
+
+    def _check(self, data: bytes) -> bool:
+        """Check one message; return whether it is the answer."""
+        call = self._call
+        try:
+            response = _read(data, call)
+        except WrongAnswerError as error:
+            call.fail(error)
+            raise
+        if response is None:
+            return False
+        if response.id not in {call.request_id, str(call.request_id), None}:
+            failure = WrongAnswerError("it answers another request")
+            call.fail(failure)
+            raise failure
+        if response.id is None and (told := response.error) is not None:
+            # Once the SDK has passed on what precedes it, it refuses this.
+            call.failure = MCPError(told["code"], told["message"], told.get("data"))
+        return True
 
 
 class BrokenBodyError(httpx2.StreamError):

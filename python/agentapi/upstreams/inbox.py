@@ -49,6 +49,7 @@ class Inbox:
             without a sign of its own can still be told whose it is.
         chatty: Whether log messages are wanted without asking for them with each request.
         hear: Called with every change that the server reports.
+        calls: Where the requests under way are kept.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class Inbox:
         bound: bool,
         chatty: bool,
         hear: Callable[[str, dict[str, Any]], None],
+        calls: dict[str | int, Call] | None = None,
     ) -> None:
-        self.calls: dict[str | int, Call] = {}
+        self.calls = {} if calls is None else calls
         self.ears: dict[str | int, Callable[[str, dict[str, Any]], None]] = {}
         """Who listens: by the id of a modern subscription, or under a name that no subscription has."""
         self._tasks = tasks

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agentapi.errors import UpstreamError
 
 if TYPE_CHECKING:
     from agentapi.principal import OrgId, SessionId, UserId
 
-__all__ = ["Bounds", "Caller", "Era", "Peer", "Profile"]
+__all__ = ["MAX_ANSWER_DEPTH", "Bounds", "Caller", "Era", "Peer", "Profile"]
+
+MAX_ANSWER_DEPTH: Final = 200
+"""How deep an answer may nest. The SDK reads no deeper (pydantic 2), whether it is ours or the client's."""
 
 
 class Era(StrEnum):

@@ -19,7 +19,7 @@ from agentapi.upstreams import store
 from agentapi.upstreams.models import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from agentapi.audit.log import AuditLog
     from agentapi.principal import OrgId, Principal, UpstreamId, WorkspaceId
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agentapi.tenancy.models import Workspace
     from agentapi.upstreams.models import Upstream
 
-__all__ = ["UpstreamRegistry", "WorkspaceView"]
+__all__ = ["UpstreamRegistry", "WorkspaceView", "upstream_entry"]
 
 _NO_WORKSPACE = "There is no such workspace."
 _MAX_WORKSPACES = 10_000
@@ -70,10 +70,15 @@ class UpstreamRegistry:
             clock=clock, ttl_s=view_ttl_s, feed=feed, topics=("upstreams", "workspaces"), max_views=max_views
         )
         self._on_change: list[Callable[[Upstream], None]] = []
+        self._before_deletion: list[Callable[[Upstream], Awaitable[object]]] = []
 
     def on_change(self, callback: Callable[[Upstream], None]) -> None:
         """Call ``callback`` with every upstream that this process creates, changes or deletes, once it is done."""
         self._on_change.append(callback)
+
+    def before_deletion(self, step: Callable[[Upstream], Awaitable[object]]) -> None:
+        """Run ``step`` with every upstream that is about to be deleted: what no row can do by going."""
+        self._before_deletion.append(step)
 
     def forget(self, org_id: OrgId) -> None:
         """Read an organisation's workspaces anew from the next request on."""
@@ -172,7 +177,7 @@ class UpstreamRegistry:
         self.require_write(principal, upstream.scope)
         async with self._database.tenant_transaction(principal) as connection:
             await store.insert_upstream(connection, upstream)
-            await self._audit.record(connection, principal, _entry("upstream.created", upstream))
+            await self._audit.record(connection, principal, upstream_entry("upstream.created", upstream))
         self._database.when_committed(lambda: self._changed(upstream))
 
     async def update(self, principal: Principal, upstream: Upstream, *, expected: IfMatch = ANY) -> Upstream:
@@ -187,7 +192,7 @@ class UpstreamRegistry:
         async with self._database.tenant_transaction(principal) as connection:
             expected.check((await store.hold_upstream(connection, upstream.id)).version)
             updated = await store.update_upstream(connection, upstream, now=datetime.now(UTC))
-            await self._audit.record(connection, principal, _entry("upstream.updated", updated))
+            await self._audit.record(connection, principal, upstream_entry("upstream.updated", updated))
         self._changed(updated)
         return updated
 
@@ -201,10 +206,13 @@ class UpstreamRegistry:
         """
         upstream = await self.get(principal, upstream_id)
         self.require_write(principal, upstream.scope)
+        expected.check(upstream.version)
+        for step in self._before_deletion:
+            await step(upstream)
         async with self._database.tenant_transaction(principal) as connection:
             expected.check((await store.hold_upstream(connection, upstream_id)).version)
             await store.delete_upstream(connection, upstream_id)
-            await self._audit.record(connection, principal, _entry("upstream.deleted", upstream))
+            await self._audit.record(connection, principal, upstream_entry("upstream.deleted", upstream))
         self._changed(upstream)
 
     def _changed(self, upstream: Upstream) -> None:
@@ -213,7 +221,7 @@ class UpstreamRegistry:
             callback(upstream)
 
 
-def _entry(action: str, upstream: Upstream) -> Entry:
+def upstream_entry(action: str, upstream: Upstream) -> Entry:
     """Return a change as the audit log has it; of the address only where it is, since the rest may be a secret."""
     return Entry(
         action,

@@ -310,7 +310,7 @@ async def open_link(
     """
     declared = dict(capabilities or {})
     async with channel.streams as streams, anyio.create_task_group() as tasks:
-        inbox = Inbox(tasks, askable=declared, bound=bound, chatty=chatty, hear=hear)
+        inbox = Inbox(tasks, askable=declared, bound=bound, chatty=chatty, hear=hear, calls=channel.calls)
         link = Link(channel, streams, inbox, tasks, name)
         try:
             await tasks.start(link.pump)

@@ -21,7 +21,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from anyio.abc import Process
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -44,13 +44,22 @@ class StdioProcess:
     Args:
         run: What is run, where, with which environment, and what holds it to its bounds.
         max_message_bytes: A longer line ends the process.
+        admit: Tells whether a line may be read as a message; one that may not is passed over.
         grace_s: How long it may take to end by itself, and again after SIGTERM.
     """
 
-    def __init__(self, run: Run, *, max_message_bytes: int, grace_s: float = _GRACE_S) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_message_bytes: int,
+        admit: Callable[[bytes], bool] = lambda _: True,
+        grace_s: float = _GRACE_S,
+    ) -> None:
         self._parameters = run.parameters
         self._guard = run.guard
         self._max_message_bytes = max_message_bytes
+        self._admit = admit
         self._grace_s = grace_s
         self._process: Process | None = None
         self._ending: str | None = None
@@ -124,7 +133,8 @@ class StdioProcess:
                     line += part
                     if len(line) > self._max_message_bytes:
                         break
-                    await _hand_over(bytes(line), arrived)
+                    if self._admit(whole := bytes(line)):
+                        await _hand_over(whole, arrived)
                     line.clear()
                 else:
                     line += rest

@@ -11,6 +11,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 from agentapi.principal import OrgId, SessionId
+from agentapi.upstreams.calls import is_within_bound
 from agentapi.upstreams.channel import Channel, OpenChannel
 from agentapi.upstreams.credentials import with_query
 from agentapi.upstreams.http_channel import WatchedTransport
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from agentapi.egress.client import Egress
+    from agentapi.upstreams.calls import Call
     from agentapi.upstreams.credentials import Credential
     from agentapi.upstreams.models import Upstream
     from agentapi.upstreams.stdio import StdioCommands
@@ -115,10 +117,16 @@ class TransportFactory:
             directory = self._session_directory(upstream.org_id, session_id)
             place = SessionPlace(f"{upstream.org_id}/{session_id}", directory)
         async with self._commands.run(upstream.command, credential.environment, place) as run:
-            process = StdioProcess(run, max_message_bytes=self._max_message_bytes)
+            calls: dict[str | int, Call] = {}
+            process = StdioProcess(
+                run,
+                max_message_bytes=self._max_message_bytes,
+                admit=lambda line: is_within_bound(line, calls),
+            )
             yield Channel(
                 process.streams(),
                 Transport.STDIO,
                 ending=lambda: process.ending,
                 alive=process.is_running,
+                calls=calls,
             )

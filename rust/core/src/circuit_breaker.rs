@@ -41,6 +41,7 @@
 //! never has two; so many more than the capacity are kept if need be.
 
 mod circuit;
+mod phase;
 mod rules;
 mod state;
 mod tally;
@@ -48,8 +49,9 @@ mod window;
 
 use std::sync::Arc;
 
+use self::circuit::Common;
 pub use self::circuit::{Circuit, Ticket};
-use self::circuit::{Common, mix};
+use self::phase::mix;
 pub use self::rules::{MAX_PROBES, MAX_SPAN_NS, Rules, RulesError};
 pub use self::state::{Outcome, Recorded, Refusal, Snapshot, State};
 use crate::keyed_table::KeyedTable;

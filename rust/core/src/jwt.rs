@@ -12,6 +12,8 @@
 //! An error carries its reason for the log; the caller shows the outside one answer for all of them.
 
 mod error;
+mod header;
+mod verified;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,13 +22,15 @@ use std::sync::Arc;
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-use crate::claims::{ClaimRules, Role, clean_text};
+use crate::claims::{ClaimRules, clean_text};
 use crate::decode_base64url;
 use crate::json::{Json, Object};
 use crate::jwks::{Algorithm, KeySet, KeySetError, VerifyingKey};
 use crate::sync::{Mutex, RwLock};
 
 pub use error::{PolicyError, TokenError};
+use header::Header;
+pub use verified::Verified;
 
 /// The longest token that is read, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -88,90 +92,6 @@ impl fmt::Debug for IssuerPolicy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("IssuerPolicy")
-            .field("issuer", &self.issuer)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What a token proved, and what has to hold each time it is shown.
-pub struct Verified {
-    /// The `iss` claim.
-    pub issuer: Arc<str>,
-    /// The `sub` claim.
-    pub subject: String,
-    /// The organisation that the issuer's claim rules found.
-    pub organization: Option<String>,
-    /// The role that the issuer's claim rules found.
-    pub role: Option<Role>,
-    /// The e-mail address that the issuer's claim rules found.
-    pub email: Option<String>,
-    /// The scopes that the issuer's claim rules found.
-    pub scopes: Vec<String>,
-    /// The `aud` claim as a list, shared with other tokens for the same.
-    pub audiences: Arc<[String]>,
-    /// The `exp` claim in Unix seconds, rounded down.
-    pub expires_at: i64,
-    /// The `jti` claim.
-    pub token_id: Option<String>,
-    /// The `sid` claim where it is text: issuers give it meanings of their own, so that no other kind is refused.
-    pub session_id: Option<String>,
-    /// The `iat` claim, rounded down.
-    issued_at: Option<i64>,
-    /// The later of `nbf` and `iat`, rounded up.
-    valid_from: i64,
-    /// One of the audiences is the issuer policy's own.
-    for_policy_audience: bool,
-    key: Option<Arc<VerifyingKey>>,
-}
-
-impl Verified {
-    /// The `kid` of the key that verified the token.
-    #[must_use]
-    pub fn key_id(&self) -> Option<&str> {
-        self.key.as_ref()?.key_id().map(AsRef::as_ref)
-    }
-
-    /// Whether the key that verified the token has left its issuer's set.
-    #[must_use]
-    pub fn is_key_retired(&self) -> bool {
-        self.key.as_ref().is_some_and(|key| key.is_retired())
-    }
-
-    /// The `iat` claim in Unix seconds, rounded down.
-    #[must_use]
-    pub fn issued_at(&self) -> Option<i64> {
-        self.issued_at
-    }
-
-    /// Whether `exp` has passed at `now`.
-    #[must_use]
-    pub fn is_expired(&self, now: i64, leeway_s: i64) -> bool {
-        now >= self.expires_at.saturating_add(leeway_s)
-    }
-
-    /// What depends on the moment and on the place where the token is shown.
-    ///
-    /// # Errors
-    /// [`TokenError::Expired`], [`TokenError::NotYetValid`] or [`TokenError::WrongAudience`].
-    pub fn check(&self, audience: &str, now: i64, leeway_s: i64) -> Result<(), TokenError> {
-        if self.is_expired(now, leeway_s) {
-            Err(TokenError::Expired)
-        } else if self.valid_from > now.saturating_add(leeway_s) {
-            Err(TokenError::NotYetValid)
-        } else if self.for_policy_audience
-            || (!audience.is_empty() && self.audiences.iter().any(|aud| aud == audience))
-        {
-            Ok(())
-        } else {
-            Err(TokenError::WrongAudience)
-        }
-    }
-}
-
-impl fmt::Debug for Verified {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Verified")
             .field("issuer", &self.issuer)
             .finish_non_exhaustive()
     }
@@ -407,41 +327,6 @@ impl Issuer {
             lists.insert(Arc::clone(&list));
         }
         list
-    }
-}
-
-/// What of the protected header has a say.
-struct Header {
-    algorithm: Algorithm,
-    key_id: Option<String>,
-}
-
-impl Header {
-    fn parse(text: &[u8]) -> Result<Self, TokenError> {
-        let header = Object::parse(text).map_err(|_| TokenError::Malformed)?;
-        if ["crit", "b64"].iter().any(|name| header.get(name).is_some()) {
-            return Err(TokenError::Malformed);
-        }
-        if let Some(media_type) = header.get("typ") {
-            let media_type = media_type
-                .as_str()
-                .ok_or(TokenError::Malformed)?
-                .to_ascii_lowercase();
-            let short = media_type.strip_prefix("application/").unwrap_or(&media_type);
-            if !matches!(short, "jwt" | "at+jwt") {
-                return Err(TokenError::Malformed);
-            }
-        }
-        let key_id = match header.get("kid") {
-            Some(claim) => Some(claim.as_str().ok_or(TokenError::Malformed)?.to_owned()),
-            None => None,
-        };
-        let name = header
-            .get("alg")
-            .and_then(Json::as_str)
-            .ok_or(TokenError::Malformed)?;
-        let algorithm = Algorithm::from_name(name).ok_or(TokenError::UnsupportedAlgorithm)?;
-        Ok(Self { algorithm, key_id })
     }
 }
 

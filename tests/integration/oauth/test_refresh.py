@@ -15,6 +15,7 @@ from agentapi.egress import Egress
 from agentapi.errors import StorageUnavailableError, UpstreamNeedsConnectionError
 from agentapi.oauth import store
 from agentapi.oauth.errors import AuthorizationServerError, AuthorizationServerRestsError, ReconnectNeededError
+from agentapi.oauth.revoke import AtProvider
 from agentapi.storage.database import Database
 from agentapi.upstreams import store as upstream_store
 from agentapi.upstreams.link import Caller
@@ -259,6 +260,25 @@ async def test_a_provider_that_is_down_keeps_nothing_alive_here(bench: Bench, ki
     await bench.connect()
     bench.provider.answers["/revoke"] = Response("<html>", 500 if kind == "down" else 404)
     assert await bench.room.revoker.revoke(bench.principal, bench.upstream.id) == "failed"
+    assert await bench.rows("oauth_connections") == 0
+
+
+async def test_a_provider_that_hangs_does_not_keep_an_upstream_from_being_deleted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.connect()
+    hung = asyncio.Event()
+
+    async def hang(_: object) -> Response:
+        hung.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bench.provider.answers["/revoke"] = hang
+    monkeypatch.setattr(bench.room.revoker, "_patience_s", 0.2)
+    own = replace(bench.upstream, owner_id=bench.principal.user_id)
+    assert await bench.room.revoker.revoke_for(own) == {AtProvider.FAILED: 1}
+    assert hung.is_set()
     assert await bench.rows("oauth_connections") == 0
 
 

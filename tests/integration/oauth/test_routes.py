@@ -112,6 +112,25 @@ async def test_an_organisation_that_is_deleted_leaves_no_grant_behind(api: Api, 
     assert {*site.revoked} == granted
 
 
+async def test_an_upstream_that_is_deleted_leaves_no_grant_behind(api: Api, site: Provider) -> None:  # noqa: F811
+    upstream, kept = await registered(api, site, "going"), await registered(api, site, "staying")
+    granted: dict[str, set[str]] = {}
+    for subject, to in (("mia", upstream), ("bob", upstream), ("mia", kept)):
+        begun = await api.caller(Role.MEMBER, subject).request("POST", f"{BASE}/init", json={"upstream": to})
+        before = set(site.refresh_tokens)
+        assert (await browse(api, site, begun.json()["authorization_url"], cookie_of(begun))).status_code == 200
+        granted.setdefault(to, set()).update(set(site.refresh_tokens) - before)
+    # Somebody is on the way, and comes back to an upstream that is gone.
+    late = await api.caller(Role.MEMBER, "late").request("POST", f"{BASE}/init", json={"upstream": upstream})
+    assert (await api.caller(Role.MEMBER, "mia").delete(upstream)).status_code == 403
+    assert site.revoked == []
+    assert (await api.caller().delete(upstream)).status_code == 204
+    assert set(site.revoked) == granted[upstream]
+    assert (await browse(api, site, late.json()["authorization_url"], cookie_of(late))).status_code != 200
+    listed = (await api.caller(Role.MEMBER, "mia").request("GET", f"{BASE}/connections")).json()
+    assert [item["upstream"] for item in listed["items"]] == [kept]
+
+
 async def test_what_a_provider_says_no_with_is_told_once(api: Api, site: Provider) -> None:  # noqa: F811
     upstream = await registered(api, site, "refusing")
     for error in ("access_denied", "server_error"):

@@ -54,6 +54,19 @@ async def test_fetches_from_an_allowed_server_over_one_connection() -> None:
         assert server.connections == 1
 
 
+async def test_what_comes_besides_an_answer_answers_no_other_request() -> None:
+    """One byte too much and every later request on the connection, whoever makes it, had its predecessor's answer."""
+
+    async def handler(path: str, _headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(path.encode()) + reply(b"stale"))
+
+    async with serve(handler) as server, egress() as out:
+        for path in (b"/first", b"/second"):
+            url = f"http://upstream.example:{server.port}{path.decode()}"
+            assert await out.get_bytes(url, max_bytes=100) == path
+        assert server.connections == 2
+
+
 async def test_a_connection_that_its_server_has_closed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pool would notice at its next use, and hold the socket until then."""
     monkeypatch.setattr(egress_client, "_REAP_S", 0.01)

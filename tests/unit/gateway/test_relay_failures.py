@@ -189,7 +189,7 @@ async def test_what_is_not_http_is_an_error(raw: bytes) -> None:
         b'{"jsonrpc":"2.0","id":1,"result":[]}',
         b'{"jsonrpc":"2.0","id":1,"result":null}',
         b'{"jsonrpc":"2.0","id":2,"result":{"resultType":"complete"}}',
-        b'{"jsonrpc":"2.0","id":"1","result":{"resultType":"complete"}}',
+        b'{"jsonrpc":"2.0","id":"one","result":{"resultType":"complete"}}',
         b'{"jsonrpc":"2.0","id":null,"result":{"resultType":"complete"}}',
         b'{"jsonrpc":"2.0","id":1,"error":"no"}',
         b'{"jsonrpc":"2.0","id":1,"error":{"code":true,"message":"x"}}',
@@ -462,3 +462,25 @@ async def test_an_answer_may_end_with_its_connection() -> None:
     async with serve_raw(handler) as server, relaying() as relay:
         assert (await relay.call(target(server.url))).answer == result()
         assert len(relay.pool) == 0
+
+
+async def test_a_large_page_of_an_error_does_not_stop_the_next_request() -> None:
+    """Nobody reads the page, and reading stands still where so much waits to be read."""
+    pages = iter([json_answer(b"<p>" * 100_000, status="502 Bad Gateway", kind="text/html"), json_answer(result())])
+
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(next(pages))
+
+    async with serve_raw(handler) as server, relaying(limits=QUICK) as relay:
+        client = await relay.call(target(server.url))
+        assert client.error["message"] == "Upstream 'one' failed: it answered HTTP 502."
+        assert (await relay.call(target(server.url))).answer["result"]["content"]
+
+
+async def test_an_id_that_is_written_as_a_string_is_the_same() -> None:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(result(identifier="1")))
+
+    async with serve_raw(handler) as server, relaying() as relay:
+        answer = (await relay.call(target(server.url))).answer
+        assert (answer["id"], answer["result"]["resultType"]) == (1, "complete")

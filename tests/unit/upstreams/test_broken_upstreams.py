@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mcp import MCPError
+from mcp_types import jsonrpc_message_adapter
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
@@ -49,6 +50,8 @@ DISCOVERED = {
     "unknownField": 1,
     "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "raw", "version": "1"}},
 }
+
+_KINDS = ("application/json", "text/event-stream")
 
 
 @dataclass(slots=True)
@@ -217,6 +220,34 @@ async def test_an_id_that_is_written_as_a_string_is_the_same() -> None:
     raw = Raw(tools={"t": lambda asked: answering(GOOD, identifier=str(asked["id"]), as_event=False)(asked)})
     async with setting(raw) as (made, up):
         assert (await call(made.client, up, ALICE, "t"))["content"] == []
+
+
+async def test_a_body_that_is_no_response_ends_the_wait_for_one() -> None:
+    notice = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "error", "data": 1}}
+    raw = Raw(tools={"t": lambda _: JSONResponse(notice)})
+    async with setting(raw) as (made, up):
+        # The bound is that of the test: no wait runs out.
+        with pytest.raises(UpstreamError, match="a result that the protocol does not allow"):
+            await made.client.request(up, ALICE, "tools/call", {"name": "t"}, timeout_s=100)
+
+
+@pytest.mark.parametrize("words", ["Connection closed", "SSE stream ended", "Not Found", "Unexpected content type"])
+async def test_an_error_in_the_words_of_the_sdk_is_the_upstreams_own(words: str) -> None:
+    error = {"code": -32000, "message": words}
+    raw = Raw(tools={"t": lambda asked: JSONResponse({"jsonrpc": "2.0", "id": asked["id"], "error": error})})
+    async with setting(raw) as (made, up):
+        with pytest.raises(MCPError) as caught:
+            await call(made.client, up, ALICE, "t")
+        assert (caught.value.error.code, caught.value.error.message) == (-32000, words)
+
+
+@pytest.mark.parametrize("as_event", [False, True], ids=["json", "event"])
+async def test_an_error_without_an_id_is_about_the_request(as_event: bool) -> None:
+    message = json.dumps({"jsonrpc": "2.0", "error": {"code": -32600, "message": "What?"}})
+    given = Response(f"data: {message}\n\n" if as_event else message, media_type=_KINDS[as_event])
+    async with setting(Raw(tools={"t": lambda _: given})) as (made, up):
+        with pytest.raises(MCPError, match=r"What\?"):
+            await call(made.client, up, ALICE, "t")
 
 
 async def test_an_error_with_a_status_is_the_upstreams_own() -> None:
@@ -459,6 +490,32 @@ async def test_an_sse_server_that_is_gone_is_told_and_comes_back() -> None:
             await asyncio.wait_for(call(made.client, up, ALICE, "echo", text="x"), 5)
         async with serving(full_server(journal).sse_app(), port):
             assert text_of(await call(made.client, up, ALICE, "echo", text="y")) == "y"
+
+
+@untidy
+@pytest.mark.usefixtures("untidy_server")
+async def test_a_list_page_over_sse_is_not_parsed_past_what_an_event_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK reads no event of more than 1 MiB, which is less than a list may hold, and ends the connection."""
+    parsed: list[int] = []
+    validate = jsonrpc_message_adapter.validate_json
+
+    def noted(text: str, **options: Any) -> Any:
+        parsed.append(len(text))
+        return validate(text, **options)
+
+    server = full_server(Journal())
+
+    @server.tool(description="x" * MAX_LIST_BYTES)
+    def large() -> str:
+        return ""
+
+    monkeypatch.setattr(jsonrpc_message_adapter, "validate_json", noted)
+    async with world() as made, serving(server.sse_app()) as base:
+        with pytest.raises(UpstreamError):
+            await asyncio.wait_for(made.client.request(sse(f"{base}/sse"), ALICE, "tools/list", {}, timeout_s=20), 10)
+        assert parsed
+        assert max(parsed) <= 1024 * 1024
+        assert text_of(await call(made.client, sse(f"{base}/sse"), ALICE, "echo", text="y")) == "y"
 
 
 @untidy

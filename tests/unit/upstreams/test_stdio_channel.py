@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+from mcp_types import jsonrpc_message_adapter
 
 from agentapi.errors import UpstreamError, UpstreamTimeoutError
 from agentapi.upstreams.link import Era
+from agentapi.upstreams.lists import MAX_LIST_BYTES
 from agentapi.upstreams.wanted import Limits
 from unit.upstreams.doubles import Clock, drain
 from unit.upstreams.servers import (
@@ -171,6 +173,25 @@ async def test_what_a_process_answers_is_bounded(tmp_path: Path) -> None:
             await call(made.client, UP, ALICE, "large", size=5_000_000)
         await gone(first)
         assert await pid(made) != first
+
+
+async def test_a_list_page_that_is_too_long_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process goes on: what else it is asked has another bound, and other users' requests wait on the same pipe."""
+    parsed: list[int] = []
+    validate = jsonrpc_message_adapter.validate_json
+
+    def noted(text: str, **options: Any) -> Any:
+        parsed.append(len(text))
+        return validate(text, **options)
+
+    monkeypatch.setattr(jsonrpc_message_adapter, "validate_json", noted)
+    async with world(tmp_path, max_message_bytes=32 * 1024 * 1024, tiny=tiny()) as made:
+        first = await pid(made)
+        with pytest.raises(UpstreamError, match="failed: its answer is too large"):
+            await made.client.request(UP, ALICE, "tools/list", {"cursor": str(MAX_LIST_BYTES)}, timeout_s=20)
+        assert max(parsed) < MAX_LIST_BYTES
+        assert len(text_of(await call(made.client, UP, ALICE, "large", size=2 * MAX_LIST_BYTES))) == 2 * MAX_LIST_BYTES
+        assert await pid(made) == first
 
 
 async def test_what_is_no_message_is_passed_over(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def answer(message: dict[str, object]) -> dict[str, object] | None:
         return {"protocolVersion": "2025-06-18", "capabilities": capabilities, "serverInfo": info}
     if method == "tools/call":
         return call(str(params["name"]), params.get("arguments") or {})
-    return {} if method == "ping" else {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}
+    # A cursor that is a number asks for a page of that size.
+    more = {"padding": "x" * int(str(params["cursor"]))} if "cursor" in params else {}
+    return {} if method == "ping" else {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}], **more}
 
 
 def respond(message: dict[str, object], line: str) -> None:

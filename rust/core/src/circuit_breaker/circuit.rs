@@ -1,22 +1,22 @@
 //! One circuit.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use super::phase::{Held, Inner, Phase};
 use super::rules::{MAX_SPAN_NS, Rules};
 use super::state::{Outcome, Recorded, Refusal, Snapshot, State};
 use super::tally::Tally;
-use super::window::{SLICES, Window};
+use super::window::SLICES;
 use crate::keyed_table::Evictable;
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// The right to make one call and to say how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "the outcome of the call has to be recorded"]
 pub struct Ticket {
-    generation: u64,
+    pub(super) generation: u64,
     /// Number of the probe within its generation; 0 for a call of a closed circuit.
-    probe: u64,
+    pub(super) probe: u64,
 }
 
 impl Ticket {
@@ -35,13 +35,13 @@ pub(super) struct Common {
 }
 
 impl Common {
-    fn next_generation(&self) -> u64 {
+    pub(super) fn next_generation(&self) -> u64 {
         // Relaxed: no two threads draw the same number, which is all it says; what a generation begins with is
         // handed on by the lock of its circuit.
         self.generations.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn slice_ns(&self) -> u64 {
+    pub(super) fn slice_ns(&self) -> u64 {
         self.rules.window_ns / SLICES as u64
     }
 }
@@ -50,70 +50,19 @@ impl Common {
 #[derive(Clone)]
 pub struct Circuit(Arc<Shared>);
 
-struct Shared {
-    common: Arc<Common>,
-    key: Box<str>,
+/// What the clones of a circuit share.
+pub(super) struct Shared {
+    pub(super) common: Arc<Common>,
+    pub(super) key: Box<str>,
     /// Bits that only this key of the table has.
-    bits: u64,
-    tally: Tally,
+    pub(super) bits: u64,
+    pub(super) tally: Tally,
     inner: Mutex<Inner>,
-}
-
-/// What is read and changed under the lock.
-struct Inner {
-    generation: u64,
-    seen_ns: u64,
-    phase: Phase,
-    consecutive_failures: u32,
-    window: Window,
-    openings: u64,
-}
-
-enum Phase {
-    Closed,
-    Open {
-        until_ns: u64,
-    },
-    HalfOpen {
-        successes: u32,
-        probes_begun: u64,
-        probes: Vec<Probe>,
-    },
-    ForcedOpen,
-}
-
-struct Probe {
-    number: u64,
-    lease_until_ns: u64,
-}
-
-impl Inner {
-    fn state(&self) -> State {
-        match self.phase {
-            Phase::Closed => State::Closed,
-            Phase::Open { .. } => State::Open,
-            Phase::HalfOpen { .. } => State::HalfOpen,
-            Phase::ForcedOpen => State::ForcedOpen,
-        }
-    }
-}
-
-/// The lock of a circuit, with what was tallied without it.
-struct Held<'c> {
-    circuit: &'c Shared,
-    inner: MutexGuard<'c, Inner>,
 }
 
 impl Circuit {
     pub(super) fn new(common: Arc<Common>, key: &str, bits: u64, now: u64) -> Self {
-        let inner = Inner {
-            generation: common.next_generation(),
-            seen_ns: now,
-            phase: Phase::Closed,
-            consecutive_failures: 0,
-            window: Window::default(),
-            openings: 0,
-        };
+        let inner = Inner::closed(common.next_generation(), now);
         let circuit = Self(Arc::new(Shared {
             common,
             key: Box::from(key),
@@ -202,191 +151,6 @@ impl Shared {
     }
 }
 
-impl Deref for Held<'_> {
-    type Target = Inner;
-
-    fn deref(&self) -> &Inner {
-        &self.inner
-    }
-}
-
-impl DerefMut for Held<'_> {
-    fn deref_mut(&mut self) -> &mut Inner {
-        &mut self.inner
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        let closed = matches!(self.phase, Phase::Closed).then_some(self.generation);
-        let ends_ns = self.window.newest_ends_ns(self.circuit.common.slice_ns());
-        self.circuit.tally.begin(closed, ends_ns);
-    }
-}
-
-impl Held<'_> {
-    /// The time for this circuit.
-    fn advance(&mut self, now: u64) -> u64 {
-        self.seen_ns = self.seen_ns.max(now);
-        self.seen_ns
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        self.generation = self.circuit.common.next_generation();
-        self.phase = phase;
-    }
-
-    fn close(&mut self) {
-        self.enter(Phase::Closed);
-        self.consecutive_failures = 0;
-        self.window = Window::default();
-    }
-
-    fn open(&mut self, now: u64) -> Recorded {
-        self.openings += 1;
-        let Common { rules, seed, .. } = &*self.circuit.common;
-        let span_ns = rules.open_ns * u64::from(rules.jitter_percent) / 100;
-        let drawn = mix(seed ^ mix(self.circuit.bits ^ mix(self.openings)));
-        let open_ns = rules.open_ns + scale(span_ns, drawn);
-        self.enter(Phase::Open {
-            until_ns: now.saturating_add(open_ns),
-        });
-        Recorded::Opened { open_ns }
-    }
-
-    fn allow(&mut self, now: u64) -> Result<Ticket, Refusal> {
-        let rules = self.circuit.common.rules;
-        let refuse = |state, retry_after_ns| {
-            Err(Refusal {
-                state,
-                retry_after_ns,
-            })
-        };
-        if matches!(self.phase, Phase::Closed) {
-            let generation = self.generation;
-            return Ok(Ticket { generation, probe: 0 });
-        }
-        let now = self.advance(now);
-        match &mut self.phase {
-            Phase::Closed => {}
-            Phase::ForcedOpen => return refuse(State::ForcedOpen, rules.open_ns),
-            Phase::Open { until_ns } if now < *until_ns => return refuse(State::Open, *until_ns - now),
-            Phase::Open { .. } => self.enter(Phase::HalfOpen {
-                successes: 0,
-                probes_begun: 0,
-                probes: Vec::new(),
-            }),
-            Phase::HalfOpen { probes, .. } => probes.retain(|probe| now < probe.lease_until_ns),
-        }
-        let generation = self.generation;
-        let mut number = 0;
-        if let Phase::HalfOpen {
-            probes_begun, probes, ..
-        } = &mut self.phase
-        {
-            if probes.len() >= rules.probes as usize {
-                let first_end = probes.iter().map(|probe| probe.lease_until_ns).min();
-                return refuse(State::HalfOpen, first_end.unwrap_or(now).saturating_sub(now));
-            }
-            *probes_begun += 1;
-            number = *probes_begun;
-            probes.push(Probe {
-                number,
-                lease_until_ns: now.saturating_add(rules.probe_lease_ns),
-            });
-        }
-        Ok(Ticket {
-            generation,
-            probe: number,
-        })
-    }
-
-    fn record(&mut self, ticket: Ticket, outcome: Outcome, now: u64) -> Recorded {
-        if self.generation != ticket.generation {
-            return Recorded::Stale;
-        }
-        match outcome {
-            _ if ticket.is_probe() => self.record_probe(ticket.probe, outcome, now),
-            Outcome::Neutral => Recorded::Counted,
-            Outcome::Success => {
-                self.consecutive_failures = 0;
-                let slice_ns = self.circuit.common.slice_ns();
-                self.window.advance(now, slice_ns);
-                self.window.count(1, 0);
-                Recorded::Counted
-            }
-            Outcome::Failure => self.record_failure(now),
-        }
-    }
-
-    fn record_failure(&mut self, now: u64) -> Recorded {
-        let rules = self.circuit.common.rules;
-        let slice_ns = self.circuit.common.slice_ns();
-        let now = self.advance(now);
-        self.consecutive_failures = self.consecutive_failures.saturating_add(1);
-        self.window.advance(now, slice_ns);
-        self.window.count(1, 1);
-        let (calls, failures) = self.window.totals(now, slice_ns);
-        let rate_reached = calls >= rules.min_calls
-            && u64::from(failures) * 100 >= u64::from(calls) * u64::from(rules.failure_rate_percent);
-        if self.consecutive_failures >= rules.consecutive_failures || rate_reached {
-            return self.open(now);
-        }
-        Recorded::Counted
-    }
-
-    fn record_probe(&mut self, number: u64, outcome: Outcome, now: u64) -> Recorded {
-        let to_close = self.circuit.common.rules.successes_to_close;
-        let now = self.advance(now);
-        let Phase::HalfOpen {
-            successes, probes, ..
-        } = &mut self.phase
-        else {
-            return Recorded::Stale;
-        };
-        let live = |probe: &Probe| probe.number == number && now < probe.lease_until_ns;
-        let Some(place) = probes.iter().position(live) else {
-            return Recorded::Stale;
-        };
-        probes.swap_remove(place);
-        match outcome {
-            Outcome::Neutral => Recorded::Counted,
-            Outcome::Failure => self.open(now),
-            Outcome::Success => {
-                *successes += 1;
-                if *successes < to_close {
-                    return Recorded::Counted;
-                }
-                self.close();
-                Recorded::Closed
-            }
-        }
-    }
-
-    fn snapshot(&self, now: u64) -> Snapshot {
-        let now = self.seen_ns.max(now);
-        let (calls, failures) = self.window.totals(now, self.circuit.common.slice_ns());
-        let (probes, retry_after_ns) = match &self.phase {
-            Phase::HalfOpen { probes, .. } => {
-                let live = probes.iter().filter(|probe| now < probe.lease_until_ns).count();
-                (u32::try_from(live).unwrap_or(u32::MAX), 0)
-            }
-            Phase::Open { until_ns } => (0, until_ns.saturating_sub(now)),
-            Phase::Closed | Phase::ForcedOpen => (0, 0),
-        };
-        Snapshot {
-            key: self.circuit.key.as_ref().to_owned(),
-            state: self.state(),
-            consecutive_failures: self.consecutive_failures,
-            calls,
-            failures,
-            probes,
-            retry_after_ns,
-            openings: self.openings,
-        }
-    }
-}
-
 impl Evictable for Circuit {
     fn is_held(&self) -> bool {
         // Only the table makes the second owner, under the lock of the shard that asks. So no owner is overlooked;
@@ -410,18 +174,4 @@ impl Evictable for Circuit {
             Phase::ForcedOpen => Some((4, used_ns)),
         }
     }
-}
-
-/// The finalizer of `SplitMix64`: every bit of the result depends on every bit of `value`.
-pub(super) fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
-}
-
-/// The part `drawn / 2^64` of `span`.
-#[allow(clippy::cast_possible_truncation, reason = "smaller than `span`")]
-fn scale(span: u64, drawn: u64) -> u64 {
-    ((u128::from(span) * u128::from(drawn)) >> u64::BITS) as u64
 }
