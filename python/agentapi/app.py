@@ -345,7 +345,7 @@ async def _routes(
             tenancy=tenancy,
             public_url=public_url,
         ).routes(),
-        *oauth.connect_routes(issuers=directory, admission=admission, clients=sign_ins),
+        *oauth.browser_routes(issuers=directory, admission=admission, tenancy=tenancy, clients=sign_ins),
         *ReferenceRoutes(OPERATIONS, public_url=public_url).routes(),
     ]
     follow_conventions(

@@ -148,6 +148,10 @@ ROUTES: Final[Mapping[str, Access]] = {
     "POST /connect/{id}": Open.BROWSER,
     "POST /connect/{id}/sign-in": Open.BROWSER,
     "POST /connect/{id}/sign-out": Open.BROWSER,
+    "GET /join/{token}": Open.BROWSER,
+    "POST /join/{token}": Open.BROWSER,
+    "POST /join/{token}/sign-in": Open.BROWSER,
+    "POST /join/{token}/sign-out": Open.BROWSER,
 }
 """``METHOD path`` as the route declares them; ``*`` stands for a route that takes every method."""
 

@@ -81,6 +81,7 @@ class IssuerDirectory:
         self._sources: dict[str, _KeySource] = {}
         self._required_scopes = {settings.issuer: settings.required_scopes for settings in issuers}
         self._operation_scopes = frozenset(settings.issuer for settings in issuers if settings.operation_scopes)
+        self._claims = {settings.issuer: effective_claims(settings) for settings in issuers}
         self.issuers = tuple(settings.issuer for settings in issuers)
         if len(self._required_scopes) != len(issuers):
             raise StartupError("AGENTAPI_ISSUERS names one issuer twice; give each issuer once.")
@@ -109,6 +110,14 @@ class IssuerDirectory:
     def asks_operation_scopes(self, issuer: str) -> bool:
         """Return whether the tokens of ``issuer`` must carry the scope of each operation as well."""
         return issuer in self._operation_scopes
+
+    def may_name(self, issuer: str, organization: str) -> bool:
+        """Return whether a token of ``issuer`` can be one for that organisation, by the rules about its claims."""
+        claims = self._claims[issuer]
+        if claims.get("organization_pointer") is not None:
+            # Whatever the claim says, unless it is listed as the name of another one.
+            return True
+        return bool(claims.get("organization") == organization)
 
     async def verify(self, token: str, audience: str) -> VerifiedToken:
         """Return the verified token; the same object for the same token while it lives.

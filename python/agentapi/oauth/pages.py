@@ -11,10 +11,13 @@ import base64
 import hashlib
 import html
 from string import Template
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from starlette.responses import HTMLResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "connect",
@@ -24,14 +27,17 @@ __all__ = [
     "no_outcome",
     "no_sign_in",
     "not_connected",
+    "not_signed_in",
     "page",
     "sign_in",
     "somebody_else",
+    "token_form",
 ]
 
 _STYLE: Final = (
     ":root{color-scheme:light dark}body{font:1.125rem/1.5 system-ui,sans-serif;margin:12vh auto;max-width:34rem;"
-    "padding:0 1.5rem}h1{font-size:1.6rem}button,input,textarea{font:inherit;padding:.5rem .8rem;box-sizing:border-box}"
+    "padding:0 1.5rem;overflow-wrap:anywhere}h1{font-size:1.6rem}"
+    "button,input,textarea{font:inherit;padding:.5rem .8rem;box-sizing:border-box}"
     "input,textarea{width:100%}label{display:block;margin:.8rem 0 .2rem}button{margin-top:.8rem}"
 )
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -41,7 +47,7 @@ _PAGE: Final = Template(
     '<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width,initial-scale=1">$head'
     "<title>$title</title><style>" + _STYLE + "</style></head>\n"
-    '<body><main><h1>$title</h1><p role="$role">$said</p><p>$advice</p>$form</main></body></html>\n'
+    '<body><main><h1>$title</h1><p role="$role">$said</p><p>$advice</p>$listed$form</main></body></html>\n'
 )
 _FORM: Final = Template(
     '<form method="post" action="$path"><input type="hidden" name="csrf" value="$csrf">$fields'
@@ -69,6 +75,12 @@ def not_connected(status: int, reason: str) -> HTMLResponse:
     advice = "Nothing was connected. Go back to where you came from and begin again; if it fails again, tell the person"
     advice = f"{advice} who runs this gateway what it says here."
     return page("Not connected", reason, advice, status=status, role="alert")
+
+
+def not_signed_in(status: int, reason: str) -> HTMLResponse:
+    """Return the page of a sign-in that came to nothing."""
+    advice = "Nothing was changed. If it fails again, tell the person who runs this gateway what it says here."
+    return page("Not signed in", reason, advice, status=status, role="alert")
 
 
 def no_outcome(status: int, reason: str) -> HTMLResponse:
@@ -115,22 +127,24 @@ def sign_in(*, path: str, csrf: str, at_issuer: bool, wrong: str = "", status: i
     said = "A call through this gateway needs an account to be connected. Only the one who made it can do that."
     if at_issuer:
         return page("Sign in to connect", said, "Sign in as you always do.", form=form(path, csrf, "Sign in"))
-    field = (
-        '<label for="token">Access token</label>'
-        '<input id="token" name="token" type="password" autocomplete="off" spellcheck="false" required>'
-    )
     advice = "To show that this is you, enter the access token that your client uses for this gateway. It is not kept."
     role = "alert" if wrong else "presentation"
-    asked = form(path, csrf, "Sign in", fields=field)
+    asked = token_form(path, csrf)
     return page("Sign in to connect", wrong or said, advice, status=status, role=role, form=asked)
 
 
-def no_sign_in(issuer: str) -> HTMLResponse:
-    """Return the page for people who have no way to show who they are, and for the administrator whom they ask."""
+def no_sign_in(said: str, issuers: Sequence[str]) -> HTMLResponse:
+    """Return the page for people who have no way to show who they are, and for the administrator whom they ask.
+
+    Args:
+        said: What they came for.
+        issuers: Of their tokens, as far as that is known.
+    """
+    where = " or ".join(issuers) or "an issuer whose tokens name the organisation"
     return page(
         "Signing in is not set up",
-        "An account is to be connected, and this gateway has no way for you to show that it is yours.",
-        f"An administrator has to register the gateway at {issuer} and set 'sign_in' of that issuer in"
+        said,
+        f"An administrator has to register the gateway at {where} and set 'sign_in' of that issuer in"
         " AGENTAPI_ISSUERS, as docs/how-to/oauth.md says; or set AGENTAPI_CONNECT_WITH_TOKEN, so that people show an"
         " access token here. Then open the link again.",
         status=503,
@@ -160,6 +174,7 @@ def going_on(url: str) -> HTMLResponse:
         role="status",
         said=f"You are being taken to {host}.",
         advice=f'<a href="{there}">Continue to {host}</a>',
+        listed="",
         form="",
     )
     return HTMLResponse(text, headers={**_HEADERS, "Content-Security-Policy": _policy(form_action="'none'")})
@@ -178,10 +193,26 @@ def form(path: str, csrf: str, button: str, *, fields: str = "") -> str:
     return _FORM.substitute(escaped, fields=fields)
 
 
+def token_form(path: str, csrf: str) -> str:
+    """Return the form that asks for an access token, as HTML; see ``form``."""
+    field = (
+        '<label for="token">Access token</label>'
+        '<input id="token" name="token" type="password" autocomplete="off" spellcheck="false" required>'
+    )
+    return form(path, csrf, "Sign in", fields=field)
+
+
 def page(
-    title: str, said: str, advice: str, *, status: int = 200, role: str = "presentation", form: str = ""
+    title: str,
+    said: str,
+    advice: str,
+    *,
+    status: int = 200,
+    role: str = "presentation",
+    listed: Sequence[str] = (),
+    form: str = "",
 ) -> HTMLResponse:
-    """Return a page of the gateway: a heading, two paragraphs of text, and perhaps a form.
+    """Return a page of the gateway: a heading, two paragraphs of text, and perhaps a list and forms.
 
     Args:
         title: The heading.
@@ -189,12 +220,15 @@ def page(
         advice: What its reader can do.
         status: The HTTP status.
         role: The ARIA role of what it says: ``status`` or ``alert`` where it is news.
-        form: As ``form`` returned it; everything else is text.
+        listed: Addresses to copy.
+        form: As ``form`` returned it, one or several; everything else is text.
     """
     text = {"title": title, "role": role, "said": said, "advice": advice}
     escaped = {name: html.escape(value) for name, value in text.items()}
     policy = _policy(form_action="'self'" if form else "'none'")
     headers = {**_HEADERS, "Content-Security-Policy": policy}
+    items = "".join(f"<li><code>{html.escape(each)}</code></li>" for each in listed)
+    escaped["listed"] = f"<ul>{items}</ul>" if items else ""
     return HTMLResponse(_PAGE.substitute(escaped, head="", form=form), status_code=status, headers=headers)
 
 

@@ -13,6 +13,7 @@ from agentapi.oauth.book import ConnectionBook
 from agentapi.oauth.changes import Changes
 from agentapi.oauth.clients.registry import ClientRegistry
 from agentapi.oauth.connect.browser import Browsers
+from agentapi.oauth.connect.door import Door
 from agentapi.oauth.connect.links import Links
 from agentapi.oauth.connect.routes import ConnectRoutes
 from agentapi.oauth.connect.sign_in import SignIns
@@ -21,6 +22,7 @@ from agentapi.oauth.connect.ways import OAuthWay
 from agentapi.oauth.credentials import ConnectionCredentials
 from agentapi.oauth.discovery import Discovery
 from agentapi.oauth.flow import Flows
+from agentapi.oauth.join.routes import JoinRoutes
 from agentapi.oauth.journal import Journal
 from agentapi.oauth.models import Client, ClientAuth, Registration
 from agentapi.oauth.outcome import Outcomes
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from agentapi.storage.database import Database
     from agentapi.storage.notifier import ChangeFeed
     from agentapi.tenancy.admission import Admission
+    from agentapi.tenancy.book import Tenancy
     from agentapi.upstreams.registry import UpstreamRegistry
 
 __all__ = ["OAuthRoom"]
@@ -178,14 +181,20 @@ class OAuthRoom:
             takes_tokens=settings.takes_tokens_to_connect,
         )
 
-    def connect_routes(
-        self, *, issuers: IssuerDirectory, admission: Admission, clients: Mapping[str, BrowserSignIn]
+    def browser_routes(
+        self,
+        *,
+        issuers: IssuerDirectory,
+        admission: Admission,
+        tenancy: Tenancy,
+        clients: Mapping[str, BrowserSignIn],
     ) -> list[Route]:
-        """Return the routes of the connect page.
+        """Return the routes of the pages at which people sign in: to connect, and to join.
 
         Args:
             issuers: Verify the tokens that people show.
             admission: Admits their owners.
+            tenancy: Lets in who was invited.
             clients: The gateway as a client at which people sign in, by issuer.
         """
         closed = [issuer for issuer in issuers.issuers if issuer not in clients]
@@ -202,14 +211,21 @@ class OAuthRoom:
             public_url=self.public_url,
             clock=self.clock,
         )
-        return ConnectRoutes(
+        browsers = Browsers(self.keyring, self.clock)
+        door = Door(browsers, sign_ins)
+        connect = ConnectRoutes(
             database=self.database,
             tickets=self.tickets,
-            browsers=Browsers(self.keyring, self.clock),
+            door=door,
+            browsers=browsers,
             sign_ins=sign_ins,
             links=self.links,
             admission=admission,
-        ).routes()
+        )
+        join = JoinRoutes(
+            invitations=tenancy.invitations, door=door, browsers=browsers, sign_ins=sign_ins, public_url=self.public_url
+        )
+        return [*connect.routes(), *join.routes()]
 
     def routes(
         self, *, authorize: Callable[[Request], Awaitable[Principal]], upstreams: UpstreamRegistry

@@ -52,7 +52,7 @@ _PATTERNS: Final = (
     # Keys by their makers' prefixes, ours among them.
     (
         re.compile(
-            r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|sk-|sk_live_|rk_live_|AKIA|ASIA|AIza|agentapi_|aak_)"
+            r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|sk-|sk_live_|rk_live_|AKIA|ASIA|AIza|agentapi_|aak_|agi_)"
             r"[A-Za-z0-9_-]{10,}"
         ),
         REDACTED,

@@ -1,4 +1,4 @@
-"""Changes of organisations, workspaces, members and invitations, each with its row in the audit log.
+"""Changes of organisations, workspaces and members, each with its row in the audit log.
 
 Invariants:
 
@@ -6,39 +6,33 @@ Invariants:
 * No role that is given here is a platform admin's.
 * An organisation that has an admin keeps one, and its owner stays until the ownership is transferred. Both are decided
   while the organisation's row is locked, so no two changes at once get around them.
-* An invitation's token is nowhere but in the answer to whoever made it; of any number who show it, one gets in.
 """
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from agentapi.audit.models import Actor
 from agentapi.errors import ConflictError, ForbiddenError, NotFoundError
 from agentapi.preconditions import ANY, IfMatch
 from agentapi.principal import OrgId, Role, UserId, WorkspaceId
 from agentapi.tenancy import store
-from agentapi.tenancy.models import Invitation, InvitationId, user_id_of
+from agentapi.tenancy.invitations.book import Invitations
+from agentapi.tenancy.offices import keep_an_admin
 from agentapi.tenancy.platform import NO_ORGANIZATION, Platform, audit_entry, found
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from uuid import UUID
 
-    from agentapi._core import VerifiedToken
     from agentapi.audit.log import AuditLog
     from agentapi.principal import Principal
     from agentapi.storage.database import Connection, Database
     from agentapi.tenancy.admission import Admission
     from agentapi.tenancy.models import Member, Organization, Workspace
     from agentapi.tenancy.requests import (
-        InvitationInput,
         OrganizationInput,
         WorkspaceInput,
     )
@@ -48,13 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tenancy"]
 
-_PREFIX: Final = "agi_"
-"""By which a leak scanner knows an invitation."""
-_TOKEN_BYTES: Final = 32
 _NO_WORKSPACE: Final = "There is no such workspace."
 _NO_MEMBER: Final = "There is no such member."
-_NO_INVITATION: Final = "There is no such invitation."
-_NOT_GOOD: Final = "The invitation is not good, not any more, or not for you."
 
 
 class Tenancy:
@@ -85,6 +74,7 @@ class Tenancy:
         self._after_removal = after_removal
         self._on_change = on_change
         self.platform = Platform(database, audit=audit, before_deletion=before_deletion, changed=self._changed)
+        self.invitations = Invitations(database, audit=audit, admission=admission)
 
     async def organization(self, principal: Principal) -> Organization:
         """Return the principal's organisation."""
@@ -228,7 +218,7 @@ class Tenancy:
         async with self._locked(principal) as (connection, organization):
             expected.check((await _member(connection, user_id)).version, user_id)
             if role is not Role.ORG_ADMIN:
-                await self._keep_an_admin(connection, organization, user_id)
+                await keep_an_admin(connection, organization, user_id)
             member = found(await store.assign_role(connection, user_id, role), _NO_MEMBER)
             await self._audit.record(
                 connection, principal, audit_entry("member.role_changed", f"user:{user_id}", role=role)
@@ -244,7 +234,7 @@ class Tenancy:
             ConflictError: It is the owner, or the last admin.
         """
         async with self._locked(principal) as (connection, organization):
-            await self._keep_an_admin(connection, organization, user_id)
+            await keep_an_admin(connection, organization, user_id)
             expected.check(found(await store.get_member(connection, user_id), _NO_MEMBER).version, user_id)
             if await store.remove_member(connection, user_id) is not None:
                 await self._audit.record(connection, principal, audit_entry("member.removed", f"user:{user_id}"))
@@ -252,82 +242,10 @@ class Tenancy:
         for step in self._after_removal:
             await step(principal.org_id, user_id)
 
-    async def invite(self, principal: Principal, given: InvitationInput) -> tuple[Invitation, str]:
-        """Return a new invitation and its token."""
-        token = _PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
-        now = datetime.now(UTC)
-        invitation = Invitation(
-            id=InvitationId(uuid4()),
-            org_id=principal.org_id,
-            role=given.role,
-            email=given.email,
-            subject=given.subject,
-            created_by=principal.user_id,
-            created_at=now,
-            expires_at=now + timedelta(seconds=given.expires_in_s),
-        )
-        async with self._database.tenant_transaction(principal) as connection:
-            stored = await store.create_invitation(connection, invitation, _hash(token))
-            bound = given.email is not None or given.subject is not None
-            entry = audit_entry("invitation.created", f"invitation:{stored.id}", role=given.role, bound=bound)
-            await self._audit.record(connection, principal, entry)
-        return stored, token
-
-    async def invitations(self, principal: Principal, *, after: UUID, limit: int) -> list[Invitation]:
-        """Return the invitations that may still be taken, in the order of their ids."""
-        async with self._database.tenant_transaction(principal) as connection:
-            return await store.list_invitations(connection, after=after, limit=limit)
-
-    async def withdraw(self, principal: Principal, invitation_id: UUID) -> None:
-        """Take an invitation back.
-
-        Raises:
-            NotFoundError: There is none.
-        """
-        async with self._database.tenant_transaction(principal) as connection:
-            found(await store.delete_invitation(connection, invitation_id), _NO_INVITATION)
-            entry = audit_entry("invitation.withdrawn", f"invitation:{invitation_id}")
-            await self._audit.record(connection, principal, entry)
-
-    async def accept(self, token: VerifiedToken, invitation: str) -> Member:
-        """Make the owner of a token a member of the organisation that it names.
-
-        Raises:
-            NotFoundError: The invitation is not good for that.
-            LimitReachedError: The organisation has as many members as its plan allows; the invitation stays good.
-        """
-        try:
-            organization = await self._admission.organization(token)
-        except NotFoundError:
-            raise NotFoundError(_NOT_GOOD) from None
-        user_id = user_id_of(token.issuer, token.subject)
-        async with self._database.user_transaction(organization.id, user_id) as connection:
-            # Locked first, as every change of members does, so that none of them waits for another in a circle.
-            await store.lock_organization(connection, organization.id)
-            taken = found(await store.take_invitation(connection, _hash(invitation), token), _NOT_GOOD)
-            if taken.role is not Role.ORG_ADMIN:
-                await self._keep_an_admin(connection, organization, user_id)
-            member = await store.join(connection, organization.id, token, taken.role)
-            entry = audit_entry("invitation.accepted", f"invitation:{taken.id}", role=taken.role)
-            await self._audit.record(connection, Actor(organization.id, user_id), entry)
-        self._admission.forget(organization.id, user_id)
-        return member
-
     @asynccontextmanager
     async def _locked(self, principal: Principal) -> AsyncIterator[tuple[Connection, Organization]]:
         async with self._database.tenant_transaction(principal) as connection:
             yield connection, found(await store.lock_organization(connection, principal.org_id), NO_ORGANIZATION)
-
-    async def _keep_an_admin(self, connection: Connection, organization: Organization, user_id: UserId) -> None:
-        """Refuse to take the role of an admin from the owner or the last one."""
-        member = await store.get_member(connection, user_id)
-        if member is None or member.removed_at is not None:
-            return
-        if organization.owner_id == user_id:
-            raise ConflictError("The owner stays an admin; transfer the organisation first.")
-        is_admin = (member.assigned_role or member.role) is Role.ORG_ADMIN
-        if is_admin and not await store.has_other_admins(connection, user_id):
-            raise ConflictError("The organisation would have no admin.")
 
     def _changed(self, org_id: OrgId) -> None:
         self._admission.forget(org_id)
@@ -345,7 +263,3 @@ async def _member(connection: Connection, user_id: UserId) -> Member:
     if member is None or member.removed_at is not None:
         raise NotFoundError(_NO_MEMBER)
     return member
-
-
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()

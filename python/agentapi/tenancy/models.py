@@ -5,23 +5,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NewType
+from typing import TYPE_CHECKING, Final, NewType, Self
 from uuid import UUID, uuid5
 
 from agentapi.principal import UserId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
+    from agentapi._core import VerifiedToken
     from agentapi.principal import OrgId, Role, WorkspaceId
 
 __all__ = [
     "RESERVED",
     "UNLIMITED",
+    "Claimant",
     "Invitation",
     "InvitationId",
     "JoinRule",
+    "Joined",
     "Member",
+    "Offer",
     "Organization",
     "Plan",
     "Workspace",
@@ -39,6 +44,7 @@ RESERVED: Final = frozenset(
         "current",
         "docs",
         "health",
+        "join",
         "live",
         "mcp",
         "metrics",
@@ -138,6 +144,53 @@ class Invitation:
     created_by: UserId
     created_at: datetime
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Somebody who may take an invitation: what their issuer says of them, and no more."""
+
+    issuer: str
+    subject: str
+    email: str | None
+    organization: str | None
+    """The slug of the one that the issuer names."""
+
+    @classmethod
+    def of(cls, token: VerifiedToken) -> Self:
+        """Return the owner of a token."""
+        return cls(token.issuer, token.subject, token.email, token.organization)
+
+    @property
+    def user_id(self) -> UserId:
+        """Their id, wherever they are a member."""
+        return user_id_of(self.issuer, self.subject)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An invitation that may still be taken, as whoever has its link is told of it."""
+
+    invitation: Invitation
+    organization: Organization
+    inviter: str | None
+    """The e-mail address or subject of who made it, as far as the organisation has seen them."""
+
+    def is_for(self, claimant: Claimant) -> bool:
+        """Return whether the invitation is good for them: in their organisation, and for whom it names."""
+        email, subject = self.invitation.email, self.invitation.subject
+        if claimant.organization != self.organization.slug or subject not in {None, claimant.subject}:
+            return False
+        return email is None or (claimant.email is not None and email.lower() == claimant.email.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Somebody's place in an organisation: what they are told once they have it."""
+
+    organization: Organization
+    role: Role
+    workspaces: Sequence[Workspace]
 
 
 def user_id_of(issuer: str, subject: str) -> UserId:

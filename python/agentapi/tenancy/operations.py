@@ -167,7 +167,10 @@ OPERATIONS: Final = (
         route="POST /api/v1/invitations",
         tag=_MEMBERS,
         summary="Invite somebody",
-        description="The token is in this answer and nowhere else.",
+        description=(
+            "The token is in this answer and nowhere else, and so is the link with it, to a page at which the person signs"
+            " in and accepts."
+        ),
         body=requests.InvitationInput,
         example={"role": "member", "email": "somebody@example.com"},
         answers=(Answer(201, "The invitation and its token.", documents.NewInvitationDocument),),

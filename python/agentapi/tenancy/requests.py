@@ -80,7 +80,7 @@ class InvitationInput(_Strict):
 class AcceptInput(_Strict):
     """The token of an invitation."""
 
-    token: Annotated[str, Field(max_length=64)]
+    token: Annotated[str, Field(max_length=128)]
 
 
 class PlatformInput(_Strict):

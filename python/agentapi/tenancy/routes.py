@@ -13,7 +13,7 @@ from agentapi.api_input import decode_cursor, encode_cursor, known_id, page_limi
 from agentapi.errors import NotFoundError
 from agentapi.preconditions import entity_tag, if_match
 from agentapi.principal import UserId
-from agentapi.tenancy.models import is_slug
+from agentapi.tenancy.models import Claimant, is_slug
 from agentapi.tenancy.requests import (
     AcceptInput,
     InvitationInput,
@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     )
     from agentapi.tenancy.models import Invitation, Member, Organization, Workspace
 
-__all__ = ["ACCEPT_PATH", "TenancyRoutes"]
+__all__ = ["JOIN_PATH", "TenancyRoutes"]
 
-ACCEPT_PATH: Final = "/api/v1/invitations/accept"
+JOIN_PATH: Final = "/join"
+"""Where the link of an invitation leads to, with its token behind."""
 _ORGANIZATIONS: Final = "/api/v1/organizations"
 _WORKSPACES: Final = "/api/v1/workspaces"
 _MEMBERS: Final = "/api/v1/members"
@@ -98,7 +99,7 @@ class TenancyRoutes:
             Route(f"{_MEMBERS}/{{id}}", self.remove_member, methods=["DELETE"]),
             Route(_INVITATIONS, self.invitations, methods=["GET"]),
             Route(_INVITATIONS, self.invite, methods=["POST"]),
-            Route(ACCEPT_PATH, self.accept, methods=["POST"]),
+            Route(f"{_INVITATIONS}/accept", self.accept, methods=["POST"]),
             Route(f"{_INVITATIONS}/{{id}}", self.withdraw, methods=["DELETE"]),
             Route(_PLATFORM, self.all_organizations, methods=["GET"]),
             Route(_PLATFORM, self.create_organization, methods=["POST"]),
@@ -212,33 +213,35 @@ class TenancyRoutes:
         """``GET /api/v1/invitations?limit=&cursor=``: those that may still be taken, without their tokens."""
         principal = await self._authorize(request)
         limit, after = page_limit(request), _after(request)
-        found = await self._tenancy.invitations(principal, after=after, limit=limit + 1)
+        found = await self._tenancy.invitations.page(principal, after=after, limit=limit + 1)
         items = [_invitation(each) for each in found[:limit]]
         return _page(items, encode_cursor("", found[limit - 1].id) if len(found) > limit else None)
 
     async def invite(self, request: Request) -> Response:
-        """``POST /api/v1/invitations``: the token is in this answer and nowhere else."""
+        """``POST /api/v1/invitations``: the token, and the link with it, are in this answer and nowhere else."""
         principal = await self._authorize(request)
         given = parse(InvitationInput, await read_json(request))
-        invitation, token = await self._tenancy.invite(principal, given)
+        invitation, token = await self._tenancy.invitations.make(principal, given)
         document: NewInvitationDocument = {
             **_invitation(invitation),
             "token": token,
-            "accept_url": self._public_url + ACCEPT_PATH,
+            "accept_url": f"{self._public_url}{JOIN_PATH}/{token}",
         }
         return JSONResponse(document, status_code=201, headers=_NO_STORE)
 
     async def withdraw(self, request: Request) -> Response:
         """``DELETE /api/v1/invitations/{id}``."""
         principal = await self._authorize(request)
-        await self._tenancy.withdraw(principal, known_id(request.path_params["id"], "There is no such invitation."))
+        await self._tenancy.invitations.withdraw(
+            principal, known_id(request.path_params["id"], "There is no such invitation.")
+        )
         return Response(status_code=204)
 
     async def accept(self, request: Request) -> Response:
-        """``POST /api/v1/invitations/accept``, with the token of whoever was invited."""
+        """``POST /api/v1/invitations/accept``, by a program with the token of whoever was invited."""
         token = await self._verify(request)
         given = parse(AcceptInput, await read_json(request))
-        return _answer(_member(await self._tenancy.accept(token, given.token)))
+        return _answer(_member(await self._tenancy.invitations.accept(Claimant.of(token), given.token)))
 
     async def all_organizations(self, request: Request) -> Response:
         """``GET /api/v1/platform/organizations?limit=&cursor=``."""

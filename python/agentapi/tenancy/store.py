@@ -13,20 +13,18 @@ import asyncpg
 
 from agentapi.errors import ConflictError
 from agentapi.principal import OrgId, Role, UserId, WorkspaceId
-from agentapi.tenancy.models import Invitation, JoinRule, Member, Organization, Plan, Workspace, user_id_of
+from agentapi.tenancy.models import JoinRule, Member, Organization, Plan, Workspace
 
 if TYPE_CHECKING:
-    from agentapi._core import VerifiedToken
     from agentapi.principal import Principal
     from agentapi.storage.database import Connection
+    from agentapi.tenancy.models import Claimant
 
 __all__ = [
     "assign_role",
     "change_workspace",
-    "create_invitation",
     "create_organization",
     "create_workspace",
-    "delete_invitation",
     "delete_organization",
     "delete_workspace",
     "find_members",
@@ -36,14 +34,13 @@ __all__ = [
     "has_other_admins",
     "hold_workspace",
     "join",
-    "list_invitations",
     "list_member_ids",
     "list_members",
     "list_organizations",
     "list_workspaces",
     "lock_organization",
+    "organization_in",
     "remove_member",
-    "take_invitation",
     "update_organization",
     "upsert_member",
 ]
@@ -103,26 +100,13 @@ _OTHER_ADMINS = """
 SELECT count(*) FROM members
 WHERE user_id <> $1 AND removed_at IS NULL AND COALESCE(assigned_role, role) = 'org_admin'
 """
-_CREATE_INVITATION = """
-INSERT INTO invitations (id, org_id, token_hash, role, email, subject, created_by, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *
-"""
-_LIST_INVITATIONS = "SELECT * FROM invitations WHERE id > $1 AND expires_at > now() ORDER BY id LIMIT $2"
-_DELETE_INVITATION = "DELETE FROM invitations WHERE id = $1 RETURNING *"
-_SWEEP_INVITATIONS = "DELETE FROM invitations WHERE expires_at <= now()"
-_TAKE_INVITATION = """
-DELETE FROM invitations
-WHERE token_hash = $1 AND expires_at > now()
-  AND (email IS NULL OR lower(email) = lower($2)) AND (subject IS NULL OR subject = $3)
-RETURNING *
-"""
 _MEMBER_IDS = "SELECT user_id FROM members ORDER BY user_id"
 
 
 async def find_organization(connection: Connection, slug: str) -> Organization | None:
     """Return the organisation of that slug, in a transaction that may see it."""
     row = await connection.fetchrow(_FIND_ORGANIZATION, slug)
-    return None if row is None else _organization(row)
+    return None if row is None else organization_in(row)
 
 
 async def create_organization(connection: Connection, *, org_id: OrgId, slug: str, name: str) -> Organization:
@@ -135,7 +119,7 @@ async def create_organization(connection: Connection, *, org_id: OrgId, slug: st
         row = await connection.fetchrow(_CREATE_ORGANIZATION, org_id, slug, name)
     except asyncpg.UniqueViolationError as error:
         raise ConflictError(f"There is an organization {slug} already.") from error
-    return _organization(_returned(row))
+    return organization_in(_returned(row))
 
 
 async def find_workspace(connection: Connection, slug: str) -> Workspace | None:
@@ -201,12 +185,12 @@ async def find_members(connection: Connection, text: str) -> list[Member]:
 async def lock_organization(connection: Connection, org_id: OrgId) -> Organization | None:
     """Return an organisation, which nobody else changes until the transaction ends."""
     row = await connection.fetchrow(_LOCK_ORGANIZATION, org_id)
-    return None if row is None else _organization(row)
+    return None if row is None else organization_in(row)
 
 
 async def list_organizations(connection: Connection, *, after: str, limit: int) -> list[Organization]:
     """Return organisations in the order of their slugs, in a ``platform_transaction``."""
-    return [_organization(row) for row in await connection.fetch(_LIST_ORGANIZATIONS, after, limit)]
+    return [organization_in(row) for row in await connection.fetch(_LIST_ORGANIZATIONS, after, limit)]
 
 
 async def update_organization(connection: Connection, changed: Organization) -> Organization:
@@ -231,7 +215,7 @@ async def update_organization(connection: Connection, changed: Organization) -> 
         )
     except asyncpg.UniqueViolationError as error:
         raise ConflictError(f"There is an organization {changed.slug} already.") from error
-    return _organization(_returned(row))
+    return organization_in(_returned(row))
 
 
 async def delete_organization(connection: Connection, org_id: OrgId) -> None:
@@ -288,10 +272,11 @@ async def remove_member(connection: Connection, user_id: UserId) -> Member | Non
     return None if row is None else _member(row)
 
 
-async def join(connection: Connection, org_id: OrgId, token: VerifiedToken, role: Role) -> Member:
-    """Make the owner of a token a member with that role."""
-    user_id = user_id_of(token.issuer, token.subject)
-    row = await connection.fetchrow(_JOIN, org_id, user_id, token.issuer, token.subject, token.email, role)
+async def join(connection: Connection, org_id: OrgId, claimant: Claimant, role: Role) -> Member:
+    """Make somebody a member with that role."""
+    row = await connection.fetchrow(
+        _JOIN, org_id, claimant.user_id, claimant.issuer, claimant.subject, claimant.email, role
+    )
     return _member(_returned(row))
 
 
@@ -300,47 +285,14 @@ async def has_other_admins(connection: Connection, user_id: UserId) -> bool:
     return bool(await connection.fetchval(_OTHER_ADMINS, user_id))
 
 
-async def create_invitation(connection: Connection, invitation: Invitation, token_hash: bytes) -> Invitation:
-    """Store an invitation, and forget those that are over."""
-    await connection.execute(_SWEEP_INVITATIONS)
-    row = await connection.fetchrow(
-        _CREATE_INVITATION,
-        invitation.id,
-        invitation.org_id,
-        token_hash,
-        invitation.role,
-        invitation.email,
-        invitation.subject,
-        invitation.created_by,
-        invitation.expires_at,
-    )
-    return _invitation(_returned(row))
-
-
-async def list_invitations(connection: Connection, *, after: UUID, limit: int) -> list[Invitation]:
-    """Return the invitations that may still be taken, in the order of their ids."""
-    return [_invitation(row) for row in await connection.fetch(_LIST_INVITATIONS, after, limit)]
-
-
-async def delete_invitation(connection: Connection, invitation_id: UUID) -> Invitation | None:
-    """Take an invitation back."""
-    row = await connection.fetchrow(_DELETE_INVITATION, invitation_id)
-    return None if row is None else _invitation(row)
-
-
-async def take_invitation(connection: Connection, token_hash: bytes, token: VerifiedToken) -> Invitation | None:
-    """Use up the invitation of that hash if it is good for the owner of ``token``: of any number, one gets it."""
-    row = await connection.fetchrow(_TAKE_INVITATION, token_hash, token.email, token.subject)
-    return None if row is None else _invitation(row)
-
-
 def _returned(row: asyncpg.Record | None) -> asyncpg.Record:
     if row is None:
         raise AssertionError("INSERT ... RETURNING gives a row or raises")
     return row
 
 
-def _organization(row: asyncpg.Record) -> Organization:
+def organization_in(row: asyncpg.Record) -> Organization:
+    """Return the organisation whose columns a row holds."""
     return Organization(
         id=OrgId(row["id"]),
         slug=row["slug"],
@@ -382,17 +334,4 @@ def _member(row: asyncpg.Record) -> Member:
         assigned_role=None if row["assigned_role"] is None else Role(row["assigned_role"]),
         removed_at=row["removed_at"],
         version=row["version"],
-    )
-
-
-def _invitation(row: asyncpg.Record) -> Invitation:
-    return Invitation(
-        id=row["id"],
-        org_id=row["org_id"],
-        role=Role(row["role"]),
-        email=row["email"],
-        subject=row["subject"],
-        created_by=row["created_by"],
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
     )

@@ -219,7 +219,7 @@ async def test_no_row_and_no_list_has_the_token_of_an_invitation(api: Api, super
     rows = await superuser.fetch("SELECT i::text FROM invitations i")
     assert token not in str(rows)
     assert token not in (await api.caller().request("GET", INVITATIONS)).text
-    assert len(token) == len("agi_") + 43
+    assert len(token) == len("agi_") + 96
 
 
 async def test_an_organisation_may_take_members_by_invitation_alone(api: Api) -> None:

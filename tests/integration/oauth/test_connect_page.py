@@ -16,7 +16,7 @@ from agentapi.oauth.connect.browser import Browsers, SignedIn
 from agentapi.oauth.connect.tickets import Tickets
 from agentapi.principal import Principal, Role, UpstreamId
 from agentapi.tenancy.admission import Admission
-from agentapi.tenancy.models import user_id_of
+from agentapi.tenancy.models import Claimant, user_id_of
 from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir  # noqa: F401 - fixtures
 from integration.api.harness import ISSUER, PUBLIC_URL, Api, served
 from integration.oauth.connecting import Connecting, connecting, path_of
@@ -207,7 +207,7 @@ async def test_the_cookie_of_another_person_makes_nobody_the_one_who_asked(place
 
 async def test_a_cookie_that_was_not_sealed_here_is_none(place: Connecting, keyring: str) -> None:  # noqa: F811
     url = await place.link()
-    who = SignedIn(_mia(place).user_id, "mia")
+    who = SignedIn(Claimant(ISSUER, "mia", None, None))
     for browsers in (
         Browsers(Keyring.parse(Keyring.generate("k1")), lambda: datetime.now(UTC)),
         Browsers(Keyring.parse(keyring), lambda: datetime.now(UTC) - timedelta(seconds=601)),

@@ -322,3 +322,19 @@ async def test_a_key_for_another_algorithm_is_not_used() -> None:
     issuers = directory([remote()], web, Clock())
     await issuers.load()
     assert await reason(issuers.verify(token("k1"), AUDIENCE)) in {"unsupported_algorithm", "bad_signature"}
+
+
+@pytest.mark.parametrize(
+    ("claims", "named"),
+    [
+        ({}, {"acme", "other"}),
+        ({"organization_pointer": "/org"}, {"acme", "other"}),
+        ({"organization_pointer": "/org", "organization": "acme"}, {"acme", "other"}),
+        ({"organization_pointer": None, "organization": "acme"}, {"acme"}),
+        ({"organization_pointer": None}, set()),
+    ],
+    ids=["the preset's claim", "a claim", "a claim or else", "one alone", "none"],
+)
+def test_an_issuer_may_name_what_its_rules_can_find(claims: dict[str, str | None], named: set[str]) -> None:
+    issuers = directory([remote(claims=claims)], Web(), Clock())
+    assert {slug for slug in ("acme", "other") if issuers.may_name(ISSUER, slug)} == named

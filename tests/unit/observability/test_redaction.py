@@ -24,6 +24,17 @@ def test_what_every_log_line_holds_is_plain(text: str) -> None:
     assert redaction.scrub(text) == text
 
 
-@pytest.mark.parametrize("text", ["ghp_" + "a" * 20, "sk-" + "0" * 20, "AKIA" + "B" * 16, "token:abc", "bearer abcdef"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ghp_" + "a" * 20,
+        "sk-" + "0" * 20,
+        "AKIA" + "B" * 16,
+        "token:abc",
+        "bearer abcdef",
+        # What the log holds of a link that was mistyped, so that no route is known.
+        f"/join/agi_{'0a' * 48}/",
+    ],
+)
 def test_what_is_a_secret_is_not_plain(text: str) -> None:
     assert redaction.REDACTED in redaction.scrub(text)

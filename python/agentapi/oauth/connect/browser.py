@@ -4,7 +4,7 @@ Invariants:
 
 * Every cookie is ``__Host-``: of this origin alone, sent over a secure connection, out of reach of scripts. Those that
   say something are sealed and expire by themselves.
-* A form counts if it carries the token that was made for this browser and this ticket, and if the browser does not say
+* A form counts if it carries the token that was made for this browser and this link, and if the browser does not say
   that another site sent it.
 """
 
@@ -15,7 +15,7 @@ import hmac
 import json
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -23,7 +23,8 @@ from agentapi._core import SealError
 from agentapi.errors import ForbiddenError
 from agentapi.oauth.flow import TTL_S
 from agentapi.oauth.routes import COOKIE
-from agentapi.principal import OrgId, UserId
+from agentapi.principal import OrgId
+from agentapi.tenancy.models import Claimant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from agentapi._core import Keyring
+    from agentapi.principal import UserId
 
 __all__ = ["Browsers", "SignedIn", "set_cookie"]
 
 _SESSION: Final = "__Host-agentapi-session"
-_SESSION_AAD: Final = b"connect.session"
+_SESSION_AAD: Final = b"connect.signed_in"
 _CSRF_AAD: Final = b"connect.form"
 _OWN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _MAX_LENGTH: Final = 4096
@@ -48,11 +50,19 @@ _SECRET_BYTES: Final = 32
 class SignedIn:
     """Who has shown who they are with this browser, a few minutes ago."""
 
-    user_id: UserId
-    name: str
-    """For the person to see."""
+    claimant: Claimant
     org_id: OrgId | None = None
     """The one organisation that the proof was for, if it was for one."""
+
+    @property
+    def user_id(self) -> UserId:
+        """The person's id, wherever they are a member."""
+        return self.claimant.user_id
+
+    @property
+    def name(self) -> str:
+        """What the person is called, for them to see."""
+        return self.claimant.email or self.claimant.subject
 
 
 class Browsers:
@@ -81,24 +91,26 @@ class Browsers:
             return None
         found = json.loads(opened)
         org_id = found["org"]
-        return SignedIn(UserId(UUID(found["user"])), found["name"], None if org_id is None else OrgId(UUID(org_id)))
+        claimant = Claimant(found["issuer"], found["subject"], found["email"], found["organization"])
+        return SignedIn(claimant, None if org_id is None else OrgId(UUID(org_id)))
 
     def sign_in(self, response: Response, who: SignedIn) -> None:
         """Let the browser show for a few minutes who is in front of it."""
         org_id = None if who.org_id is None else str(who.org_id)
-        document = {"user": str(who.user_id), "org": org_id, "name": who.name[:200]}
-        sealed = self._keyring.seal_text_until(json.dumps(document).encode(), _SESSION_AAD, self._now() + TTL_S)
+        document = {**asdict(who.claimant), "org": org_id}
+        plaintext = json.dumps(document, ensure_ascii=False).encode()
+        sealed = self._keyring.seal_text_until(plaintext, _SESSION_AAD, self._now() + TTL_S)
         set_cookie(response, _SESSION, sealed)
 
     def sign_out(self, response: Response) -> None:
         """Let the browser forget who was in front of it."""
         set_cookie(response, _SESSION, "", max_age_s=0)
 
-    def form_token(self, browser: str, ticket: str) -> str:
-        """Return what a form of this browser about this ticket carries."""
-        return self._keyring.seal_text_until(_digest(browser, ticket), _CSRF_AAD, self._now() + TTL_S)
+    def form_token(self, browser: str, link: str) -> str:
+        """Return what a form of this browser carries on the page behind the link of that id."""
+        return self._keyring.seal_text_until(_digest(browser, link), _CSRF_AAD, self._now() + TTL_S)
 
-    def check_form(self, request: Request, ticket: str, token: str | None) -> None:
+    def check_form(self, request: Request, link: str, token: str | None) -> None:
         """Refuse a form that this browser was not given.
 
         Raises:
@@ -113,7 +125,7 @@ class Browsers:
             opened = self._keyring.open_text_unexpired((token or "")[:_MAX_LENGTH], _CSRF_AAD, self._now())
         except SealError:
             raise refused from None
-        if not hmac.compare_digest(opened, _digest(browser, ticket)):
+        if not hmac.compare_digest(opened, _digest(browser, link)):
             raise refused
 
     def _now(self) -> int:
@@ -125,5 +137,5 @@ def set_cookie(response: Response, name: str, value: str, *, max_age_s: int = TT
     response.set_cookie(name, value, max_age=max_age_s, path="/", secure=True, httponly=True, samesite="lax")
 
 
-def _digest(browser: str, ticket: str) -> bytes:
-    return hashlib.sha256(f"{browser}/{ticket}".encode()).digest()
+def _digest(browser: str, link: str) -> bytes:
+    return hashlib.sha256(f"{browser}/{link}".encode()).digest()

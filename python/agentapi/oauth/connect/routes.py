@@ -11,37 +11,27 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING
 
-from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from agentapi.errors import (
-    AgentAPIError,
-    ForbiddenError,
-    InvalidRequestError,
-    NotFoundError,
-    UnsupportedMediaTypeError,
-)
+from agentapi.errors import AgentAPIError, ForbiddenError, NotFoundError
 from agentapi.identity.permissions import Permission, require
 from agentapi.oauth import pages
-from agentapi.oauth.connect.browser import set_cookie
 from agentapi.oauth.connect.sign_in import SIGNED_IN_PATH, By
 from agentapi.oauth.connect.tickets import CONNECT_PATH
 from agentapi.oauth.connect.ways import Visit
-from agentapi.oauth.flow import Answer
-from agentapi.oauth.routes import COOKIE
 from agentapi.problems import status_of
-from agentapi.request_body import read_body
 from agentapi.upstreams import store as upstream_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
+    from starlette.responses import Response
 
     from agentapi.oauth.connect.browser import Browsers, SignedIn
+    from agentapi.oauth.connect.door import Door
     from agentapi.oauth.connect.links import Links
     from agentapi.oauth.connect.sign_in import SignIns
     from agentapi.oauth.connect.tickets import Ticket, Tickets
@@ -53,11 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectRoutes"]
 
-_SIGN_IN: Final = "__Host-agentapi-sign-in"
-_MAX_FORM_BYTES: Final = 64 * 1024
-_MAX_FIELDS: Final = 64
-_FORM_TYPE: Final = "application/x-www-form-urlencoded"
-
 
 class ConnectRoutes:
     """The connect page and the sign-in before it.
@@ -65,6 +50,7 @@ class ConnectRoutes:
     Args:
         database: Where upstreams are.
         tickets: Open the ids.
+        door: Lets people in and out.
         browsers: Know browsers again.
         sign_ins: Sign people in.
         links: Know where each kind of upstream leads.
@@ -76,6 +62,7 @@ class ConnectRoutes:
         *,
         database: Database,
         tickets: Tickets,
+        door: Door,
         browsers: Browsers,
         sign_ins: SignIns,
         links: Links,
@@ -83,6 +70,7 @@ class ConnectRoutes:
     ) -> None:
         self._database = database
         self._tickets = tickets
+        self._door = door
         self._browsers = browsers
         self._sign_ins = sign_ins
         self._links = links
@@ -116,29 +104,16 @@ class ConnectRoutes:
         return await self._page(request, self._sign_out)
 
     async def signed_in(self, request: Request) -> Response:
-        """``GET /connect/signed-in``: where the issuer sends the browser back to."""
-        query = request.query_params
-        once = {name: values[0] for name in query if len(values := query.getlist(name)) == 1}
-        answer = Answer(state=once.get("state"), code=once.get("code"), error=once.get("error"), issuer=once.get("iss"))
-        try:
-            who, ticket = await self._sign_ins.finish(answer, request.cookies.get(_SIGN_IN))
-        except AgentAPIError as error:
-            return pages.not_connected(status_of(error), error.message)
-        response = _back_to(ticket)
-        self._browsers.sign_in(response, who)
-        set_cookie(response, _SIGN_IN, "", max_age_s=0)
-        return response
+        """``GET /connect/signed-in``: where an issuer sends the browser back to, whichever page it came from."""
+        return await self._door.come_back(request)
 
     async def _page(self, request: Request, step: Callable[[Request, Ticket, str], Awaitable[Response]]) -> Response:
         """Return what ``step`` makes of the ticket in the address; an error is a page too."""
-        browser = self._browsers.own_cookie(request)
-        try:
-            ticket = self._tickets.open(request.path_params["id"])
-            response = await step(request, ticket, browser)
-        except AgentAPIError as error:
-            response = pages.not_connected(status_of(error), error.message)
-        set_cookie(response, COOKIE, browser)
-        return response
+
+        async def made(browser: str) -> Response:
+            return await step(request, self._tickets.open(request.path_params["id"]), browser)
+
+        return await self._door.page(request, made, pages.not_connected)
 
     async def _show(self, request: Request, ticket: Ticket, browser: str) -> Response:
         sealed = request.path_params["id"]
@@ -146,7 +121,7 @@ class ConnectRoutes:
         who = self._browsers.signed_in(request)
         path = f"{CONNECT_PATH}/{sealed}"
         if who is None:
-            return self._door(ticket, path=path, csrf=csrf)
+            return self._ask(ticket, path=path, csrf=csrf)
         if not _is_owner(who, ticket):
             return pages.somebody_else(who.name, path=f"{path}/sign-out", csrf=csrf)
         way, visit = await self._visit(ticket, who, browser, path=path, csrf=csrf)
@@ -167,59 +142,36 @@ class ConnectRoutes:
 
     async def _sign_in(self, request: Request, ticket: Ticket, browser: str) -> Response:
         sealed, form = await self._form(request)
-        by = self._sign_ins.by(ticket)
+        by, path = self._sign_ins.by(ticket), f"{CONNECT_PATH}/{sealed}"
         if by is By.ISSUER:
-            started = await self._sign_ins.start(ticket, sealed)
-            response = pages.going_on(started.url)
-            set_cookie(response, _SIGN_IN, started.cookie)
-            return response
-        path, csrf = f"{CONNECT_PATH}/{sealed}", self._browsers.form_token(browser, sealed)
+            return await self._door.to_issuer(ticket.principal.issuer, path)
+        csrf = self._browsers.form_token(browser, sealed)
         if by is By.NOTHING:
-            return self._door(ticket, path=path, csrf=csrf)
+            return self._ask(ticket, path=path, csrf=csrf)
         try:
             who = await self._sign_ins.with_token(ticket, form.get("token", ""))
         except AgentAPIError as error:
-            return self._door(ticket, path=path, csrf=csrf, error=error)
-        back = _back_to(sealed)
-        self._browsers.sign_in(back, who)
-        return back
+            return self._ask(ticket, path=path, csrf=csrf, error=error)
+        return self._door.let_in(who, path)
 
-    def _door(self, ticket: Ticket, *, path: str, csrf: str, error: AgentAPIError | None = None) -> Response:
+    def _ask(self, ticket: Ticket, *, path: str, csrf: str, error: AgentAPIError | None = None) -> Response:
         """Return the page that asks who is there, with what was wrong the last time."""
         by = self._sign_ins.by(ticket)
         if by is By.NOTHING:
-            return pages.no_sign_in(ticket.principal.issuer)
+            said = "An account is to be connected, and this gateway has no way for you to show that it is yours."
+            return pages.no_sign_in(said, (ticket.principal.issuer,))
         status, wrong = (200, "") if error is None else (status_of(error), error.message)
         return pages.sign_in(path=f"{path}/sign-in", csrf=csrf, at_issuer=by is By.ISSUER, wrong=wrong, status=status)
 
     async def _sign_out(self, request: Request, ticket: Ticket, _: str) -> Response:
         del ticket
         sealed, _form = await self._form(request)
-        response = _back_to(sealed)
-        self._browsers.sign_out(response)
-        return response
+        return self._door.let_out(f"{CONNECT_PATH}/{sealed}")
 
     async def _form(self, request: Request) -> tuple[str, dict[str, str]]:
-        """Return the ticket's id and the fields of a form that this browser was given for it.
-
-        Raises:
-            ForbiddenError: It was not given it.
-            AgentAPIError: It is no form.
-        """
+        """Return the ticket's id and the fields of a form that this browser was given for it."""
         sealed = request.path_params["id"]
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        body = await read_body(request.scope, request.receive, max_bytes=_MAX_FORM_BYTES)
-        if kind != _FORM_TYPE:
-            raise UnsupportedMediaTypeError("The form could not be read.")
-        try:
-            fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
-        except ValueError:
-            raise InvalidRequestError("The form could not be read.") from None
-        form = dict(fields)
-        if len(form) != len(fields):
-            raise InvalidRequestError("The form could not be read.")
-        self._browsers.check_form(request, sealed, form.pop("csrf", None))
-        return sealed, form
+        return sealed, await self._door.form(request, sealed)
 
     async def _visit(self, ticket: Ticket, who: SignedIn, browser: str, *, path: str, csrf: str) -> tuple[Way, Visit]:
         principal = await self._admission.again(ticket.principal)
@@ -247,9 +199,3 @@ class ConnectRoutes:
 def _is_owner(who: SignedIn, ticket: Ticket) -> bool:
     owner = ticket.principal
     return who.user_id == owner.user_id and who.org_id in {None, owner.org_id}
-
-
-def _back_to(sealed: str) -> RedirectResponse:
-    return RedirectResponse(
-        f"{CONNECT_PATH}/{sealed}", 303, {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
-    )

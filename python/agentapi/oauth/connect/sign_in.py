@@ -2,12 +2,14 @@
 
 Invariants:
 
-* Whoever signs in is a subject of the issuer whose token made the call; only then do two ids of users mean the same.
+* Whoever signs in is a subject of the issuer that the page asked for: of the one whose token made the call, where there
+  was one, for only then do two ids of users mean the same.
 * The code goes to the issuer that was asked, with PKCE; its answer counts in the browser that began, once the state
   and the nonce of the id token are those of the cookie. The id token's signature, audience and time are checked by
   what checks every token here.
 * Where the issuer's settings have no client for browsers, the person gives a token of theirs instead, in a form, if
   the deployment's settings allow that; otherwise nobody signs in.
+* An address that the issuer says it has not verified is nobody's.
 """
 
 from __future__ import annotations
@@ -24,17 +26,17 @@ from typing import TYPE_CHECKING, Final
 from pydantic import SecretStr
 
 from agentapi._core import SealError
-from agentapi.errors import ForbiddenError, UnauthenticatedError
+from agentapi.errors import ForbiddenError, InsufficientScopeError, UnauthenticatedError
 from agentapi.identity.authentication import bearer_token, verified_token
 from agentapi.oauth.connect.browser import SignedIn
 from agentapi.oauth.connect.tickets import CONNECT_PATH
 from agentapi.oauth.errors import AuthorizationServerError, FlowRefusedError
 from agentapi.oauth.flow import TTL_S
 from agentapi.oauth.models import Client, ClientAuth, Registration
-from agentapi.tenancy.models import user_id_of
+from agentapi.tenancy.models import Claimant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from agentapi._core import Keyring, VerifiedToken
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from agentapi.settings import BrowserSignIn
     from agentapi.tenancy.admission import Admission
 
-__all__ = ["SIGNED_IN_PATH", "By", "SignIns", "Started"]
+__all__ = ["SIGNED_IN_PATH", "By", "Means", "SignIns", "Started"]
 
 SIGNED_IN_PATH: Final = f"{CONNECT_PATH}/signed-in"
 _AAD: Final = b"connect.sign_in"
@@ -66,6 +68,18 @@ class By(Enum):
     TOKEN = auto()
     NOTHING = auto()
     """An administrator has to name a client of the issuer in its settings first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the people of an organisation show who they are by."""
+
+    issuers: tuple[str, ...]
+    """At which they can sign in."""
+    token: bool
+    """Whether those of the others can show a token of theirs."""
+    others: tuple[str, ...]
+    """Without a client for browsers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +134,26 @@ class SignIns:
             return By.ISSUER
         return By.TOKEN if self._takes_tokens else By.NOTHING
 
-    async def start(self, ticket: Ticket, sealed: str) -> Started:
-        """Begin a sign-in at the issuer of the ticket's owner.
+    def means(self, organization: str) -> Means:
+        """Return what somebody can show who they are by whose issuer may name that organisation."""
+        fit = [issuer for issuer in self._issuers.issuers if self._issuers.may_name(issuer, organization)]
+        others = tuple(issuer for issuer in fit if issuer not in self._clients)
+        return Means(
+            issuers=tuple(issuer for issuer in fit if issuer in self._clients),
+            token=self._takes_tokens and bool(others),
+            others=others,
+        )
+
+    async def start(self, issuer: str, path: str) -> Started:
+        """Begin a sign-in at an issuer that has a client for browsers.
+
+        Args:
+            issuer: From this deployment's settings.
+            path: Of the page that the person comes back to.
 
         Raises:
-            AuthorizationServerError: It cannot be found.
+            AuthorizationServerError: The issuer cannot be found.
         """
-        issuer = ticket.principal.issuer
         server, client, scopes = await self._server(issuer)
         state, nonce = secrets.token_urlsafe(_SECRET_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
         verifier = SecretStr(secrets.token_urlsafe(48))
@@ -140,7 +167,7 @@ class SignIns:
             resource=None,
         )
         document = {
-            "ticket": sealed,
+            "path": path,
             "issuer": issuer,
             "state": state,
             "nonce": nonce,
@@ -150,7 +177,7 @@ class SignIns:
         return Started(url, self._keyring.seal_text_until(plaintext, _AAD, self._now() + TTL_S))
 
     async def finish(self, answer: Answer, cookie: str | None) -> tuple[SignedIn, str]:
-        """Return who signed in, and the ticket that they came for.
+        """Return who signed in, and the path of the page that they came from.
 
         Raises:
             FlowRefusedError: This browser has begun no such sign-in, or the answer must not be believed.
@@ -178,10 +205,16 @@ class SignIns:
         verified = await self._verified(id_token, client.client_id)
         if verified.issuer != begun["issuer"]:
             raise FlowRefusedError(_FAILED, reason="id_token_of_another_issuer")
-        nonce = _payload(id_token).get("nonce")
+        claims = _payload(id_token)
+        nonce = claims.get("nonce")
         if not isinstance(nonce, str) or not hmac.compare_digest(nonce.encode(), begun["nonce"].encode()):
             raise FlowRefusedError(_FAILED, reason="nonce_differs")
-        return SignedIn(user_id_of(verified.issuer, verified.subject), _name(verified)), begun["ticket"]
+        claimant = Claimant.of(verified)
+        # OpenID Connect Core 1.0, section 5.1; some issuers write it as a string.
+        address_verified = claims.get("email_verified")
+        if address_verified is False or address_verified == "false":
+            claimant = replace(claimant, email=None)
+        return SignedIn(claimant), begun["path"]
 
     async def with_token(self, ticket: Ticket, token: str) -> SignedIn:
         """Return who gave ``token``, a bearer token for the place that the ticket was made at.
@@ -193,14 +226,35 @@ class SignIns:
         audiences = [self._public_url]
         if ticket.workspace:
             audiences.append(f"{self._public_url}/mcp/{principal.org_slug}/{ticket.workspace}")
+        verified = await self._shown(token, audiences)
+        who = await self._admission.admit(verified)
+        return SignedIn(Claimant.of(verified), who.org_id)
+
+    async def with_own_token(self, token: str) -> SignedIn:
+        """Return who gave ``token``, a bearer token for the API whose owner may be a member of nothing yet.
+
+        Raises:
+            ForbiddenError: It is not good here, names no organisation or a suspended one, or is of an issuer at which
+                its owner can sign in.
+            NotFoundError: The organisation that it names does not exist.
+        """
+        verified = await self._shown(token, [self._public_url])
+        if verified.issuer in self._clients:
+            raise ForbiddenError("Sign in at the issuer of this token instead.")
+        organization = await self._admission.organization(verified)
+        return SignedIn(Claimant.of(verified), organization.id)
+
+    async def _shown(self, token: str, audiences: Sequence[str]) -> VerifiedToken:
         bare = _SCHEME.sub("", token, count=1).strip()
         header = [(b"authorization", b"Bearer " + bare.encode("ascii", "replace"))]
         try:
             verified = await verified_token(self._issuers, bearer_token(header), audiences=tuple(audiences))
         except UnauthenticatedError as error:
             raise ForbiddenError("This token is not good here: it is expired, or not for this gateway.") from error
-        who = await self._admission.admit(verified)
-        return SignedIn(who.user_id, _name(verified), who.org_id)
+        required = self._issuers.required_scopes(verified.issuer)
+        if not verified.scopes.issuperset(required):
+            raise InsufficientScopeError(required)
+        return verified
 
     @property
     def _redirect_uri(self) -> str:
@@ -237,10 +291,6 @@ class SignIns:
 
     def _now(self) -> int:
         return int(self._clock().timestamp())
-
-
-def _name(token: VerifiedToken) -> str:
-    return token.email or token.subject
 
 
 def _payload(token: str) -> dict[str, object]:

@@ -1,0 +1,1 @@
+"""Invitations: offers of membership, behind a link that is good once."""
