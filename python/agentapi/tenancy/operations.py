@@ -168,8 +168,8 @@ OPERATIONS: Final = (
         tag=_MEMBERS,
         summary="Invite somebody",
         description=(
-            "The token is in this answer and nowhere else, and so is the link with it, to a page at which the person signs"
-            " in and accepts."
+            "The token is in this answer and nowhere else, and so is the link with it, to a page at which the person"
+            " signs in and accepts."
         ),
         body=requests.InvitationInput,
         example={"role": "member", "email": "somebody@example.com"},
