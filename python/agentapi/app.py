@@ -60,6 +60,7 @@ from agentapi.tenancy.admission import Admission
 from agentapi.tenancy.book import Tenancy
 from agentapi.tenancy.directory import MemberDirectory
 from agentapi.tenancy.routes import TenancyRoutes
+from agentapi.upstreams.breakers import UpstreamBreakers
 from agentapi.upstreams.client import UpstreamClient
 from agentapi.upstreams.connections import ConnectionPool
 from agentapi.upstreams.credentials import CredentialsByAuth, SharedSecrets
@@ -232,6 +233,7 @@ async def _routes(
     credentials = CredentialsByAuth(
         SharedSecrets(keyring), {Auth.OAUTH: oauth.credentials, Auth.USER: brought.credentials}
     )
+    breakers = UpstreamBreakers()
     pool = ConnectionPool(Limits.from_settings(settings))
     await stack.enter_async_context(pool.run())
     client = UpstreamClient(
@@ -239,6 +241,7 @@ async def _routes(
         transports,
         credentials=credentials,
         clock=clock,
+        breakers=breakers,
         stdio_sharing=settings.stdio_sharing,
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
@@ -262,6 +265,7 @@ async def _routes(
         keyring=keyring,
         egress=egress,
         http_pool=http_pool,
+        breakers=breakers,
         policy=policy,
         prompts=prompts,
         audit=audit,
@@ -310,6 +314,7 @@ async def _routes(
         transports=transports,
         credentials=credentials,
         registration=registration,
+        breakers=breakers,
         test_timeout_s=settings.upstream_connect_timeout_s * 2,
     )
     routes: list[BaseRoute] = [

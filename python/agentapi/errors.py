@@ -42,7 +42,9 @@ __all__ = [
     "UnsupportedMediaTypeError",
     "UpstreamError",
     "UpstreamNeedsConnectionError",
+    "UpstreamRestsError",
     "UpstreamTimeoutError",
+    "UpstreamUnaskedError",
     "first_leaf",
 ]
 
@@ -257,6 +259,20 @@ class UpstreamTimeoutError(UpstreamError):
     """An upstream server did not answer in time."""
 
     code = "upstream_timeout"
+
+
+class UpstreamUnaskedError(UpstreamError):
+    """The upstream was not asked, for a reason that is not its own."""
+
+
+class UpstreamRestsError(UpstreamUnaskedError):
+    """The upstream has failed too often of late and is not asked for a while; ``retry_after_s`` says how long."""
+
+    code = "upstream_resting"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, **log_context: object) -> None:
+        super().__init__(message, **log_context)
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamNeedsConnectionError(UpstreamError):

@@ -77,6 +77,7 @@ _STATUS: tuple[tuple[type[errors.AgentAPIError], int, str], ...] = (
     (errors.TooManyStreamsError, 429, "Too many streams"),
     (errors.StorageUnavailableError, 503, "Storage unavailable"),
     (errors.UpstreamNeedsConnectionError, 409, "Connection required"),
+    (errors.UpstreamRestsError, 503, "Upstream resting"),
     (errors.UpstreamTimeoutError, 504, "Upstream timed out"),
     (errors.UpstreamError, 502, "Upstream unavailable"),
     (errors.AgentAPIError, 500, "Internal error"),

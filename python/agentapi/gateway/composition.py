@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from agentapi.gateway.own_prompts import PromptSource
     from agentapi.principal import OrgId, UpstreamId, UserId
     from agentapi.settings import Settings
+    from agentapi.upstreams.breakers import UpstreamBreakers
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.credentials import Credentials
     from agentapi.upstreams.http_pool import HttpPool
@@ -72,6 +73,7 @@ class Gateway:
         keyring: Keyring,
         egress: Egress,
         http_pool: HttpPool,
+        breakers: UpstreamBreakers,
         policy: AccessPolicy | None = None,
         prompts: PromptSource = NO_PROMPTS,
         audit: AuditLog | None = None,
@@ -111,6 +113,7 @@ class Gateway:
             recorder=recorder,
             era=client.era,
             connect=router.connect,
+            breakers=breakers,
             forget_era=client.forget_era,
             limits=RelayLimits(
                 call_timeout_s=settings.upstream_call_timeout_s,

@@ -26,6 +26,7 @@ from agentapi.errors import (
     UpstreamError,
     UpstreamNeedsConnectionError,
     UpstreamTimeoutError,
+    UpstreamUnaskedError,
 )
 from agentapi.gateway.forwarding import caller_of
 from agentapi.gateway.relay_answer import ClientStream
@@ -35,8 +36,8 @@ from agentapi.gateway.reply import Answer
 from agentapi.gateway.request_state import Binding
 from agentapi.gateway.rpc import result_message
 from agentapi.request_body import ClientGoneError
+from agentapi.upstreams.breakers import Operation
 from agentapi.upstreams.credentials import with_credential
-from agentapi.upstreams.http_pool import PoolExhaustedError
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.reasons import reason_of
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from agentapi.gateway.reply import StreamLimits
     from agentapi.gateway.request_state import RequestStates
     from agentapi.principal import UpstreamId, UserId
+    from agentapi.upstreams.breakers import UpstreamBreakers
     from agentapi.upstreams.credentials import Credential, Credentials
     from agentapi.upstreams.http_pool import HttpPool, Pooled
     from agentapi.upstreams.models import Upstream
@@ -77,6 +79,7 @@ class ByteRelay:
         recorder: Writes what becomes of calls into the audit log.
         era: What is known of an upstream.
         connect: Answers calls that lack a connection.
+        breakers: The circuits in front of upstreams.
         forget_era: Called with one that answered as if that were not so any more.
         limits: On time and size.
         stream_limits: On the stream to the client.
@@ -93,6 +96,7 @@ class ByteRelay:
         recorder: CallRecorder,
         era: Callable[[Upstream], Era | None],
         connect: ConnectOnDemand,
+        breakers: UpstreamBreakers,
         forget_era: Callable[[Upstream], None],
         limits: RelayLimits,
         stream_limits: StreamLimits,
@@ -105,6 +109,7 @@ class ByteRelay:
         self._recorder = recorder
         self._era = era
         self._connect = connect
+        self._breakers = breakers
         self._forget_era = forget_era
         self._limits = limits
         self._stream_limits = stream_limits
@@ -170,30 +175,34 @@ class ByteRelay:
     async def _sent(self, passage: Passage, scope: Scope, state: str | None, credential: Credential) -> Answer:
         exchange, target = passage.exchange, passage.target
         upstream, own = target.upstream, credential.user_id is not None
+        user_id = exchange.principal.user_id
         wire = self._wires.of(upstream, credential)
         pieces = request_pieces(wire, exchange.incoming, target, request_state=state, headers=scope["headers"])
         # What refused another credential has no more to say.
         self._let_go(passage)
-        passage.pooled = await self._taken(wire, upstream)
+        passage.pooled = await self._taken(wire, upstream, user_id)
         try:
-            return await passage.answer(pieces, own=own)
+            with self._breakers.guard(upstream, user_id, Operation.CALL_TOOL):
+                return await passage.answer(pieces, own=own)
         except ConnectionEndedError as error:
             # The server may have closed a connection that lay idle just when the request was on its way.
             if not (error.untouched and passage.pooled.reused and target.repeatable):
                 raise
         self._let_go(passage)
-        passage.pooled = await self._taken(wire, upstream, fresh=True)
-        return await passage.answer(pieces, own=own)
+        passage.pooled = await self._taken(wire, upstream, user_id, fresh=True)
+        with self._breakers.guard(upstream, user_id, Operation.CALL_TOOL):
+            return await passage.answer(pieces, own=own)
 
     def _let_go(self, passage: Passage) -> None:
         pooled, passage.pooled = passage.pooled, None
         if pooled is not None:
             self._pool.discard(pooled)
 
-    async def _taken(self, wire: Wire, upstream: Upstream, *, fresh: bool = False) -> Pooled:
+    async def _taken(self, wire: Wire, upstream: Upstream, user_id: UserId, *, fresh: bool = False) -> Pooled:
+        connecting = partial(self._breakers.guard, upstream, user_id, Operation.CONNECT)
         try:
-            return await self._pool.take(wire.key, wire.destination, fresh=fresh)
-        except PoolExhaustedError:
+            return await self._pool.take(wire.key, wire.destination, fresh=fresh, connecting=connecting)
+        except UpstreamUnaskedError:
             raise
         except AgentAPIError as error:
             kind = type(error) if isinstance(error, UpstreamTimeoutError) else UpstreamError

@@ -33,7 +33,7 @@ from agentapi.gateway.reply import Answer
 from agentapi.gateway.rpc import error_message, error_object, error_status, result_message
 from agentapi.gateway.upstream_errors import told_error
 from agentapi.request_body import ClientGoneError
-from agentapi.upstreams.failures import CredentialRefusedError, refusal_of
+from agentapi.upstreams.failures import CredentialRefusedError, failed_with, refusal_of
 from agentapi.upstreams.link import MAX_ANSWER_DEPTH, Era
 from agentapi.upstreams.negotiation import speaks_modern
 from agentapi.upstreams.notices import Asked
@@ -342,7 +342,7 @@ class Passage:
         except UpstreamError:
             if status < HTTPStatus.MULTIPLE_CHOICES:
                 raise self._nonsense() from None
-            raise UpstreamError(self._failed(status)) from None
+            raise failed_with(status, self._failed(status)) from None
         finally:
             self.outdated = self.outdated or not speaks_modern(status, error)
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agentapi.errors import UpstreamError
+from agentapi.errors import UpstreamUnaskedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +45,12 @@ class Backoff:
         """Refuse to start it while it is left alone.
 
         Raises:
-            UpstreamError: Says how long that lasts.
+            UpstreamUnaskedError: Says how long that lasts.
         """
         loop = self._loops.get(_who(key))
         left_s = loop.not_before - self._clock() if loop is not None else 0.0
         if loop is not None and left_s > 0:
-            raise UpstreamError(
+            raise UpstreamUnaskedError(
                 f"Upstream '{name}' crashed {loop.crashes} times in a row; "
                 f"it is started again in {max(1, round(left_s))} s at the earliest."
             )

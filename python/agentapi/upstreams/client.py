@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import structlog
 from mcp_types import LOG_LEVEL_META_KEY
 
-from agentapi.errors import UpstreamError
+from agentapi.errors import UpstreamUnaskedError
+from agentapi.upstreams.breakers import UNGUARDED, Operation, UpstreamBreakers
 from agentapi.upstreams.credentials import with_credential
 from agentapi.upstreams.failures import BrokenError, ClosedError, UnprocessedError
 from agentapi.upstreams.link import Bounds, Caller, Era, Profile
@@ -57,6 +58,7 @@ class UpstreamClient:
         transports: Opens them.
         credentials: With which.
         clock: Monotonic seconds.
+        breakers: The circuits in front of them; by default of this client alone.
         stdio_sharing: Who shares a stdio process.
         bounds: On whole answers.
     """
@@ -68,6 +70,7 @@ class UpstreamClient:
         *,
         credentials: Credentials,
         clock: Callable[[], float],
+        breakers: UpstreamBreakers | None = None,
         stdio_sharing: Sharing = "user",
         bounds: Bounds = _UNBOUNDED,
     ) -> None:
@@ -75,6 +78,7 @@ class UpstreamClient:
         self._transports = transports
         self._credentials = credentials
         self._clock = clock
+        self._breakers = UpstreamBreakers() if breakers is None else breakers
         self._stdio_sharing = stdio_sharing
         self._bounds = bounds
         self._eras: OrderedDict[tuple[UpstreamId, int], _Known] = OrderedDict()
@@ -162,22 +166,25 @@ class UpstreamClient:
             MCPError: The upstream's own error, unchanged.
             UpstreamNeedsConnectionError: The user has no credential for it, or one that it does not accept.
             UpstreamTimeoutError: No answer within ``timeout_s``.
+            UpstreamRestsError: It has failed too often of late.
             UpstreamError: It cannot be reached, or the connection broke.
         """
         logs = (params.get("_meta") or {}).get(LOG_LEVEL_META_KEY) is not None
+        operation = Operation.of(method)
 
         async def once(credential: Credential) -> dict[str, Any]:
             async with self._pool.lease(await self._wanted(upstream, caller, credential, logs=logs)) as link:
                 try:
-                    return await link.request(
-                        method,
-                        params,
-                        caller=caller,
-                        timeout_s=timeout_s,
-                        bounds=self._bounds,
-                        peer=peer,
-                        definition=definition,
-                    )
+                    with self._breakers.guard(upstream, caller.user_id, operation):
+                        return await link.request(
+                            method,
+                            params,
+                            caller=caller,
+                            timeout_s=timeout_s,
+                            bounds=self._bounds,
+                            peer=peer,
+                            definition=definition,
+                        )
                 except BrokenError:
                     raise
                 except (ClosedError, UnprocessedError):
@@ -309,7 +316,7 @@ class UpstreamClient:
         alone: bool,
     ) -> Wanted:
         if upstream.version <= self._retired.get(upstream.id, 0):
-            raise UpstreamError(f"Upstream '{upstream.name}' was changed or deleted meanwhile.")
+            raise UpstreamUnaskedError(f"Upstream '{upstream.name}' was changed or deleted meanwhile.")
         key = ConnectionKey(
             upstream.org_id,
             upstream.id,
@@ -333,6 +340,7 @@ class UpstreamClient:
                 except Exception:  # noqa: BLE001 - a defect of one must not end the connection of another
                     _log.exception("change_listener_failed")
 
+        told = upstream.transport is not Transport.STDIO
         known = self._eras.get((upstream.id, upstream.version))
         fresh = known is not None and self._clock() - known.asked < _TRUSTED_S
         return Wanted(
@@ -344,6 +352,8 @@ class UpstreamClient:
             client_info=caller.client_info if conversation else {},
             opened=opened,
             hear=hear,
+            opening=self._breakers.guard(upstream, caller.user_id, Operation.CONNECT),
+            parting=self._breakers.guard(upstream, caller.user_id, Operation.DISCONNECT) if told else UNGUARDED,
         )
 
     def _remember(self, upstream: Upstream, caller: Caller, profile: Profile) -> None:

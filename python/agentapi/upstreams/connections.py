@@ -18,10 +18,18 @@ import anyio
 import httpx2
 import structlog
 
-from agentapi.errors import UpstreamError, UpstreamNeedsConnectionError, UpstreamTimeoutError, first_leaf
+from agentapi.errors import (
+    UpstreamError,
+    UpstreamNeedsConnectionError,
+    UpstreamRestsError,
+    UpstreamTimeoutError,
+    UpstreamUnaskedError,
+    first_leaf,
+)
 from agentapi.upstreams.backoff import Backoff
+from agentapi.upstreams.breakers import outcome_of
 from agentapi.upstreams.calls import current_call
-from agentapi.upstreams.failures import CredentialRefusedError, ProbeBrokeError
+from agentapi.upstreams.failures import CredentialRefusedError, ProbeBrokeError, failed_with
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.reasons import reason_of
@@ -194,7 +202,7 @@ class ConnectionPool:
 
     def _begin(self, wanted: Wanted) -> _Connection:
         if self._tasks is None:
-            raise UpstreamError("The gateway is shutting down.")
+            raise UpstreamUnaskedError("The gateway is shutting down.")
         self.retire(lambda old: _is_superseded(old, wanted.key))
         self._backoff.check(wanted.key, wanted.name)
         self._make_room(wanted.key)
@@ -218,8 +226,9 @@ class ConnectionPool:
         """Hold one connection open; never raises, for it shares its task group with all the others."""
         current_call.set(None)
         begun = self._clock()
-        place = (connection.key.upstream_id, connection.key.version)
+        place, opening = (connection.key.upstream_id, connection.key.version), connection.wanted.opening
         try:
+            opening.begin()
             connection.turn = await self._turns.take(place, timeout_s=self._limits.connect_timeout_s)
             try:
                 await self._hold(connection, connection.wanted.era)
@@ -232,13 +241,15 @@ class ConnectionPool:
             connection.failure = error.failure
         except Exception as error:  # noqa: BLE001 - whatever an upstream does must end here, as words
             connection.failure = _in_words(error, connection)
+            opening.record(outcome_of(connection.failure))
             connection.end_turn(connection.failure if _is_everybodys(error, connection) else None)
         finally:
             connection.end_turn()
+            opening.record("neutral")
             if connection.crashed:
                 self._backoff.crashed(connection.key, ran_s=self._clock() - begun)
             if connection.link is None and connection.failure is None:
-                connection.failure = UpstreamError("The gateway is shutting down.")
+                connection.failure = UpstreamUnaskedError("The gateway is shutting down.")
             self._discard(connection)
             connection.ready.set()
             connection.closed.set()
@@ -265,11 +276,13 @@ class ConnectionPool:
                     connection.link = link
                     connection.last_used = self._clock()
                     wanted.opened(link.profile)
+                    wanted.opening.record("success")
                     connection.end_turn()
                     connection.ready.set()
                     await _first_of(connection.closing, link.closed)
                     connection.crashed = connection.crashed and not link.is_alive()
-                    scope.deadline = anyio.current_time() + _CLOSE_S
+                    scope.deadline = anyio.current_time() + _parting_s(wanted)
+        wanted.parting.record("failure" if scope.cancelled_caught else "success")
         if connection.link is None:
             # Slow to start, or asleep: it did not end by itself, and the wait was pause enough.
             connection.crashed = False
@@ -308,7 +321,7 @@ class ConnectionPool:
                 continue
             idle = [c for c in those if c.is_idle]
             if not idle:
-                raise UpstreamError(f"All upstream connections{whose} are in use; try again shortly.")
+                raise UpstreamUnaskedError(f"All upstream connections{whose} are in use; try again shortly.")
             self._discard(min(idle, key=lambda c: c.last_used))
 
     async def _reap(self) -> None:
@@ -349,9 +362,10 @@ def _user(key: ConnectionKey) -> tuple[object, object]:
 
 def _in_words(error: Exception, connection: _Connection) -> UpstreamError:
     leaf, channel, name = first_leaf(error), connection.channel, connection.wanted.name
-    if isinstance(leaf, UpstreamNeedsConnectionError):
+    if isinstance(leaf, UpstreamNeedsConnectionError | UpstreamUnaskedError):
         return leaf
-    reason = reason_of(error, channel.last_status() if channel is not None else None)
+    status = channel.last_status() if channel is not None else None
+    reason = reason_of(error, status)
     refusal = channel.refusal() if channel is not None else None
     if refusal is not None:
         return CredentialRefusedError(f"Upstream '{name}' is unavailable: {reason}.", refusal)
@@ -359,8 +373,8 @@ def _in_words(error: Exception, connection: _Connection) -> UpstreamError:
     if channel is not None and not too_late:
         reason = channel.ending() or reason
     _log.info("upstream_connection_failed", upstream=name, reason=reason)
-    kind = UpstreamTimeoutError if too_late else UpstreamError
-    return kind(f"Upstream '{name}' is unavailable: {reason}.")
+    message = f"Upstream '{name}' is unavailable: {reason}."
+    return UpstreamTimeoutError(message) if too_late else failed_with(status or 0, message)
 
 
 def _is_everybodys(error: Exception, connection: _Connection) -> bool:
@@ -371,6 +385,15 @@ def _is_everybodys(error: Exception, connection: _Connection) -> bool:
     own_process = connection.channel is not None and connection.channel.kind is Transport.STDIO
     absent = httpx2.ConnectError | httpx2.ConnectTimeout | TimeoutError | UpstreamTimeoutError
     return not own_process and isinstance(first_leaf(error), absent)
+
+
+def _parting_s(wanted: Wanted) -> float:
+    """Return how long the server may take over being told; no time where it has not answered that of late."""
+    try:
+        wanted.parting.begin()
+    except UpstreamRestsError:
+        return 0.0
+    return _CLOSE_S
 
 
 async def _first_of(*events: anyio.Event) -> None:

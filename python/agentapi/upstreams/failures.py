@@ -26,8 +26,10 @@ __all__ = [
     "CredentialRefusedError",
     "HttpRefusalError",
     "ProbeBrokeError",
+    "RefusedError",
     "UnprocessedError",
     "WrongAnswerError",
+    "failed_with",
     "is_closed",
     "is_http_refusal",
     "judge",
@@ -43,6 +45,8 @@ _NONSENSE: Final = (
     "Failed to parse SSE message",
     "server answered a request with 202",
 )
+_UNWELL: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+"""Refusals that speak of the server and not of the request."""
 _NO_SESSION: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST})
 
 
@@ -60,6 +64,10 @@ class UnprocessedError(UpstreamError):
 
 class WrongAnswerError(UpstreamError):
     """What came is not the answer to the request: no message, one that can be read in two ways, or another's."""
+
+
+class RefusedError(UpstreamError):
+    """The upstream answered with an HTTP 4xx: it is well, and takes this for the caller's fault."""
 
 
 class CredentialRefusedError(UpstreamError):
@@ -80,6 +88,12 @@ def refusal_of(status: int, headers: list[str]) -> Challenge | None:
     challenge = parse_challenge(headers)
     missing = challenge.error == "insufficient_scope"
     return challenge if missing or status == HTTPStatus.UNAUTHORIZED else None
+
+
+def failed_with(status: int, message: str) -> UpstreamError:
+    """Return the error of an answer with that HTTP status, 0 for none, and nothing of the protocol in it."""
+    refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _UNWELL
+    return RefusedError(message) if refused else UpstreamError(message)
 
 
 class ProbeBrokeError(Exception):
@@ -145,7 +159,7 @@ def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads 
         # Whatever words it uses.
         return error
     if is_http_refusal(error, call.status):
-        return UpstreamError(f"Upstream '{name}' failed: {reason_of(error, call.status)}.")
+        return failed_with(call.status or 0, f"Upstream '{name}' failed: {reason_of(error, call.status)}.")
     if is_closed(error):
         if not (call.sent or on_pipe):
             return UnprocessedError(f"Upstream '{name}' closed the connection.")

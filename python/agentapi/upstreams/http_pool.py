@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from agentapi.errors import UpstreamError
+from agentapi.errors import UpstreamUnaskedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,7 +37,7 @@ _IDLE_MOST_S: Final = 60.0
 _MARGIN_S: Final = 1.0
 
 
-class PoolExhaustedError(UpstreamError):
+class PoolExhaustedError(UpstreamUnaskedError):
     """No connection may be opened now."""
 
 
@@ -142,13 +142,21 @@ class HttpPool:
         """How many connections lie in the pool."""
         return sum(len(lying) for lying in self._idle.values())
 
-    async def take(self, key: PoolKey, destination: Destination, *, fresh: bool = False) -> Pooled:
+    async def take(
+        self,
+        key: PoolKey,
+        destination: Destination,
+        *,
+        fresh: bool = False,
+        connecting: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> Pooled:
         """Return a connection to ``destination``, which ``key`` stands for.
 
         Args:
             key: What it is bound to.
             destination: Where it goes.
             fresh: Do not use one that lies in the pool.
+            connecting: Gives what is entered while one is made.
 
         Raises:
             EgressRefusedError: The guard does not let it through.
@@ -167,7 +175,8 @@ class HttpPool:
         self._open_of[key.org_id] += 1
         self._total += 1
         try:
-            connection = await self._dialer.connect(destination, timeout_s=self._connect_timeout_s)
+            with connecting():
+                connection = await self._dialer.connect(destination, timeout_s=self._connect_timeout_s)
         except BaseException:
             self._forget(key)
             raise

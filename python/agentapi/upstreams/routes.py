@@ -14,6 +14,7 @@ from agentapi.api_input import INVALID_BODY, decode_cursor, encode_cursor, known
 from agentapi.errors import FieldError, InvalidRequestError, UpstreamNeedsConnectionError
 from agentapi.preconditions import entity_tag, if_match
 from agentapi.principal import UpstreamId
+from agentapi.upstreams.breakers import Operation
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.models import Auth
 from agentapi.upstreams.probe import probe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from agentapi.principal import Principal
+    from agentapi.upstreams.breakers import UpstreamBreakers
     from agentapi.upstreams.channel import Channel
     from agentapi.upstreams.credentials import Credentials
     from agentapi.upstreams.documents import ConfigurationDocument
@@ -48,6 +50,7 @@ class UpstreamRoutes:
         transports: Opens connections for the test.
         credentials: With which.
         registration: Checks and builds upstreams.
+        breakers: The circuits in front of them.
         test_timeout_s: Bound on a connection test.
     """
 
@@ -59,6 +62,7 @@ class UpstreamRoutes:
         transports: TransportFactory,
         credentials: Credentials,
         registration: Registration,
+        breakers: UpstreamBreakers,
         test_timeout_s: float,
     ) -> None:
         self._authorize = authorize
@@ -66,6 +70,7 @@ class UpstreamRoutes:
         self._transports = transports
         self._credentials = credentials
         self._registration = registration
+        self._breakers = breakers
         self._test_timeout_s = test_timeout_s
 
     def routes(self) -> list[Route]:
@@ -171,7 +176,9 @@ class UpstreamRoutes:
             async with self._transports.open(upstream, credential)() as channel:
                 yield channel
 
-        result = await probe(opened, timeout_s=self._test_timeout_s, era=upstream.pinned_era)
+        with self._breakers.guard(upstream, principal.user_id, Operation.TEST_CONNECTION) as guard:
+            result = await probe(opened, timeout_s=self._test_timeout_s, era=upstream.pinned_era)
+            guard.record("success" if result.ok else "failure")
         return JSONResponse(asdict(result))
 
 

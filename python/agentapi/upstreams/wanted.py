@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from agentapi.upstreams.breakers import UNGUARDED, Guard
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -50,6 +52,10 @@ class Wanted:
     """Called with what the server said of itself."""
     hear: Callable[[str, dict[str, Any]], None] = lambda _method, _params: None
     """Called with every change that it reports."""
+    opening: Guard = UNGUARDED
+    """Begun when a connection has to be opened, and told how that went."""
+    parting: Guard = UNGUARDED
+    """Likewise when it is closed, where the server is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from agentapi.gateway.relay_passage import RelayLimits
 from agentapi.gateway.reply import StreamLimits
 from agentapi.gateway.request_state import RequestStates
 from agentapi.principal import UpstreamId
+from agentapi.upstreams.breakers import UpstreamBreakers
 from agentapi.upstreams.credentials import SharedSecrets
 from agentapi.upstreams.http_pool import HttpPool
 from agentapi.upstreams.link import Era
@@ -191,6 +192,7 @@ async def relaying(
     max_connections: int = 8,
     credentials: Credentials | None = None,
     connector: Connector | None = None,
+    breakers: UpstreamBreakers | None = None,
 ) -> AsyncIterator[Relaying]:
     finished: list[dict[str, Any]] = []
     forgotten: list[Upstream] = []
@@ -218,6 +220,7 @@ async def relaying(
             recorder=recorder or CallRecorder(None),
             era=lambda _: Era.MODERN,
             connect=ConnectOnDemand(connector, states),
+            breakers=breakers or UpstreamBreakers(),
             forget_era=forgotten.append,
             limits=limits,
             stream_limits=stream_limits or StreamLimits(),

@@ -488,11 +488,11 @@ async def test_a_client_that_leaves_between_two_tries_is_not_worked_for(monkeypa
     async with serve_raw(handler) as server, relaying() as relay:
         take = relay.pool.take
 
-        async def taken(*where: Any, fresh: bool = False) -> Pooled:
+        async def taken(*where: Any, fresh: bool = False, **more: Any) -> Pooled:
             if fresh:
                 client.left.set()
                 await drain()
-            return await take(*where, fresh=fresh)
+            return await take(*where, fresh=fresh, **more)
 
         monkeypatch.setattr(relay.pool, "take", taken)
         wanted = target(server.url, repeatable=True)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from agentapi.upstreams.breakers import UpstreamBreakers
     from agentapi.upstreams.credentials import Credentials
 
 INFO = {"name": "test-client", "version": "9"}
@@ -236,6 +237,7 @@ async def world(
     bounds: Bounds | None = None,
     allowed: StdioCommands | None = None,
     session_directory: SessionDirectory | None = None,
+    breakers: UpstreamBreakers | None = None,
     **commands: StdioCommand,
 ) -> AsyncIterator[World]:
     policy = AddressPolicy(allow_networks=(ipaddress.ip_network("127.0.0.0/8"),), allow_http=True)
@@ -257,7 +259,13 @@ async def world(
         given = credentials or SharedSecrets(Keyring.parse(Keyring.generate("k")))
         async with pool.run():
             client = UpstreamClient(
-                pool, transports, credentials=given, clock=clock, stdio_sharing=sharing, bounds=bounds or Bounds()
+                pool,
+                transports,
+                credentials=given,
+                clock=clock,
+                breakers=breakers,
+                stdio_sharing=sharing,
+                bounds=bounds or Bounds(),
             )
             yield World(client, pool, egress)
 
