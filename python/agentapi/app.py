@@ -70,6 +70,7 @@ from agentapi.upstreams.link import Bounds
 from agentapi.upstreams.models import Auth
 from agentapi.upstreams.registration import Registration
 from agentapi.upstreams.registry import UpstreamRegistry
+from agentapi.upstreams.retries import Retries
 from agentapi.upstreams.routes import UpstreamRoutes
 from agentapi.upstreams.sandbox import SandboxSupport, hide_this_process
 from agentapi.upstreams.stdio import StdioCommands
@@ -233,7 +234,7 @@ async def _routes(
     credentials = CredentialsByAuth(
         SharedSecrets(keyring), {Auth.OAUTH: oauth.credentials, Auth.USER: brought.credentials}
     )
-    breakers = UpstreamBreakers()
+    breakers, retries = UpstreamBreakers(), Retries()
     pool = ConnectionPool(Limits.from_settings(settings))
     await stack.enter_async_context(pool.run())
     client = UpstreamClient(
@@ -242,6 +243,7 @@ async def _routes(
         credentials=credentials,
         clock=clock,
         breakers=breakers,
+        retries=retries,
         stdio_sharing=settings.stdio_sharing,
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
@@ -266,6 +268,7 @@ async def _routes(
         egress=egress,
         http_pool=http_pool,
         breakers=breakers,
+        retries=retries,
         policy=policy,
         prompts=prompts,
         audit=audit,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from agentapi.upstreams.client import UpstreamClient
     from agentapi.upstreams.credentials import Credentials
     from agentapi.upstreams.http_pool import HttpPool
+    from agentapi.upstreams.retries import Retries
 
 __all__ = ["Gateway", "build_router"]
 
@@ -74,6 +75,7 @@ class Gateway:
         egress: Egress,
         http_pool: HttpPool,
         breakers: UpstreamBreakers,
+        retries: Retries,
         policy: AccessPolicy | None = None,
         prompts: PromptSource = NO_PROMPTS,
         audit: AuditLog | None = None,
@@ -114,6 +116,7 @@ class Gateway:
             era=client.era,
             connect=router.connect,
             breakers=breakers,
+            retries=retries,
             forget_era=client.forget_era,
             limits=RelayLimits(
                 call_timeout_s=settings.upstream_call_timeout_s,

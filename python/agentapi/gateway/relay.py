@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from agentapi.upstreams.credentials import Credential, Credentials
     from agentapi.upstreams.http_pool import HttpPool, Pooled
     from agentapi.upstreams.models import Upstream
+    from agentapi.upstreams.retries import Retries
 
 __all__ = ["ByteRelay"]
 
@@ -80,6 +81,7 @@ class ByteRelay:
         era: What is known of an upstream.
         connect: Answers calls that lack a connection.
         breakers: The circuits in front of upstreams.
+        retries: Tries again what may be.
         forget_era: Called with one that answered as if that were not so any more.
         limits: On time and size.
         stream_limits: On the stream to the client.
@@ -97,6 +99,7 @@ class ByteRelay:
         era: Callable[[Upstream], Era | None],
         connect: ConnectOnDemand,
         breakers: UpstreamBreakers,
+        retries: Retries,
         forget_era: Callable[[Upstream], None],
         limits: RelayLimits,
         stream_limits: StreamLimits,
@@ -110,6 +113,7 @@ class ByteRelay:
         self._era = era
         self._connect = connect
         self._breakers = breakers
+        self._retries = retries
         self._forget_era = forget_era
         self._limits = limits
         self._stream_limits = stream_limits
@@ -136,7 +140,7 @@ class ByteRelay:
         passage = Passage(exchange, target, stream=stream, receive=receive, limits=self._limits, finish=self._finish)
         try:
             try:
-                answer = await self._pass(passage, scope)
+                answer = await self._pass(passage, scope, stream)
             except UpstreamNeedsConnectionError as error:
                 answer = self._needed(passage, error)
                 if record is not None:
@@ -162,15 +166,22 @@ class ByteRelay:
             return passage.failure(told)
         return Answer(result_message(exchange.envelope.id_json or b"null", asked))
 
-    async def _pass(self, passage: Passage, scope: Scope) -> Answer:
+    async def _pass(self, passage: Passage, scope: Scope, stream: ClientStream) -> Answer:
         exchange, target = passage.exchange, passage.target
         state = None
         if not exchange.envelope.has_plain_params or exchange.envelope.request_state is not None:
             state = exchange.params.get("requestState")
         if state is not None:
             state = self._states.open(Binding.of(exchange, target), state)
-        send = partial(self._sent, passage, scope, state)
-        return await with_credential(self._credentials, target.upstream, caller_of(exchange), send)
+        send, caller = partial(self._sent, passage, scope, state), caller_of(exchange)
+        if not target.repeatable:
+            return await with_credential(self._credentials, target.upstream, caller, send)
+
+        async def attempt(_: float) -> Answer:
+            return await with_credential(self._credentials, target.upstream, caller, send)
+
+        within_s = self._limits.call_timeout_s
+        return await self._retries.run(target.upstream, attempt, within_s=within_s, unless=lambda: stream.heard)
 
     async def _sent(self, passage: Passage, scope: Scope, state: str | None, credential: Credential) -> Answer:
         exchange, target = passage.exchange, passage.target
@@ -181,13 +192,16 @@ class ByteRelay:
         # What refused another credential has no more to say.
         self._let_go(passage)
         passage.pooled = await self._taken(wire, upstream, user_id)
-        try:
-            with self._breakers.guard(upstream, user_id, Operation.CALL_TOOL):
+        with self._breakers.guard(upstream, user_id, Operation.CALL_TOOL) as guard:
+            try:
                 return await passage.answer(pieces, own=own)
-        except ConnectionEndedError as error:
-            # The server may have closed a connection that lay idle just when the request was on its way.
-            if not (error.untouched and passage.pooled.reused and target.repeatable):
-                raise
+            except ConnectionEndedError as error:
+                # The server may have closed a connection that lay idle just when the request was on its way.
+                if not (error.untouched and passage.pooled.reused):
+                    raise
+                guard.record("neutral")
+                if not target.repeatable:
+                    raise
         self._let_go(passage)
         passage.pooled = await self._taken(wire, upstream, user_id, fresh=True)
         with self._breakers.guard(upstream, user_id, Operation.CALL_TOOL):

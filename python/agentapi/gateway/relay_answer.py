@@ -51,6 +51,8 @@ class ClientStream:
         """When the client has heard nothing for so long that it is to be told of life."""
         self._write_timeout_s = limits.write_timeout_s
         self._streaming = False
+        self.heard = False
+        """Whether the client was told anything that belongs to its request."""
 
     async def event(self, message: bytes) -> None:
         """Write a message that precedes the answer.
@@ -58,6 +60,7 @@ class ClientStream:
         Raises:
             ClientGoneError: Nobody reads it.
         """
+        self.heard = True
         await self._write(_event(message))
 
     async def ping(self) -> None:

@@ -38,6 +38,7 @@ from agentapi.upstreams.link import MAX_ANSWER_DEPTH, Era
 from agentapi.upstreams.negotiation import speaks_modern
 from agentapi.upstreams.notices import Asked
 from agentapi.upstreams.reasons import reason_of
+from agentapi.upstreams.retries import retry_after_of
 from agentapi.upstreams.sse import Events, EventTooLargeError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Passage:
         # What may be kept for a while is always marked as for this user alone.
         self._as_it_is = exchange.method not in CACHEABLE_METHODS
         self._answered = False
-        self._end = math.inf
+        self._end = self._deadline = math.inf
         self._asked: Asked | None = None
         self._dropped = 0
         self.outdated = False
@@ -160,7 +161,7 @@ class Passage:
             raise ClientGoneError
         connection = self._connection
         connection.send(pieces)
-        deadline = self._loop.time() + self._limits.call_timeout_s
+        deadline = self._deadline = min(self._deadline, self._loop.time() + self._limits.call_timeout_s)
         while connection.head is None:
             await self._more(deadline)
         head = connection.head
@@ -173,7 +174,7 @@ class Passage:
                 self._check_credential(head)
             may_say_more = head.status >= HTTPStatus.BAD_REQUEST and kind == b"application/json"
             body = await self._body(deadline) if may_say_more else b""
-            return self._refusal(head.status, body)
+            return self._refusal(head, body)
         if kind == b"application/json":
             body = await self._body(deadline)
             return self._message(body, self._scanned(body))
@@ -332,9 +333,10 @@ class Passage:
             raise self._nonsense() from None
         return message
 
-    def _refusal(self, status: int, body: bytes) -> Answer:
+    def _refusal(self, head: AnswerHead, body: bytes) -> Answer:
         """Return what an HTTP error says: the upstream's own error where it is one of the protocol."""
         error: object = None
+        status = head.status
         try:
             message = self._loaded(body) if body and self._scanned(body).kind == "response" else {}
             error = message.get("error")
@@ -342,7 +344,8 @@ class Passage:
         except UpstreamError:
             if status < HTTPStatus.MULTIPLE_CHOICES:
                 raise self._nonsense() from None
-            raise failed_with(status, self._failed(status)) from None
+            asked_s = retry_after_of(head.get(b"retry-after").decode("latin-1") or None)
+            raise failed_with(status, self._failed(status), asked_s) from None
         finally:
             self.outdated = self.outdated or not speaks_modern(status, error)
 

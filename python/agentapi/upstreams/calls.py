@@ -58,6 +58,8 @@ class Call:
     """Whether it stands for a stream of events and not for something that is done."""
     status: int | None = None
     """Of the HTTP answer."""
+    retry_after_s: float | None = None
+    """How long that asked to be left alone."""
     refusal: Challenge | None = None
     """What that said of the user's own credential, if it refused it."""
     failure: Exception | None = None

@@ -18,6 +18,7 @@ from agentapi.upstreams.failures import BrokenError, ClosedError, UnprocessedErr
 from agentapi.upstreams.link import Bounds, Caller, Era, Profile
 from agentapi.upstreams.listening import Filter, listen_on
 from agentapi.upstreams.models import Transport
+from agentapi.upstreams.retries import Retries
 from agentapi.upstreams.wanted import ConnectionKey, Wanted
 
 if TYPE_CHECKING:
@@ -44,6 +45,22 @@ _UNBOUNDED: Final = Bounds()
 _ASKABLE: Final = ("elicitation", "roots", "sampling")
 
 
+class _Told:
+    """A peer that knows whether it was told anything: progress that begins anew would confuse the client."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.anything = False
+
+    async def notify(self, method: str, params: dict[str, Any]) -> None:
+        self.anything = True
+        await self._peer.notify(method, params)
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        self.anything = True
+        return await self._peer.ask(method, params)
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     era: Era
@@ -59,6 +76,7 @@ class UpstreamClient:
         credentials: With which.
         clock: Monotonic seconds.
         breakers: The circuits in front of them; by default of this client alone.
+        retries: Tries again, likewise.
         stdio_sharing: Who shares a stdio process.
         bounds: On whole answers.
     """
@@ -71,6 +89,7 @@ class UpstreamClient:
         credentials: Credentials,
         clock: Callable[[], float],
         breakers: UpstreamBreakers | None = None,
+        retries: Retries | None = None,
         stdio_sharing: Sharing = "user",
         bounds: Bounds = _UNBOUNDED,
     ) -> None:
@@ -79,6 +98,7 @@ class UpstreamClient:
         self._credentials = credentials
         self._clock = clock
         self._breakers = UpstreamBreakers() if breakers is None else breakers
+        self._retries = Retries() if retries is None else retries
         self._stdio_sharing = stdio_sharing
         self._bounds = bounds
         self._eras: OrderedDict[tuple[UpstreamId, int], _Known] = OrderedDict()
@@ -148,15 +168,15 @@ class UpstreamClient:
         """Return the raw result of one request.
 
         A request that the upstream never looked at, because the connection was closed before it was sent or the
-        session forgotten, runs once more on a fresh connection; one whose credential it refused, with another one. So
-        does one that is ``repeatable``, a read, when the connection breaks. Nothing else is tried twice.
+        session forgotten, runs once more on a fresh connection; one whose credential it refused, with another one. One
+        that is ``repeatable`` is tried again for a while where that may help. Nothing else is tried twice.
 
         Args:
             upstream: The server.
             caller: Who asks, on whose behalf.
             method: Of the protocol.
             params: Without an envelope; ``_meta`` may hold ``progressToken`` and the level of log messages.
-            timeout_s: Bound on the answer, once connected.
+            timeout_s: Bound on the answer, once connected, and on the time in which it is tried again.
             peer: Where messages go that the upstream sends meanwhile; without one they are dropped.
             repeatable: Whether asking twice does no harm.
             definition: Of the tool that is called, for the headers that repeat its arguments; otherwise what a list
@@ -172,6 +192,8 @@ class UpstreamClient:
         logs = (params.get("_meta") or {}).get(LOG_LEVEL_META_KEY) is not None
         operation = Operation.of(method)
 
+        left_s, told = timeout_s, None if peer is None else _Told(peer)
+
         async def once(credential: Credential) -> dict[str, Any]:
             async with self._pool.lease(await self._wanted(upstream, caller, credential, logs=logs)) as link:
                 try:
@@ -180,9 +202,9 @@ class UpstreamClient:
                             method,
                             params,
                             caller=caller,
-                            timeout_s=timeout_s,
+                            timeout_s=left_s,
                             bounds=self._bounds,
-                            peer=peer,
+                            peer=told,
                             definition=definition,
                         )
                 except BrokenError:
@@ -196,12 +218,17 @@ class UpstreamClient:
                 return await once(credential)
             except UnprocessedError:
                 return await once(credential)
-            except ClosedError:
-                if not repeatable:
-                    raise
-                return await once(credential)
 
-        return await with_credential(self._credentials, upstream, caller, attempt)
+        async def ask(within_s: float) -> dict[str, Any]:
+            nonlocal left_s
+            left_s = within_s
+            return await with_credential(self._credentials, upstream, caller, attempt)
+
+        if not repeatable:
+            return await ask(timeout_s)
+        return await self._retries.run(
+            upstream, ask, within_s=timeout_s, unless=lambda: told is not None and told.anything
+        )
 
     async def notify(
         self, upstream: Upstream, caller: Caller, method: str, params: Mapping[str, Any] | None = None

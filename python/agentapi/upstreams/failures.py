@@ -24,6 +24,7 @@ __all__ = [
     "BrokenError",
     "ClosedError",
     "CredentialRefusedError",
+    "HttpFailureError",
     "HttpRefusalError",
     "ProbeBrokeError",
     "RefusedError",
@@ -66,8 +67,20 @@ class WrongAnswerError(UpstreamError):
     """What came is not the answer to the request: no message, one that can be read in two ways, or another's."""
 
 
-class RefusedError(UpstreamError):
-    """The upstream answered with an HTTP 4xx: it is well, and takes this for the caller's fault."""
+class HttpFailureError(UpstreamError):
+    """The upstream answered with an HTTP error, and nothing of the protocol in it.
+
+    ``retry_after_s`` is how long it asked to be left alone, if it did.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class RefusedError(HttpFailureError):
+    """A 4xx: the upstream is well, and takes this for the caller's fault."""
 
 
 class CredentialRefusedError(UpstreamError):
@@ -90,10 +103,10 @@ def refusal_of(status: int, headers: list[str]) -> Challenge | None:
     return challenge if missing or status == HTTPStatus.UNAUTHORIZED else None
 
 
-def failed_with(status: int, message: str) -> UpstreamError:
+def failed_with(status: int, message: str, retry_after_s: float | None = None) -> HttpFailureError:
     """Return the error of an answer with that HTTP status, 0 for none, and nothing of the protocol in it."""
     refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _UNWELL
-    return RefusedError(message) if refused else UpstreamError(message)
+    return (RefusedError if refused else HttpFailureError)(message, status=status, retry_after_s=retry_after_s)
 
 
 class ProbeBrokeError(Exception):
@@ -159,7 +172,8 @@ def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads 
         # Whatever words it uses.
         return error
     if is_http_refusal(error, call.status):
-        return failed_with(call.status or 0, f"Upstream '{name}' failed: {reason_of(error, call.status)}.")
+        message = f"Upstream '{name}' failed: {reason_of(error, call.status)}."
+        return failed_with(call.status or 0, message, call.retry_after_s)
     if is_closed(error):
         if not (call.sent or on_pipe):
             return UnprocessedError(f"Upstream '{name}' closed the connection.")

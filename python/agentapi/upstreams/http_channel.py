@@ -22,6 +22,7 @@ from agentapi.egress.transport import BoundedStream
 from agentapi.upstreams.calls import current_call
 from agentapi.upstreams.failures import WrongAnswerError, refusal_of
 from agentapi.upstreams.link import MAX_ANSWER_DEPTH
+from agentapi.upstreams.retries import retry_after_of
 from agentapi.upstreams.sse import Events
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
             return response
         call.status = response.status_code
         call.refusal = self.refusal
+        call.retry_after_s = retry_after_of(response.headers.get("retry-after"))
         if self._answers_elsewhere:
             if not response.is_success:
                 call.fail(httpx2.HTTPStatusError("", request=request, response=response))

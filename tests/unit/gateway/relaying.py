@@ -27,12 +27,13 @@ from agentapi.upstreams.credentials import SharedSecrets
 from agentapi.upstreams.http_pool import HttpPool
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Auth
+from agentapi.upstreams.retries import Retries
 from agentapi.upstreams.secrets import seal_secret
 from support.raw import modern_message
 from unit.upstreams.doubles import ORG, PRINCIPAL, upstream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.types import Message
 
@@ -193,6 +194,7 @@ async def relaying(
     credentials: Credentials | None = None,
     connector: Connector | None = None,
     breakers: UpstreamBreakers | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Relaying]:
     finished: list[dict[str, Any]] = []
     forgotten: list[Upstream] = []
@@ -221,6 +223,7 @@ async def relaying(
             era=lambda _: Era.MODERN,
             connect=ConnectOnDemand(connector, states),
             breakers=breakers or UpstreamBreakers(),
+            retries=Retries(sleep=sleep),
             forget_era=forgotten.append,
             limits=limits,
             stream_limits=stream_limits or StreamLimits(),
