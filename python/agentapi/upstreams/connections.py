@@ -374,7 +374,7 @@ def _in_words(error: Exception, connection: _Connection) -> UpstreamError:
         reason = channel.ending() or reason
     _log.info("upstream_connection_failed", upstream=name, reason=reason)
     message = f"Upstream '{name}' is unavailable: {reason}."
-    return UpstreamTimeoutError(message) if too_late else failed_with(status or 0, message)
+    return UpstreamTimeoutError(message) if too_late else failed_with(status, message)
 
 
 def _is_everybodys(error: Exception, connection: _Connection) -> bool:

@@ -103,9 +103,11 @@ def refusal_of(status: int, headers: list[str]) -> Challenge | None:
     return challenge if missing or status == HTTPStatus.UNAUTHORIZED else None
 
 
-def failed_with(status: int, message: str, retry_after_s: float | None = None) -> HttpFailureError:
-    """Return the error of an answer with that HTTP status, 0 for none, and nothing of the protocol in it."""
-    refused = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _UNWELL
+def failed_with(status: int | None, message: str, retry_after_s: float | None = None) -> UpstreamError:
+    """Return the error of an upstream that answered with that HTTP status, if any, and nothing of the protocol."""
+    if status is None or status < HTTPStatus.BAD_REQUEST:
+        return UpstreamError(message)
+    refused = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _UNWELL
     return (RefusedError if refused else HttpFailureError)(message, status=status, retry_after_s=retry_after_s)
 
 
@@ -173,7 +175,7 @@ def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads 
         return error
     if is_http_refusal(error, call.status):
         message = f"Upstream '{name}' failed: {reason_of(error, call.status)}."
-        return failed_with(call.status or 0, message, call.retry_after_s)
+        return failed_with(call.status, message, call.retry_after_s)
     if is_closed(error):
         if not (call.sent or on_pipe):
             return UnprocessedError(f"Upstream '{name}' closed the connection.")

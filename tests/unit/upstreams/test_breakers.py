@@ -130,7 +130,7 @@ def test_of_a_command_each_user_has_a_process_and_a_circuit() -> None:
         (failed_with(429, "too often"), "failure"),
         (failed_with(408, "too slow"), "failure"),
         (failed_with(302, "elsewhere"), "failure"),
-        (failed_with(0, "no status"), "failure"),
+        (failed_with(None, "no status"), "failure"),
         (failed_with(400, "what?"), "neutral"),
         (failed_with(403, "not you"), "neutral"),
         (failed_with(404, "not here"), "neutral"),
