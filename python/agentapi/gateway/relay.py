@@ -6,9 +6,9 @@ Invariants:
   spliced in where the scan found them; nothing is written anew.
 * Of the client's headers only those of the protocol and of tracing pass. What authenticates the client, or says where
   it is, does not; the credential is the upstream's own.
-* A request is sent once. Only one that may be repeated is, and only when the server had closed a connection that lay
-  idle; never when a byte of the answer has come. One whose credential the server refused, and a user's own, is sent
-  once more with another: the server has not acted on it.
+* A request is sent once. Only one that may be repeated is: at once, when the server had closed a connection that lay
+  idle, and after a wait, when the connection broke or the server is busy; never when the client has heard of it. One
+  whose credential the server refused, and a user's own, is sent once more with another: the server has not acted on it.
 """
 
 from __future__ import annotations

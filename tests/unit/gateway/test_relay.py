@@ -601,7 +601,8 @@ async def test_only_what_may_be_repeated_is_when_an_idle_connection_breaks(repea
             assert calls == 2
 
 
-async def test_nothing_is_repeated_once_the_answer_has_begun() -> None:
+@pytest.mark.parametrize(("repeatable", "asked"), [(True, 4), (False, 2)])
+async def test_an_answer_that_broke_off_is_asked_for_again_where_that_may_be(repeatable: bool, asked: int) -> None:
     calls = 0
 
     async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
@@ -612,11 +613,14 @@ async def test_nothing_is_repeated_once_the_answer_has_begun() -> None:
             await writer.drain()
             writer.close()
 
-    async with serve_raw(handler) as server, relaying() as relay:
-        wanted = target(server.url, repeatable=True)
+    async def sleep(_: float) -> None:
+        return
+
+    async with serve_raw(handler) as server, relaying(sleep=sleep) as relay:
+        wanted = target(server.url, repeatable=repeatable)
         await relay.call(wanted)
         assert (await relay.call(wanted)).error["code"] == INTERNAL_ERROR
-    assert calls == 2
+    assert calls == asked
 
 
 async def test_open_connections_are_bounded() -> None:
