@@ -15,7 +15,7 @@ from agentapi.errors import UpstreamUnaskedError
 from agentapi.upstreams.breakers import UNGUARDED, Operation, UpstreamBreakers
 from agentapi.upstreams.credentials import with_credential
 from agentapi.upstreams.failures import BrokenError, ClosedError, UnprocessedError
-from agentapi.upstreams.link import Bounds, Caller, Era, Profile
+from agentapi.upstreams.link import Bounds, Caller, Era, Profile, ToldPeer
 from agentapi.upstreams.listening import Filter, listen_on
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.retries import Retries
@@ -43,22 +43,6 @@ _TRUSTED_S: Final = 3600.0
 """How long an upstream that spoke a legacy revision is not asked again whether it has learnt a modern one."""
 _UNBOUNDED: Final = Bounds()
 _ASKABLE: Final = ("elicitation", "roots", "sampling")
-
-
-class _Told:
-    """A peer that knows whether it was told anything: progress that begins anew would confuse the client."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self.anything = False
-
-    async def notify(self, method: str, params: dict[str, Any]) -> None:
-        self.anything = True
-        await self._peer.notify(method, params)
-
-    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        self.anything = True
-        return await self._peer.ask(method, params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +176,7 @@ class UpstreamClient:
         logs = (params.get("_meta") or {}).get(LOG_LEVEL_META_KEY) is not None
         operation = Operation.of(method)
 
-        left_s, told = timeout_s, None if peer is None else _Told(peer)
+        left_s, told = timeout_s, None if peer is None else ToldPeer(peer)
 
         async def once(credential: Credential) -> dict[str, Any]:
             async with self._pool.lease(await self._wanted(upstream, caller, credential, logs=logs)) as link:

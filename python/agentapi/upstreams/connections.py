@@ -15,24 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import httpx2
-import structlog
 
-from agentapi.errors import (
-    UpstreamError,
-    UpstreamNeedsConnectionError,
-    UpstreamRestsError,
-    UpstreamTimeoutError,
-    UpstreamUnaskedError,
-    first_leaf,
-)
+from agentapi.errors import UpstreamError, UpstreamRestsError, UpstreamTimeoutError, UpstreamUnaskedError, first_leaf
 from agentapi.upstreams.backoff import Backoff
 from agentapi.upstreams.breakers import outcome_of
 from agentapi.upstreams.calls import current_call
-from agentapi.upstreams.failures import CredentialRefusedError, ProbeBrokeError, failed_with
+from agentapi.upstreams.failures import ProbeBrokeError
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
-from agentapi.upstreams.reasons import reason_of
+from agentapi.upstreams.opening import is_everybodys, opening_failure
 from agentapi.upstreams.session import open_link
 from agentapi.upstreams.turns import NobodyThereError, Turn, Turns
 
@@ -46,8 +37,6 @@ if TYPE_CHECKING:
     from agentapi.upstreams.wanted import ConnectionKey, Limits, Wanted
 
 __all__ = ["ConnectionPool"]
-
-_log = structlog.get_logger(__name__)
 
 _CLOSE_S: Final = 8.0
 """How long a connection may take to close; stopping a process takes at most three times two seconds."""
@@ -240,9 +229,9 @@ class ConnectionPool:
         except NobodyThereError as error:
             connection.failure = error.failure
         except Exception as error:  # noqa: BLE001 - whatever an upstream does must end here, as words
-            connection.failure = _in_words(error, connection)
+            connection.failure = opening_failure(error, connection.channel, connection.wanted.name)
             opening.record(outcome_of(connection.failure))
-            connection.end_turn(connection.failure if _is_everybodys(error, connection) else None)
+            connection.end_turn(connection.failure if is_everybodys(error, connection.channel) else None)
         finally:
             connection.end_turn()
             opening.record("neutral")
@@ -358,33 +347,6 @@ def _is_superseded(old: ConnectionKey, new: ConnectionKey) -> bool:
 
 def _user(key: ConnectionKey) -> tuple[object, object]:
     return key.org_id, key.user_id
-
-
-def _in_words(error: Exception, connection: _Connection) -> UpstreamError:
-    leaf, channel, name = first_leaf(error), connection.channel, connection.wanted.name
-    if isinstance(leaf, UpstreamNeedsConnectionError | UpstreamUnaskedError):
-        return leaf
-    status = channel.last_status() if channel is not None else None
-    reason = reason_of(error, status)
-    refusal = channel.refusal() if channel is not None else None
-    if refusal is not None:
-        return CredentialRefusedError(f"Upstream '{name}' is unavailable: {reason}.", refusal)
-    too_late = isinstance(leaf, UpstreamTimeoutError)
-    if channel is not None and not too_late:
-        reason = channel.ending() or reason
-    _log.info("upstream_connection_failed", upstream=name, reason=reason)
-    message = f"Upstream '{name}' is unavailable: {reason}."
-    return UpstreamTimeoutError(message) if too_late else failed_with(status, message)
-
-
-def _is_everybodys(error: Exception, connection: _Connection) -> bool:
-    """Return whether others who connect would fare alike: nobody is there, or nobody answers in time.
-
-    Each user has processes of their own, and what became of one says nothing of another.
-    """
-    own_process = connection.channel is not None and connection.channel.kind is Transport.STDIO
-    absent = httpx2.ConnectError | httpx2.ConnectTimeout | TimeoutError | UpstreamTimeoutError
-    return not own_process and isinstance(first_leaf(error), absent)
 
 
 def _parting_s(wanted: Wanted) -> float:

@@ -15,7 +15,7 @@ from agentapi.errors import UpstreamError
 if TYPE_CHECKING:
     from agentapi.principal import OrgId, SessionId, UserId
 
-__all__ = ["MAX_ANSWER_DEPTH", "Bounds", "Caller", "Era", "Peer", "Profile"]
+__all__ = ["MAX_ANSWER_DEPTH", "Bounds", "Caller", "Era", "Peer", "Profile", "ToldPeer"]
 
 MAX_ANSWER_DEPTH: Final = 200
 """How deep an answer may nest. The SDK reads no deeper (pydantic 2), whether it is ours or the client's."""
@@ -85,3 +85,21 @@ class Peer(Protocol):
         Raises:
             MCPError: The client cannot be asked, or answered with an error.
         """
+
+
+class ToldPeer:
+    """A peer that knows whether it was told anything: progress that begins anew would confuse the client."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.anything = False
+
+    async def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Pass on a notification; see ``Peer``."""
+        self.anything = True
+        await self._peer.notify(method, params)
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Pass on a request; see ``Peer``."""
+        self.anything = True
+        return await self._peer.ask(method, params)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_any, stop_before_delay
+from tenacity.stop import stop_base
 from tenacity.wait import wait_random_exponential
 
 from agentapi.egress.http1 import ConnectionEndedError
@@ -128,9 +129,6 @@ class Retries:
         def again(error: BaseException) -> bool:
             return may_pass(error) and not unless()
 
-        def is_spent(_: RetryCallState) -> bool:
-            return not self._spend(upstream)
-
         def tell(state: RetryCallState) -> None:
             _log.info("upstream_retried", upstream=upstream.name, attempt=state.attempt_number + 1)
 
@@ -138,7 +136,7 @@ class Retries:
             sleep=self._sleep,
             wait=_wait,
             # In this order, so that nothing is spent on a try that is not made.
-            stop=stop_any(stop_after_attempt(_TRIES), stop_before_delay(end - time()), is_spent),
+            stop=stop_any(stop_after_attempt(_TRIES), stop_before_delay(end - time()), _Spent(self, upstream)),
             retry=retry_if_exception(again),
             before_sleep=tell,
             reraise=True,
@@ -154,12 +152,24 @@ class Retries:
         elif held < _MOST:
             self._budgets[upstream.id] = min(_MOST, held + _EARNED)
 
-    def _spend(self, upstream: Upstream) -> bool:
+    def spend(self, upstream: Upstream) -> bool:
+        """Take one try out of the budget; return whether there was one."""
         held = self._budgets.get(upstream.id, _MOST)
         if held < 1.0:
             return False
         self._budgets[upstream.id] = held - 1.0
         return True
+
+
+class _Spent(stop_base):
+    """Stops where the budget is used up, and takes a try out of it where it is not."""
+
+    def __init__(self, retries: Retries, upstream: Upstream) -> None:
+        self._retries = retries
+        self._upstream = upstream
+
+    def __call__(self, retry_state: RetryCallState) -> bool:  # noqa: ARG002 - whatever became of the last try
+        return not self._retries.spend(self._upstream)
 
 
 def _wait(state: RetryCallState) -> float:
