@@ -40,13 +40,16 @@ python-check: $(VENV)/.extension
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest agentapi._core
 
+# A file of tests stays with one worker, and each worker has servers of its own.
+PYTEST_WORKERS ?= 2
+
 test-rust: $(VENV)/.packages
 	cargo test $(CARGO_FLAGS)
 	cargo test $(CARGO_MODEL_FLAGS)
 
 test-python: $(VENV)/.extension browser sandbox
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
