@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from agentapi.conventions import EXPOSED
 from agentapi.errors import (
     AgentAPIError,
     InsufficientScopeError,
@@ -21,15 +24,20 @@ from agentapi.errors import (
     UnauthenticatedError,
     first_leaf,
 )
+from agentapi.gateway.endpoint import StraightToMcp
+from agentapi.observability.middleware import RequestContextMiddleware
 from agentapi.problems import bearer_challenge, problem_response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.requests import Request
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Application", "CrashGuard", "PlainStartupFailure", "http_problem", "nobody", "problem"]
+    from agentapi.settings import Settings
+
+__all__ = ["Application", "CrashGuard", "PlainStartupFailure", "http_problem", "middleware", "nobody", "problem"]
 
 _log = structlog.get_logger(__name__)
 
@@ -139,3 +147,23 @@ def _methods(request: Request) -> list[str]:
 async def nobody(_: Request, __: Exception) -> Response:
     """Answer a client that has left."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+def middleware(settings: Settings, routes: Callable[[], Sequence[BaseRoute]]) -> list[Middleware]:
+    """Return what stands around the application, outermost first; ``routes`` gives what it has once it has started."""
+    around = [
+        Middleware(PlainStartupFailure),
+        Middleware(RequestContextMiddleware),
+        Middleware(CrashGuard),
+    ]
+    if settings.allowed_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+        around.append(cors)
+    around.append(Middleware(StraightToMcp, routes=routes))
+    return around
