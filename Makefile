@@ -10,8 +10,8 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
-.PHONY: browser sandbox conformance bench-dev bench-gateway bench-limits bench-oauth bench-oauth-flow bench-platform bench-scale bench-sessions
-.PHONY: fuzz deny constraints clean
+.PHONY: browser sandbox conformance bench-dev bench-gateway bench-limits bench-oauth bench-oauth-flow bench-platform bench-scale
+.PHONY: bench-sessions fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'

@@ -6,6 +6,16 @@ ALTER TABLE organizations
     ADD COLUMN sessions_used integer NOT NULL DEFAULT 0;
 ALTER TABLE members ADD COLUMN sessions_used integer NOT NULL DEFAULT 0;
 
+-- As in 0015, with the new limits among what makes another version; how many there are is none.
+DROP TRIGGER organizations_version ON organizations;
+CREATE TRIGGER organizations_version BEFORE UPDATE ON organizations FOR EACH ROW WHEN (
+    (OLD.slug, OLD.name, OLD.owner_id, OLD.suspended_at, OLD.join_rule, OLD.requests_per_minute, OLD.max_members,
+     OLD.max_upstreams, OLD.max_sessions, OLD.max_sessions_per_user)
+    IS DISTINCT FROM
+    (NEW.slug, NEW.name, NEW.owner_id, NEW.suspended_at, NEW.join_rule, NEW.requests_per_minute, NEW.max_members,
+     NEW.max_upstreams, NEW.max_sessions, NEW.max_sessions_per_user)
+) EXECUTE FUNCTION next_version();
+
 CREATE TABLE sessions (
     org_id       uuid NOT NULL REFERENCES organizations (id) ON DELETE CASCADE,
     id           uuid NOT NULL,
