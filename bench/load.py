@@ -47,6 +47,7 @@ class Job:
     url: str
     request: bytes
     needle: bytes = b'"result"'
+    status: bytes = b"200"
 
     def of(self, connection: int) -> bytes:
         """Return the request with an id of its own, since one session has each id under way once at most."""
@@ -76,6 +77,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, job: Job, number: int, more: Callable[[], bool], latencies: list[float]) -> None:
         self._request = job.of(number)
         self._needle = job.needle
+        self._first_line = b"HTTP/1.1 " + job.status
         self._more = more
         self._latencies = latencies
         self._received = b""
@@ -111,7 +113,7 @@ class _Connection(asyncio.Protocol):
         elif len(received) - end - 4 < int(received[start + len(_LENGTH) : received.find(b"\r", start)]):
             return
         self._latencies.append(time.perf_counter() - self._sent_at)
-        if not received.startswith(b"HTTP/1.1 200") or self._needle not in received:
+        if not received.startswith(self._first_line) or self._needle not in received:
             self._fail(received[:600].decode(errors="replace"))
             return
         self._received = b""

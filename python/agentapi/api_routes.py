@@ -12,12 +12,14 @@ from agentapi.gateway.operations import OPERATIONS as GATEWAY
 from agentapi.idempotency.wrapper import Idempotent
 from agentapi.identity.access import ROUTES, names_of
 from agentapi.identity.api_keys.operations import OPERATIONS as API_KEYS
+from agentapi.identity.operations import OPERATIONS as TOKENS
 from agentapi.identity.permissions import Permission
 from agentapi.oauth.operations import OPERATIONS as OAUTH
 from agentapi.observability.operations import OPERATIONS as HEALTH
 from agentapi.policy.operations import OPERATIONS as POLICY
 from agentapi.prompts.operations import OPERATIONS as PROMPTS
 from agentapi.reference.operations import OPERATIONS as REFERENCE
+from agentapi.sessions.operations import OPERATIONS as SESSIONS
 from agentapi.tenancy.operations import OPERATIONS as TENANCY
 from agentapi.upstreams.operations import OPERATIONS as UPSTREAMS
 
@@ -42,6 +44,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *PROMPTS,
     *TENANCY,
     *API_KEYS,
+    *SESSIONS,
+    *TOKENS,
     *AUDIT,
     *HEALTH,
     *REFERENCE,

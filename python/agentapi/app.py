@@ -32,11 +32,8 @@ from agentapi.gateway.scopes import OPERATION_SCOPES
 from agentapi.http_server import CLIENT_LIMITS_STATE, ClientLimits, spare_long_lived_objects
 from agentapi.idempotency.ledger import Ledger
 from agentapi.identity.access import guard_routes
-from agentapi.identity.api_keys.book import KeyBook
-from agentapi.identity.api_keys.directory import KeyDirectory
-from agentapi.identity.api_keys.routes import KeyRoutes
 from agentapi.identity.authentication import authenticate
-from agentapi.identity.issuers import IssuerDirectory
+from agentapi.identity.room import IdentityRoom
 from agentapi.jobs.queue import JobQueue
 from agentapi.keyring_source import load_keyring, load_keyring_text
 from agentapi.limits.room import LimitsRoom
@@ -51,7 +48,7 @@ from agentapi.prompts.registry import PromptRegistry
 from agentapi.prompts.routes import PromptRoutes
 from agentapi.reference.routes import ReferenceRoutes
 from agentapi.request_body import ClientGoneError
-from agentapi.sessions.directories import SessionDirectories
+from agentapi.sessions.room import SessionRoom
 from agentapi.settings import load_issuers, load_settings
 from agentapi.stopping import on_stop_signal
 from agentapi.storage.database import Database
@@ -85,7 +82,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from agentapi._core import Keyring
-    from agentapi.settings import BrowserSignIn, IssuerSettings, Settings
+    from agentapi.settings import BrowserSignIn, Settings
 
 __all__ = ["Extension", "create_app", "from_environment"]
 
@@ -136,17 +133,29 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
             audit = AuditLog.from_settings(settings, database, SigningKeys.from_keyring(load_keyring_text(settings)))
             await stack.enter_async_context(audit.run())
             egress = await stack.enter_async_context(Egress.from_settings(settings))
-            directory = _directory(settings, issuers, egress)
-            stack.push_async_callback(directory.close)
             jobs = JobQueue(database_url, keyring=keyring, timeout_s=settings.database_timeout_s)
             feed = Notifier(database_url, timeout_s=settings.database_timeout_s)
+            admission = Admission(database, clock=time.monotonic, feed=feed)
+            opened = IdentityRoom.open(
+                settings,
+                issuers,
+                database=database,
+                keyring=keyring,
+                audit=audit,
+                egress=egress,
+                jobs=jobs,
+                feed=feed,
+                on_plan=admission.note_plan,
+            )
+            identity = await stack.enter_async_context(opened)
             app.router.routes.extend(
                 await _routes(
                     settings,
                     stack,
                     database=database,
                     egress=egress,
-                    directory=directory,
+                    identity=identity,
+                    admission=admission,
                     keyring=keyring,
                     jobs=jobs,
                     feed=feed,
@@ -155,17 +164,12 @@ def create_app(settings: Settings, extension: Extension | None = None) -> Starle
                     more=extension.routes,
                 )
             )
-            await directory.load()
+            await identity.issuers.load()
             await stack.enter_async_context(feed.run())
             # Last, so that every room has said what it does, and first to end.
             await stack.enter_async_context(jobs.run())
             async with extension.lifespan():
-                limits = ClientLimits(
-                    write_timeout_s=settings.client_write_timeout_s,
-                    max_head_bytes=settings.max_head_bytes,
-                    head_timeout_s=settings.head_timeout_s,
-                )
-                yield {CLIENT_LIMITS_STATE: limits}
+                yield {CLIENT_LIMITS_STATE: ClientLimits.from_settings(settings)}
 
     app = Application(
         middleware=middleware_of(settings, lambda: app.router.routes),
@@ -193,7 +197,8 @@ async def _routes(
     *,
     database: Database,
     egress: Egress,
-    directory: IssuerDirectory,
+    identity: IdentityRoom,
+    admission: Admission,
     keyring: Keyring,
     jobs: JobQueue,
     feed: Notifier,
@@ -203,19 +208,29 @@ async def _routes(
 ) -> list[BaseRoute]:
     public_url = str(settings.public_url).rstrip("/")
     clock = time.monotonic
-    admission = Admission(database, clock=clock, feed=feed)
-    keys = KeyDirectory(database, feed=feed, on_plan=admission.note_plan)
-    stack.push_async_callback(keys.aclose)
+    directory, keys = identity.issuers, identity.keys
     registry = UpstreamRegistry(database, audit=audit, clock=clock, feed=feed)
     policies = PolicyRegistry(database, audit=audit, clock=clock, feed=feed)
     policy = Policy(policies)
     prompts = PromptRegistry(database, audit=audit, clock=clock, feed=feed)
+    sessions = SessionRoom.build(
+        settings,
+        database=database,
+        audit=audit,
+        jobs=jobs,
+        ring=identity.ring,
+        prompts=prompts,
+        admission=admission,
+        asks_scopes=directory.asks_operation_scopes,
+        feed=feed,
+    )
+    await stack.enter_async_context(sessions.run())
     commands, sandbox = await asyncio.to_thread(_commands, settings)
     transports = TransportFactory(
         egress=egress,
         commands=commands,
         max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
-        session_directory=SessionDirectories(settings.state_dir / "sessions").of,
+        session_directory=sessions.directories.make,
     )
     oauth = OAuthRoom.build(
         settings, database=database, egress=egress, keyring=keyring, jobs=jobs, audit=audit, feed=feed
@@ -249,14 +264,13 @@ async def _routes(
     )
     registry.before_deletion(oauth.revoker.revoke_for)
     registry.on_change(lambda upstream: client.close_upstream(upstream.id))
-    steps, told = [oauth.revoker.revoke_all], [registry.forget, client.close_organization]
     tenancy = Tenancy(
         database,
         audit=audit,
         admission=admission,
-        before_deletion=steps,
-        after_removal=[oauth.revoker.revoke_all, brought.book.delete_everything],
-        on_change=told,
+        before_deletion=[sessions.book.end_all, oauth.revoker.revoke_all],
+        after_removal=[sessions.book.end_all, oauth.revoker.revoke_all, brought.book.delete_everything],
+        on_change=[registry.forget, client.close_organization, sessions.grants.forget],
     )
     http_pool = HttpPool.from_settings(settings, egress.dialer)
     await stack.enter_async_context(http_pool.run())
@@ -309,7 +323,6 @@ async def _routes(
     )
 
     authorize = authorizer(directory, keys, admission, refusals, rates, audience=public_url)
-    key_book = KeyBook(database, audit=audit, directory=keys, asks_scopes=directory.asks_operation_scopes)
     registration = Registration(keyring=keyring, check_url=egress.check, commands=commands.user_variables)
     upstreams = UpstreamRoutes(
         authorize=authorize,
@@ -342,8 +355,9 @@ async def _routes(
             members=MemberDirectory(database),
             issuers=directory,
         ).routes(),
-        *KeyRoutes(authorize=authorize, book=key_book).routes(),
+        *identity.routes(authorize, admit=admission.admit),
         *PromptRoutes(authorize=authorize, prompts=prompts).routes(),
+        *sessions.routes(authorize),
         *AuditRoutes(database, audit, audit_reader(authorize)).routes(),
         *oauth.routes(authorize=authorize, upstreams=registry),
         *brought.routes(authorize=authorize, upstreams=registry),
@@ -377,18 +391,3 @@ def _commands(settings: Settings) -> tuple[StdioCommands, Probe]:
 
     commands = StdioCommands.from_settings(settings, root=settings.state_dir / "stdio", support=support)
     return commands, Probe("sandbox", tell, critical=False)
-
-
-def _directory(settings: Settings, issuers: Sequence[IssuerSettings], egress: Egress) -> IssuerDirectory:
-    async def fetch(url: str) -> bytes:
-        return await egress.get_bytes(url, max_bytes=256 * 1024)
-
-    return IssuerDirectory(
-        issuers,
-        fetch=fetch,
-        leeway_s=settings.jwt_leeway_s,
-        cache_entries=settings.jwt_cache_entries,
-        ttl_s=settings.key_set_ttl_s,
-        min_interval_s=settings.key_set_min_interval_s,
-        clock=time.monotonic,
-    )

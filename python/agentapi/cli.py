@@ -18,8 +18,10 @@ import click
 import agentapi
 from agentapi.audit_commands import audit_commands
 from agentapi.errors import AgentAPIError, InvalidRequestError, StartupError
+from agentapi.issuer_commands import issuer_commands
 from agentapi.key_commands import keys
 from agentapi.remote_commands import explain, upstream_commands
+from agentapi.token_commands import chosen_data_dir, token_commands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +68,9 @@ def cli() -> None:
 
 cli.add_command(audit_commands)
 cli.add_command(explain)
+cli.add_command(issuer_commands)
 cli.add_command(keys)
+cli.add_command(token_commands)
 cli.add_command(upstream_commands)
 
 
@@ -105,7 +109,7 @@ def dev(
     _confirm_commands(servers, yes=yes)
     configure_logging(output="console" if sys.stderr.isatty() else "json")
     options = DevOptions(
-        data_dir=_data_dir(data_dir),
+        data_dir=chosen_data_dir(data_dir),
         host=host,
         port=port,
         servers=servers,
@@ -220,53 +224,6 @@ def config(*, as_json: bool) -> None:
         click.echo(f"{name}={entry['value']}  ({entry['source']})")
 
 
-@cli.group()
-def token() -> None:
-    """Access tokens of the dev issuer."""
-
-
-@token.command("mint")
-@click.option("--data", "data_dir", type=click.Path(file_okay=False, path_type=Path), help="Data directory of `dev`.")
-@click.option("--base-url", default="http://127.0.0.1:8000", show_default=True, help="Gateway that the token is for.")
-@click.option("--subject", default="developer", show_default=True)
-@click.option("--organization", default="demo", show_default=True)
-@click.option(
-    "--role",
-    default="member",
-    show_default=True,
-    type=click.Choice(["org_admin", "member", "viewer", "agent"]),
-)
-@click.option("--scope", "scopes", multiple=True, help="Repeatable.")
-@click.option("--lifetime", "lifetime_s", default=3600, show_default=True, type=click.IntRange(1), metavar="SECONDS")
-def token_mint(
-    *,
-    data_dir: Path | None,
-    base_url: str,
-    subject: str,
-    organization: str,
-    role: str,
-    scopes: Sequence[str],
-    lifetime_s: int,
-) -> None:
-    """Print a token that the gateway of `agentapi dev` accepts."""
-    from agentapi.dev import ISSUER, issuer_key_path  # noqa: PLC0415
-    from agentapi.identity.token_issuer import TokenIssuer  # noqa: PLC0415
-    from agentapi.principal import Role  # noqa: PLC0415
-
-    path = issuer_key_path(_data_dir(data_dir))
-    if not path.exists():
-        raise StartupError(f"There is no dev issuer in {path.parent}; start `agentapi dev` once, or give --data.")
-    minted = TokenIssuer.from_file(ISSUER, path).mint(
-        subject=subject,
-        audiences=[base_url],
-        organization=organization,
-        role=Role(role),
-        lifetime_s=lifetime_s,
-        scopes=scopes,
-    )
-    click.echo(minted)
-
-
 def _run(coroutine: Any) -> None:  # noqa: ANN401 - whatever asyncio.run takes
     if sys.platform == "win32":
         asyncio.run(coroutine)
@@ -275,13 +232,6 @@ def _run(coroutine: Any) -> None:  # noqa: ANN401 - whatever asyncio.run takes
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(coroutine)
-
-
-def _data_dir(given: Path | None) -> Path:
-    from agentapi.settings import load_settings  # noqa: PLC0415
-    from agentapi.storage.embedded import default_data_dir  # noqa: PLC0415
-
-    return (given or load_settings().data_dir or default_data_dir()).expanduser().absolute()
 
 
 def _declared_servers(upstreams: Sequence[str], mcp_config: Path | None) -> list[DeclaredServer]:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
-from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount
 
 import agentapi
 from agentapi._core import Keyring
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from starlette.applications import Starlette
-    from starlette.requests import Request
 
     from agentapi.storage.embedded import EmbeddedPostgres
 
@@ -103,12 +101,12 @@ async def _serve(options: DevOptions, on_ready: Callable[[Ready], None]) -> None
             issuer = TokenIssuer.from_file(ISSUER, issuer_key_path(options.data_dir))
             settings = _settings(options, base_url, issuer, postgres)
             configure_from_settings(settings)
-            # What stdio servers of a run that was killed left behind; the directory is ours alone.
-            shutil.rmtree(settings.state_dir, ignore_errors=True)
+            # What stdio servers of a run that was killed left behind; those of sessions live on with them.
+            shutil.rmtree(settings.state_dir / "stdio", ignore_errors=True)
             demo_token = secrets.token_urlsafe(32)
             await seed(settings, issuer, [*_demo_servers(base_url, demo_token), *options.servers])
             spare_long_lived_objects()
-            async with _http_server(create_app(settings, _extension(issuer, demo_token)), listener) as ended:
+            async with _http_server(create_app(settings, _extension(demo_token)), listener) as ended:
                 on_ready(_ready(options, base_url, issuer))
                 await asyncio.wait({ended})
                 raise StartupError("The gateway stopped by itself; the log above says why.")
@@ -229,24 +227,17 @@ def _demo_servers(base_url: str, token: str) -> list[DeclaredServer]:
     return [notes, _CLOCK]
 
 
-def _extension(issuer: TokenIssuer, demo_token: str) -> Extension:
+def _extension(demo_token: str) -> Extension:
     from agentapi.demo.notes import notes_app  # noqa: PLC0415 - a production gateway never loads it
 
     notes = notes_app(demo_token)
-    key_set = issuer.key_set()
-
-    async def jwks(_: Request) -> Response:
-        return Response(key_set, media_type="application/jwk-set+json", headers={"Cache-Control": "max-age=300"})
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with notes.router.lifespan_context(notes):
             yield
 
-    return Extension(
-        routes=[Route("/.well-known/jwks.json", jwks, methods=["GET"]), Mount("/demo/notes", notes)],
-        lifespan=lifespan,
-    )
+    return Extension(routes=[Mount("/demo/notes", notes)], lifespan=lifespan)
 
 
 def _ready(options: DevOptions, base_url: str, issuer: TokenIssuer) -> Ready:

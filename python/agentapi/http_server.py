@@ -16,7 +16,7 @@ import gc
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from agentapi.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +61,15 @@ class ClientLimits:
     """Of a request: its first line and its fields, or what stands between two pieces of its body."""
     head_timeout_s: float = 30.0
     """From the connection's begin, or the end of the last answer, until the next head is there."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Return what the settings allow."""
+        return cls(
+            write_timeout_s=settings.client_write_timeout_s,
+            max_head_bytes=settings.max_head_bytes,
+            head_timeout_s=settings.head_timeout_s,
+        )
 
 
 class HeadTooLargeError(Exception):

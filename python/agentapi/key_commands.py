@@ -158,12 +158,13 @@ def rotate(*, as_json: bool, dry_run: bool, data_dir: Path | None) -> None:
 def sealed_columns() -> tuple[SealedColumn, ...]:
     """Return every column of the schema that holds sealed values; a test compares them with the catalogue."""
     from agentapi.idempotency.ledger import SEALED as ANSWERS  # noqa: PLC0415
+    from agentapi.identity.signing_keys.ring import SEALED as SIGNING  # noqa: PLC0415
     from agentapi.jobs.queue import SEALED as JOBS  # noqa: PLC0415
     from agentapi.oauth.brought.vault import SEALED as BROUGHT  # noqa: PLC0415
     from agentapi.oauth.vault import SEALED as OAUTH  # noqa: PLC0415
     from agentapi.upstreams.secrets import SEALED as UPSTREAMS  # noqa: PLC0415
 
-    return (*UPSTREAMS, *OAUTH, *BROUGHT, *JOBS, *ANSWERS)
+    return (*UPSTREAMS, *OAUTH, *BROUGHT, *JOBS, *ANSWERS, *SIGNING)
 
 
 def _require_all(done: dict[SealedColumn, Progress]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-__all__ = ["explain", "upstream_commands"]
+__all__ = ["ask", "explain", "upstream_commands"]
 
 _TIMEOUT_S = 60.0
 _MAX_DETAIL = 500
@@ -69,7 +69,7 @@ def explain(
     """Say why TOOL is or is not visible and callable, check by check."""
     given = {"tool": tool, "workspace": workspace, "as": somebody, "toolset": toolset, "scope": list(scopes) or None}
     params = {name: value for name, value in given.items() if value is not None}
-    answer = _ask(url, token_file, "GET", "/api/v1/mcp/explain", params=params)
+    answer = ask(url, token_file, "GET", "/api/v1/mcp/explain", params=params)
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -93,11 +93,11 @@ def import_upstreams(
 ) -> None:
     """Register the servers of FILE, an mcpServers JSON (Claude Desktop, Cursor, VS Code), and try each that is new."""
     params = {"workspace": workspace, "dry_run": str(dry_run).lower()}
-    answer = _ask(url, token_file, "POST", "/api/v1/mcp/import", params=params, body=file.read_bytes())
+    answer = ask(url, token_file, "POST", "/api/v1/mcp/import", params=params, body=file.read_bytes())
     refused = sum(server["status"] == "refused" for server in answer["servers"])
     for server in answer["servers"]:
         if server["status"] == "created" and not dry_run:
-            server["test"] = _ask(url, token_file, "POST", "/api/v1/mcp/test", body=_id_body(server["id"]))
+            server["test"] = ask(url, token_file, "POST", "/api/v1/mcp/test", body=_id_body(server["id"]))
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
@@ -151,7 +151,7 @@ def _import_summary(answer: Mapping[str, Any], *, dry_run: bool) -> str:
     return f"A dry run, so nothing is changed; it would be: {done}" if dry_run else done
 
 
-def _ask(
+def ask(
     url: str | None,
     token_file: Path | None,
     method: str,

@@ -264,6 +264,21 @@ class Settings(LimitSettings):
     """Event streams without an end that one process holds open."""
     max_streams_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 100
 
+    sessions_lifetime_s: Annotated[int, Field(ge=60, le=31_622_400)] = 86_400
+    """How long a session of an agent lives at most; who makes one may ask for less."""
+    sessions_idle_s: Annotated[int, Field(ge=120, le=31_622_400)] = 3600
+    """How long it lives without being used or touched, which is noted once a minute."""
+    sessions_token_s: Annotated[int, Field(ge=60, le=86_400)] = 3600
+    """How long a token of a session is good; its maker may have another one."""
+    sessions_disk_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
+    """What the directory of a session may hold; one that is found to hold more ends."""
+    sessions_disk_entries: Annotated[int, Field(ge=10, le=10_000_000)] = 20_000
+    """How many files, directories and links it may hold."""
+    sessions_sweep_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """How often directories are measured, and those without a session removed."""
+    issuer_key_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """How long a key of the gateway's own issuer signs."""
+
     audit_mode: Literal["strict", "buffered", "off"] = "strict"
     """Whether a tool call is answered once its row is committed, or soon after it, or has no row; changes always do."""
     audit_checkpoint_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0

@@ -1,4 +1,4 @@
-"""The page about API keys, run as its reader would."""
+"""The pages about API keys and sessions, run as their readers would."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from support.readme import commands, parse, run
 
 
 @pytest.mark.timeout(120)
-def test_every_command_of_the_how_to_runs(tmp_path: Path) -> None:
-    document = (REPOSITORY / "docs" / "how-to" / "api-keys.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["api-keys.md", "sessions.md"])
+def test_every_command_of_the_how_to_runs(tmp_path: Path, page: str) -> None:
+    document = (REPOSITORY / "docs" / "how-to" / page).read_text(encoding="utf-8")
     blocks = parse(document.replace(":8000", f":{(port := free_port())}").replace("--port 8000", f"--port {port}"))
     assert commands(blocks)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

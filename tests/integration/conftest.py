@@ -62,3 +62,11 @@ async def owner_connection(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.
     connection = await asyncpg.connect(postgres.owner_dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection that row-level security does not bind."""
+    connection = await asyncpg.connect(postgres.superuser_dsn)
+    yield connection
+    await connection.close()

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["eventually", "tasks_by_kind"]
 
 
 def tasks_by_kind() -> Counter[str]:
@@ -14,3 +20,12 @@ def tasks_by_kind() -> Counter[str]:
     """
     tasks = (task for task in asyncio.all_tasks() if "uvicorn" not in repr(task))
     return Counter(getattr(task.get_coro(), "__qualname__", "") for task in tasks)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 20.0) -> None:
+    """Return once ``holds`` does, for what goes on in the background; fail if that takes too long."""
+    async with asyncio.timeout(within_s):
+        while True:
+            if await holds():
+                return
+            await asyncio.sleep(0.02)

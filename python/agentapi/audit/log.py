@@ -105,8 +105,7 @@ class AuditLog:
         if draft.at_us - self._writer_since_us > _WRITER_LIFE_US:
             self._writer_id, self._writer_since_us = WriterId(uuid4()), draft.at_us
         writer_id, since = self._writer_id, store.from_us(self._writer_since_us) - _SLACK
-        await store.lock_chain(connection, doer.org_id, writer_id)
-        head = await store.chain_head(connection, doer.org_id, writer_id, since=since)
+        head = await store.lock_head(connection, doer.org_id, writer_id, since=since)
         await store.append(connection, link(draft, writer_id, head))
         # If the transaction rolls back, the checkpoint finds nothing new.
         self._written(doer.org_id, head is None)

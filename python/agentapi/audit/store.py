@@ -1,6 +1,6 @@
 """SQL of the audit log. Rows are inserted and read; no statement here changes one.
 
-``append`` and ``chain_head`` take a connection inside a transaction of the row's organisation. ``append_group`` takes
+``append`` and ``lock_head`` take a connection inside a transaction of the row's organisation. ``append_group`` takes
 one outside any: it is one statement that sets its own context, since what holds up every tool call should be a single
 round trip.
 """
@@ -26,7 +26,6 @@ __all__ = [
     "append",
     "append_group",
     "audit_row",
-    "chain_head",
     "chain_heads",
     "checkpoint_of",
     "checkpoints_to_verify",
@@ -38,8 +37,8 @@ __all__ = [
     "insert_checkpoint",
     "last_checkpoint",
     "last_checkpoint_between",
-    "lock_chain",
     "lock_checkpoints",
+    "lock_head",
     "organizations",
     "organizations_between",
     "partitioned_months",
@@ -51,10 +50,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
-_HEAD = """
-SELECT sequence, hash, recorded_at FROM audit_log
-WHERE org_id = $1 AND writer_id = $2 AND recorded_at >= $3 ORDER BY sequence DESC LIMIT 1
-"""
+_LOCK_HEAD = "SELECT sequence, hash, recorded_at FROM audit_lock_head($1, $2, $3, $4)"
 _APPEND = """
 INSERT INTO audit_log (org_id, writer_id, sequence, recorded_at, actor_id, action, outcome, resource, address, agent,
                        request_id, details, previous, hash)
@@ -157,14 +153,13 @@ _CLOCKS_DIFFER: Final = timedelta(days=1)
 _PREFETCH: Final = 2_000
 
 
-async def lock_chain(connection: Connection, org_id: OrgId, writer_id: WriterId) -> None:
-    """Wait until this transaction alone may add to the chain; that lasts until it ends."""
-    await connection.fetchrow(_LOCK, _lock_key(b"audit chain", org_id.bytes, writer_id.bytes))
+async def lock_head(connection: Connection, org_id: OrgId, writer_id: WriterId, *, since: datetime) -> Head | None:
+    """Return the last row of the chain, which is not older than ``since``, once this transaction alone may add to it.
 
-
-async def chain_head(connection: Connection, org_id: OrgId, writer_id: WriterId, *, since: datetime) -> Head | None:
-    """Return the last row of the chain, which is not older than ``since``."""
-    row = await connection.fetchrow(_HEAD, org_id, writer_id, since)
+    That lasts until the transaction ends.
+    """
+    key = _lock_key(b"audit chain", org_id.bytes, writer_id.bytes)
+    row = await connection.fetchrow(_LOCK_HEAD, key, org_id, writer_id, since)
     return None if row is None else Head(writer_id, row["sequence"], row["hash"], to_us(row["recorded_at"]))
 
 

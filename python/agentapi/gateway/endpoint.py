@@ -7,6 +7,7 @@ asking the database.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -29,7 +30,7 @@ from agentapi.gateway.refusals import ForeignOrganizationError
 from agentapi.gateway.resource import NO_WORKSPACE, Place
 from agentapi.gateway.rpc import RpcRefusalError, refusal_response
 from agentapi.gateway.scopes import scopes_of
-from agentapi.identity.api_keys.models import KeyGrant
+from agentapi.identity.api_keys.models import STREAM_S, KeyGrant
 from agentapi.identity.api_keys.text import PREFIX
 from agentapi.identity.authentication import presented_token, verified_token
 from agentapi.problems import rpc_error_response
@@ -216,7 +217,7 @@ class McpEndpoint:
             principal=principal,
             view=view,
             toolset=place.toolset,
-            expires_at=token.expires_at,
+            expires_at=_stream_end(token, principal),
             operation_scopes=self._issuers.asks_operation_scopes(token.issuer),
             challenge=challenge,
         )
@@ -296,6 +297,13 @@ class StraightToMcp:
                 if isinstance(route, Route) and isinstance(route.endpoint, McpEndpoint)
             ]
         return self._own
+
+
+def _stream_end(token: VerifiedToken | KeyGrant, principal: Principal) -> int:
+    """Return when the streams of a request end: with its token, and earlier where that may not be good for as long."""
+    if principal.session_id is None:
+        return token.expires_at
+    return min(token.expires_at, int(time.time()) + STREAM_S)
 
 
 def _is_modern(scope: Scope, incoming: Incoming | None) -> bool:

@@ -59,6 +59,7 @@ class News:
         feed.listen(tuple(_LISTS), self._list_changed, _nothing)
         feed.listen(("organizations", "members"), self._person_changed, _nothing)
         feed.listen(("api_keys",), self._key_changed, _nothing)
+        feed.listen(("sessions",), self._session_ended, _nothing)
         client.on_change(self._heard)
 
     def follow(self, upstreams: UpstreamRegistry, policies: PolicyRegistry, prompts: PromptRegistry) -> None:
@@ -94,6 +95,11 @@ class News:
 
     def _key_changed(self, change: Change) -> None:
         self._streams.end_where(lambda principal: principal.key_id is not None and principal.key_id == change.id)
+
+    def _session_ended(self, change: Change) -> None:
+        self._streams.end_where(
+            lambda principal: principal.session_id is not None and principal.session_id == change.id
+        )
 
     def _missed(self) -> None:
         self._catalogue.doubt()

@@ -77,6 +77,14 @@ ROUTES: Final[Mapping[str, Access]] = {
     "GET /api/v1/api-keys/{id}": _P.API_KEYS_OWN,
     "DELETE /api/v1/api-keys/{id}": _P.API_KEYS_OWN,
     "POST /api/v1/api-keys/{id}/rotate": _P.API_KEYS_OWN,
+    # Sessions and tokens. Whose they are is for the routes.
+    "POST /api/v1/sessions": _P.SESSIONS_OWN,
+    "GET /api/v1/sessions": _P.SESSIONS_OWN,
+    "GET /api/v1/sessions/{id}": _P.SESSIONS_OWN,
+    "DELETE /api/v1/sessions/{id}": _P.SESSIONS_OWN,
+    "POST /api/v1/sessions/{id}/touch": _P.SESSIONS_OWN,
+    "POST /api/v1/sessions/{id}/tokens": _P.SESSIONS_OWN,
+    "POST /api/v1/tokens/revoke": _P.TOKENS_REVOKE_OWN,
     # Which tools a principal sees.
     "GET /api/v1/mcp/policy": _P.POLICY_READ,
     "PUT /api/v1/mcp/policy": _P.POLICY_WRITE,

@@ -4,14 +4,17 @@ Invariants:
     * A key set is fetched at most once per ``min_interval_s`` and issuer, however many unknown ``kid`` arrive.
     * While an issuer is down its last key set stays in force.
     * What a token claims never chooses an address to fetch from.
+    * The gateway's own issuer is one like the others: its tokens are verified by the same code, with keys that are read
+      from the database where others' are fetched.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
@@ -27,21 +30,40 @@ from agentapi._core import (
 from agentapi.errors import AgentAPIError, StartupError, UnauthenticatedError
 from agentapi.identity.api_keys.models import KEY_ISSUER
 from agentapi.identity.presets import PRESETS, effective_claims
+from agentapi.settings import IssuerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from agentapi.settings import IssuerSettings
+    from agentapi.settings import Settings
 
-__all__ = ["IssuerDirectory"]
+__all__ = ["IssuerDirectory", "OwnIssuer"]
 
 _log = structlog.get_logger(__name__)
 
 
+_OWN_TTL_S: Final = 5.0
+_OWN_MIN_INTERVAL_S: Final = 1.0
+"""A read of the own keys is one query, which a stranger's token with an unknown key may cause once in this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnIssuer:
+    """The gateway as an issuer of tokens for itself."""
+
+    issuer: str
+    key_set: Callable[[], Awaitable[bytes]]
+    """Reads the public keys as they are now."""
+
+
 @dataclass(slots=True)
 class _KeySource:
-    settings: IssuerSettings
-    jwks_url: str | None
+    issuer: str
+    read: Callable[[], Awaitable[bytes]]
+    ttl_s: float
+    min_interval_s: float
+    rediscover: Callable[[], None] = lambda: None
+    """Told that what was read is of no use, or could not be."""
     attempted: float | None = None
     fetched: float | None = None
     refresh: asyncio.Task[bool] | None = None
@@ -58,6 +80,7 @@ class IssuerDirectory:
         ttl_s: Age after which a key set is fetched again in the background.
         min_interval_s: Least time between two fetches of one key set.
         clock: Monotonic seconds.
+        own: The gateway's own issuer, which is no authorization server that clients could be sent to.
 
     Raises:
         StartupError: An issuer is configured twice, or its inline keys or secret are unusable.
@@ -73,10 +96,8 @@ class IssuerDirectory:
         ttl_s: float,
         min_interval_s: float,
         clock: Callable[[], float],
+        own: OwnIssuer | None = None,
     ) -> None:
-        self._fetch = fetch
-        self._ttl_s = ttl_s
-        self._min_interval_s = min_interval_s
         self._clock = clock
         self._sources: dict[str, _KeySource] = {}
         self._required_scopes = {settings.issuer: settings.required_scopes for settings in issuers}
@@ -87,21 +108,54 @@ class IssuerDirectory:
             raise StartupError("AGENTAPI_ISSUERS names one issuer twice; give each issuer once.")
         if KEY_ISSUER in self._required_scopes:
             raise StartupError(f"AGENTAPI_ISSUERS names {KEY_ISSUER}, which stands for API keys.")
+        if own is not None and own.issuer in self._required_scopes:
+            raise StartupError(f"AGENTAPI_ISSUERS names {own.issuer}, which is the gateway itself.")
         # A key has scopes, and is asked for them like a token whose issuer gives them by operation.
-        self._required_scopes[KEY_ISSUER] = ()
-        self._operation_scopes |= {KEY_ISSUER}
+        for issuer in (KEY_ISSUER, *(() if own is None else (own.issuer,))):
+            self._required_scopes[issuer] = ()
+            self._operation_scopes |= {issuer}
+        accepted = list(issuers)
+        if own is not None:
+            accepted.append(IssuerSettings(issuer=own.issuer))
+            self._sources[own.issuer] = _KeySource(own.issuer, own.key_set, _OWN_TTL_S, _OWN_MIN_INTERVAL_S)
         try:
             self._verifier = TokenVerifier(
-                [_policy(settings) for settings in issuers], leeway_s=leeway_s, cache_entries=cache_entries
+                [_policy(settings) for settings in accepted], leeway_s=leeway_s, cache_entries=cache_entries
             )
             for settings in issuers:
                 if settings.jwks is not None:
                     self._verifier.replace_keys(settings.issuer, settings.jwks.encode())
                 elif settings.shared_secret is None:
-                    url = str(settings.jwks_url) if settings.jwks_url is not None else None
-                    self._sources[settings.issuer] = _KeySource(settings, url)
+                    published = _PublishedKeys(settings, fetch)
+                    source = _KeySource(settings.issuer, published.read, ttl_s, min_interval_s, published.rediscover)
+                    self._sources[settings.issuer] = source
         except ValueError as error:
             raise StartupError(f"AGENTAPI_ISSUERS: {error}") from error
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        issuers: Sequence[IssuerSettings],
+        *,
+        fetch: Callable[[str], Awaitable[bytes]],
+        own: OwnIssuer,
+    ) -> Self:
+        """Build from ``jwt_*`` and ``key_set_*``.
+
+        Raises:
+            StartupError: As for the class.
+        """
+        return cls(
+            issuers,
+            fetch=fetch,
+            leeway_s=settings.jwt_leeway_s,
+            cache_entries=settings.jwt_cache_entries,
+            ttl_s=settings.key_set_ttl_s,
+            min_interval_s=settings.key_set_min_interval_s,
+            clock=time.monotonic,
+            own=own,
+        )
 
     def required_scopes(self, issuer: str) -> tuple[str, ...]:
         """Return the scopes that every token of ``issuer`` must carry."""
@@ -134,6 +188,14 @@ class IssuerDirectory:
         self._refresh_if_old(verified.issuer)
         return verified
 
+    def revoke(self, issuer: str, token_id: str, expires_at: int) -> None:
+        """Refuse a token in this process from now on, by its ``jti``.
+
+        Raises:
+            RevocationError: The issuer is not accepted here, or too many revocations stand.
+        """
+        self._verifier.revoke_token(issuer, token_id, expires_at)
+
     async def load(self) -> None:
         """Fetch every key set once; one that cannot be had now is fetched when a token needs it."""
         await asyncio.gather(*(self._refresh(source) for source in self._sources.values()))
@@ -156,7 +218,7 @@ class IssuerDirectory:
 
     def _refresh_if_old(self, issuer: str) -> None:
         source = self._sources.get(issuer)
-        if source is not None and source.fetched is not None and self._clock() - source.fetched >= self._ttl_s:
+        if source is not None and source.fetched is not None and self._clock() - source.fetched >= source.ttl_s:
             self._start_refresh(source)
 
     async def _refresh(self, source: _KeySource) -> bool:
@@ -168,32 +230,54 @@ class IssuerDirectory:
         if source.refresh is not None and not source.refresh.done():
             return source.refresh
         now = self._clock()
-        if source.attempted is not None and now - source.attempted < self._min_interval_s:
+        if source.attempted is not None and now - source.attempted < source.min_interval_s:
             return None
         source.attempted = now
         source.refresh = asyncio.ensure_future(self._fetch_keys(source))
         return source.refresh
 
     async def _fetch_keys(self, source: _KeySource) -> bool:
-        issuer = source.settings.issuer
+        issuer = source.issuer
         try:
-            if source.jwks_url is None:
-                source.jwks_url = await self._discover(issuer)
-            count = self._verifier.replace_keys(issuer, await self._fetch(source.jwks_url))
+            count = self._verifier.replace_keys(issuer, await source.read())
         except (AgentAPIError, KeySetError, ValueError, RecursionError) as error:
-            if source.settings.jwks_url is None:
-                # The issuer may have moved its keys: ask it anew where they are.
-                source.jwks_url = None
+            source.rediscover()
             _log.warning("key_set_refresh_failed", issuer=issuer, reason=str(error), stale=source.fetched is not None)
             return False
-        source.fetched = self._clock()
-        _log.info("key_set_refreshed", issuer=issuer, keys=count)
+        first, source.fetched = source.fetched is None, self._clock()
+        log = _log.info if first or source.ttl_s > _OWN_TTL_S else _log.debug
+        log("key_set_refreshed", issuer=issuer, keys=count)
         return True
 
-    async def _discover(self, issuer: str) -> str:
+
+class _PublishedKeys:
+    """Where an issuer publishes its keys."""
+
+    def __init__(self, settings: IssuerSettings, fetch: Callable[[str], Awaitable[bytes]]) -> None:
+        self._issuer = settings.issuer
+        self._fetch = fetch
+        self._given = None if settings.jwks_url is None else str(settings.jwks_url)
+        self._jwks_url = self._given
+
+    async def read(self) -> bytes:
+        """Fetch the key set.
+
+        Raises:
+            AgentAPIError: It cannot be had.
+            ValueError: What says where it is makes no sense.
+        """
+        if self._jwks_url is None:
+            self._jwks_url = await self._discover()
+        return await self._fetch(self._jwks_url)
+
+    def rediscover(self) -> None:
+        """Ask the issuer anew where its keys are, unless the settings say so: it may have moved them."""
+        self._jwks_url = self._given
+
+    async def _discover(self) -> str:
         """Return ``jwks_uri`` of the issuer's discovery document (OpenID Connect Discovery 1.0, section 4)."""
-        document = json.loads(await self._fetch(f"{issuer.rstrip('/')}/.well-known/openid-configuration"))
-        if not isinstance(document, dict) or document.get("issuer") != issuer:
+        document = json.loads(await self._fetch(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"))
+        if not isinstance(document, dict) or document.get("issuer") != self._issuer:
             raise ValueError("the discovery document names another issuer")
         jwks_uri = document.get("jwks_uri")
         if not isinstance(jwks_uri, str):

@@ -39,6 +39,10 @@ class Permission(StrEnum):
     CONNECTIONS_OWN = "connections:own"
     API_KEYS_OWN = "api_keys:own"
     API_KEYS_ALL = "api_keys:all"
+    SESSIONS_OWN = "sessions:own"
+    SESSIONS_ALL = "sessions:all"
+    TOKENS_REVOKE_OWN = "tokens:revoke:own"
+    TOKENS_REVOKE_ALL = "tokens:revoke:all"
     ORGANIZATION_READ = "organization:read"
     ORGANIZATION_WRITE = "organization:write"
     WORKSPACES_READ = "workspaces:read"
@@ -91,6 +95,10 @@ _TABLE: dict[Permission, frozenset[Role]] = {
     _P.AUDIT_READ_DEPLOYMENT: _PLATFORM,
     _P.API_KEYS_OWN: _PEOPLE,
     _P.API_KEYS_ALL: _ADMINS,
+    _P.SESSIONS_OWN: _MEMBERS,
+    _P.SESSIONS_ALL: _ADMINS,
+    _P.TOKENS_REVOKE_OWN: _PEOPLE,
+    _P.TOKENS_REVOKE_ALL: _ADMINS,
 }
 """Who may do it; what stands in no row, nobody may."""
 _NOBODY: frozenset[Role] = frozenset()

@@ -1,6 +1,7 @@
-"""The gateway's own issuer: a P-256 key in a file, its public key set, and short-lived tokens.
+"""An issuer of the gateway's own: a P-256 key, its public key set, and short-lived tokens.
 
-Its tokens are verified like those of any other issuer; having the key file is the only privilege.
+Its tokens are verified like those of any other issuer; having the key is the only privilege. That of ``agentapi dev``
+is in a file, those of a deployment are in its database (``signing_keys``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from agentapi.principal import Role
 
-__all__ = ["TokenIssuer", "write_private_file"]
+__all__ = ["TokenIssuer", "new_signing_key", "write_private_file"]
 
 _ALGORITHM = "ES256"
 _CURVE = "P-256"
@@ -71,9 +72,11 @@ class TokenIssuer:
         role: Role,
         lifetime_s: int,
         scopes: Sequence[str] = (),
+        session_id: str | None = None,
+        token_id: str | None = None,
         now: float | None = None,
     ) -> str:
-        """Return a signed token (RFC 7519; ``typ`` as RFC 9068, section 2.1)."""
+        """Return a signed token (RFC 7519; ``typ`` as RFC 9068, section 2.1; ``sid`` as in OpenID Connect)."""
         issued = int(time.time() if now is None else now)
         claims: dict[str, Any] = {
             "iss": self.issuer,
@@ -81,12 +84,14 @@ class TokenIssuer:
             "aud": list(audiences),
             "iat": issued,
             "exp": issued + lifetime_s,
-            "jti": uuid4().hex,
+            "jti": token_id or uuid4().hex,
             "organization": organization,
             "role": role.value,
         }
         if scopes:
             claims["scope"] = " ".join(scopes)
+        if session_id is not None:
+            claims["sid"] = session_id
         header = {"alg": _ALGORITHM, "typ": "at+jwt", "kid": self._key.kid}
         return jwt.encode(header, claims, self._key, algorithms=[_ALGORITHM])
 
@@ -100,9 +105,13 @@ def _signing_key(document: Any) -> ECKey:  # noqa: ANN401 - unvalidated JSON
     return key
 
 
+def new_signing_key() -> ECKey:
+    """Return a new key; its id is its thumbprint (RFC 7638)."""
+    return ECKey.generate_key(_CURVE, {"use": "sig", "alg": _ALGORITHM}, auto_kid=True)
+
+
 def _write_new_key(path: Path) -> None:
-    key = ECKey.generate_key(_CURVE, {"use": "sig", "alg": _ALGORITHM}, auto_kid=True)
-    write_private_file(path, json.dumps(key.as_dict(private=True)))
+    write_private_file(path, json.dumps(new_signing_key().as_dict(private=True)))
 
 
 def write_private_file(path: Path, text: str) -> None:

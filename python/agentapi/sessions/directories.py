@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Found", "SessionDirectories", "Usage"]
 
 _PRIVATE: Final = 0o700
+_PASSAGE: Final = 0o711
+"""Of what is above: a command that runs as another user passes through, and lists nothing."""
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HANDLE: Final = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK: Final = 512
@@ -45,7 +47,7 @@ class Found:
     org_id: OrgId
     session_id: SessionId
     age_s: float
-    """Since anything in it was made or removed."""
+    """Since anything in it was made or removed; its owner can set no later time than now (``st_ctime``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,13 @@ class SessionDirectories:
         Raises:
             OSError: It cannot be made.
         """
-        self._root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        self._root.mkdir(mode=_PASSAGE, parents=True, exist_ok=True)
         with _opened(self._root) as root:
             # An organisation's directory may be removed as the last of its sessions ends, right between these two.
             while True:
-                _make(str(org_id), root)
+                _make(str(org_id), root, _PASSAGE)
                 with contextlib.suppress(FileNotFoundError), _opened(str(org_id), root) as organization:
-                    _make(str(session_id), organization)
+                    _make(str(session_id), organization, _PRIVATE)
                     with _opened(str(session_id), organization):
                         return self.of(org_id, session_id)
 
@@ -123,13 +125,17 @@ class SessionDirectories:
                     for session_id in _ids(organization):
                         with contextlib.suppress(FileNotFoundError):
                             state = os.stat(str(session_id), dir_fd=organization, follow_symlinks=False)
-                            found.append(Found(OrgId(org_id), SessionId(session_id), now - state.st_mtime))
+                            found.append(Found(OrgId(org_id), SessionId(session_id), now - state.st_ctime))
         return found
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Tell whether this process is the only one of the host that sweeps, for the length of the context."""
-        self._root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        """Tell whether this process is the one of the host that sweeps, for the length of the context.
+
+        Raises:
+            OSError: The directories cannot be reached.
+        """
+        self._root.mkdir(mode=_PASSAGE, parents=True, exist_ok=True)
         with _opened(self._root) as root:
             try:
                 fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,9 +154,9 @@ def _opened(path: str | Path, parent: int | None = None, flags: int = _FOLDER) -
         os.close(descriptor)
 
 
-def _make(name: str, parent: int) -> None:
+def _make(name: str, parent: int, mode: int) -> None:
     with contextlib.suppress(FileExistsError):
-        os.mkdir(name, _PRIVATE, dir_fd=parent)
+        os.mkdir(name, mode, dir_fd=parent)
 
 
 def _ids(folder: int) -> list[UUID]:

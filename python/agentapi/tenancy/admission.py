@@ -18,7 +18,7 @@ from agentapi.tenancy import store
 from agentapi.tenancy.models import JoinRule, user_id_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from agentapi._core import VerifiedToken
     from agentapi.principal import OrgId, UserId
@@ -57,6 +57,7 @@ class Admission:
         self._generation = 0
         """Grows with every change, so that what was read before one is not remembered after it."""
         self._requests_per_minute: dict[OrgId, int] = {}
+        self._elsewhere: dict[str, Callable[[VerifiedToken], Awaitable[Principal]]] = {}
         self._principals: WeakKeyDictionary[VerifiedToken, tuple[float, Principal]] = WeakKeyDictionary()
         """When it began to be read, and what was."""
 
@@ -64,10 +65,14 @@ class Admission:
         """Return the principal that ``token`` stands for.
 
         Raises:
+            UnauthenticatedError: Whatever it stood for has ended.
             ForbiddenError: The token names no organisation or no role.
             NotFoundError: Its organisation does not exist.
             StorageUnavailableError: The database cannot be asked.
         """
+        elsewhere = self._elsewhere.get(token.issuer)
+        if elsewhere is not None:
+            return await elsewhere(token)
         remembered = self._principals.get(token)
         now = self._clock()
         if remembered is not None:
@@ -79,6 +84,10 @@ class Admission:
         if generation == self._generation:
             self._principals[token] = (now, principal)
         return principal
+
+    def leave_to(self, issuer: str, admit: Callable[[VerifiedToken], Awaitable[Principal]]) -> None:
+        """Have ``admit`` say, every time, whom tokens of an issuer stand for: by these nobody becomes a member."""
+        self._elsewhere[issuer] = admit
 
     def forget(self, org_id: OrgId, user_id: UserId | None = None) -> None:
         """Ask anew about an organisation's members, or about one, from the next request on."""

@@ -33,6 +33,8 @@ class OrganizationDocument(TypedDict):
     requests_per_minute: int | None
     max_members: int | None
     max_upstreams: int | None
+    max_sessions: int | None
+    max_sessions_per_user: int | None
     created_at: Time
     version: int
 

@@ -82,6 +82,9 @@ class Plan:
     requests_per_minute: int | None = None
     max_members: int | None = None
     max_upstreams: int | None = None
+    max_sessions: int | None = None
+    """Sessions that live at once."""
+    max_sessions_per_user: int | None = None
 
 
 UNLIMITED: Final = Plan()

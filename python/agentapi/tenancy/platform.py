@@ -12,7 +12,6 @@ from agentapi.errors import NotFoundError
 from agentapi.preconditions import ANY, IfMatch
 from agentapi.principal import OrgId, UserId
 from agentapi.tenancy import store
-from agentapi.tenancy.models import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -141,13 +140,8 @@ class Platform:
 
 def _decided(organization: Organization, given: PlatformInput) -> Organization:
     suspended_at = (organization.suspended_at or datetime.now(UTC)) if given.suspended else None
-    plan = Plan(
-        requests_per_minute=given.requests_per_minute,
-        max_members=given.max_members,
-        max_upstreams=given.max_upstreams,
-    )
     owner_id = None if given.owner_id is None else UserId(given.owner_id)
-    return replace(organization, suspended_at=suspended_at, plan=plan, owner_id=owner_id)
+    return replace(organization, suspended_at=suspended_at, plan=given.plan(), owner_id=owner_id)
 
 
 def audit_entry(action: str, resource: str, **details: str | bool | None) -> Entry:

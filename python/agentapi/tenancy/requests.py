@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentapi.principal import Role
-from agentapi.tenancy.models import RESERVED, JoinRule
+from agentapi.tenancy.models import RESERVED, JoinRule, Plan
 
 __all__ = [
     "AcceptInput",
@@ -35,6 +35,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f
 Given = Literal[Role.ORG_ADMIN, Role.MEMBER, Role.VIEWER, Role.AGENT]
 """A role that an organisation gives; that of a platform admin comes from the deployment's own settings alone."""
 _Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+_CountOrZero = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
 
 
 class _Strict(BaseModel):
@@ -90,7 +91,19 @@ class PlatformInput(_Strict):
     owner_id: UUID | None = None
     requests_per_minute: _Count | None = None
     max_members: _Count | None = None
-    max_upstreams: Annotated[int, Field(ge=0, le=_MAX_COUNT)] | None = None
+    max_upstreams: _CountOrZero | None = None
+    max_sessions: _CountOrZero | None = None
+    max_sessions_per_user: _CountOrZero | None = 20
+
+    def plan(self) -> Plan:
+        """Return the plan that it sets."""
+        return Plan(
+            requests_per_minute=self.requests_per_minute,
+            max_members=self.max_members,
+            max_upstreams=self.max_upstreams,
+            max_sessions=self.max_sessions,
+            max_sessions_per_user=self.max_sessions_per_user,
+        )
 
 
 class NewOrganizationInput(PlatformInput):

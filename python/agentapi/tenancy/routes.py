@@ -340,6 +340,8 @@ def _organization(organization: Organization) -> OrganizationDocument:
         "requests_per_minute": plan.requests_per_minute,
         "max_members": plan.max_members,
         "max_upstreams": plan.max_upstreams,
+        "max_sessions": plan.max_sessions,
+        "max_sessions_per_user": plan.max_sessions_per_user,
         "created_at": organization.created_at.isoformat(),
         "version": organization.version,
     }

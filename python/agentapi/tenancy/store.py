@@ -6,6 +6,7 @@ organisation, so no query names it except where a row is written.
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -75,7 +76,7 @@ _LOCK_ORGANIZATION = "SELECT * FROM organizations WHERE id = $1 FOR NO KEY UPDAT
 _LIST_ORGANIZATIONS = "SELECT * FROM organizations WHERE slug > $1 ORDER BY slug LIMIT $2"
 _UPDATE_ORGANIZATION = """
 UPDATE organizations SET slug = $2, name = $3, owner_id = $4, suspended_at = $5, join_rule = $6,
-    requests_per_minute = $7, max_members = $8, max_upstreams = $9
+    requests_per_minute = $7, max_members = $8, max_upstreams = $9, max_sessions = $10, max_sessions_per_user = $11
 WHERE id = $1 RETURNING *
 """
 _DELETE_ORGANIZATION = "DELETE FROM organizations WHERE id = $1"
@@ -199,7 +200,6 @@ async def update_organization(connection: Connection, changed: Organization) -> 
     Raises:
         ConflictError: the slug is taken.
     """
-    plan = changed.plan
     try:
         row = await connection.fetchrow(
             _UPDATE_ORGANIZATION,
@@ -209,9 +209,7 @@ async def update_organization(connection: Connection, changed: Organization) -> 
             changed.owner_id,
             changed.suspended_at,
             changed.join_rule,
-            plan.requests_per_minute,
-            plan.max_members,
-            plan.max_upstreams,
+            *astuple(changed.plan),
         )
     except asyncpg.UniqueViolationError as error:
         raise ConflictError(f"There is an organization {changed.slug} already.") from error
@@ -305,6 +303,8 @@ def organization_in(row: asyncpg.Record) -> Organization:
             requests_per_minute=row["requests_per_minute"],
             max_members=row["max_members"],
             max_upstreams=row["max_upstreams"],
+            max_sessions=row["max_sessions"],
+            max_sessions_per_user=row["max_sessions_per_user"],
         ),
         version=row["version"],
     )

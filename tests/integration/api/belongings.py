@@ -30,6 +30,12 @@ async def _key(api: Api) -> str:
     return str(answer.json()["id"])
 
 
+async def _session(api: Api) -> str:
+    answer = await api.caller().request("POST", "/api/v1/sessions", json={"name": "mine-session"})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
 async def _prompt(api: Api) -> str:
     answer = await api.caller().request("POST", "/api/v1/prompts", json={"name": "mine-" + uuid4().hex, "text": "mine"})
     assert answer.status_code == 201, answer.text
@@ -68,6 +74,9 @@ PLACES: Mapping[str, Callable[[Api], Awaitable[str]]] = {
     "/api/v1/mcp/credentials/{upstream}": _upstream,
     "/api/v1/api-keys/{id}": _key,
     "/api/v1/api-keys/{id}/rotate": _key,
+    "/api/v1/sessions/{id}": _session,
+    "/api/v1/sessions/{id}/touch": _session,
+    "/api/v1/sessions/{id}/tokens": _session,
     "/api/v1/organizations/{id}": _organization,
     "/api/v1/organizations/{id}/transfer": _organization,
     "/api/v1/workspaces/{slug}": _workspace,

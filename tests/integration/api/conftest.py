@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import asyncpg
 import httpx2
 import pytest
 
@@ -63,14 +62,6 @@ async def http(gateway: Starlette) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(app=gateway)
     async with httpx2.AsyncClient(transport=transport, base_url=PUBLIC_URL) as client:
         yield client
-
-
-@pytest.fixture
-async def superuser(postgres: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """A connection that row-level security does not bind."""
-    connection = await asyncpg.connect(postgres.superuser_dsn)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

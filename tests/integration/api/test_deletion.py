@@ -41,6 +41,7 @@ FILLED = {
     "oauth_upstreams",
     "prompt_versions",
     "prompts",
+    "sessions",
     "tool_approval_revisions",
     "tool_approvals",
     "tool_policies",
@@ -90,7 +91,7 @@ async def listed(api: Api, caller: Caller) -> list[str]:
 
 
 async def fill(api: Api, superuser: Link, endpoint: str) -> list[str]:
-    """Give the organisation at least a row in every table, and return its keys."""
+    """Give the organisation at least a row in every table, and return its keys and the token of a session."""
     alice, bob = api.caller(), api.caller(Role.MEMBER, "bob")
     org_id = api.tenant.principal.org_id
     await ok(alice, "POST", WORKSPACES, slug="lab", name="Lab")
@@ -129,14 +130,14 @@ async def fill(api: Api, superuser: Link, endpoint: str) -> list[str]:
         " VALUES ($1, $2, $3, $4, 'oidc', $5, '{}')",
         *(uuid4(), org_id, UUID(me("bob")), upstream, bytes(40)),
     )
-    return keys
+    return [*keys, (await ok(bob, "POST", "/api/v1/sessions", name="agent"))["token"]]
 
 
 async def test_an_organisation_leaves_no_row_no_directory_no_process_and_no_credential(
     patient: httpx2.AsyncClient, issuer: TokenIssuer, superuser: Link, database: Database, tmp_path: Path
 ) -> None:
     api, neighbour = [Api(patient, issuer, await make_tenant(database)) for _ in range(2)]
-    org_id, directories = api.tenant.principal.org_id, tmp_path / "stdio"
+    org_id, directories, sessions = api.tenant.principal.org_id, tmp_path / "stdio", tmp_path / "sessions"
     async with served(mcp_app(Seen()), lifespan=True) as url:
         keys = await fill(api, superuser, f"{url}/mcp")
         await fill(neighbour, superuser, f"{url}/mcp")
@@ -144,10 +145,12 @@ async def test_an_organisation_leaves_no_row_no_directory_no_process_and_no_cred
         assert set(before) >= FILLED
         assert theirs == before
         assert len(list(directories.glob("*"))) == 2
+        assert len(list(sessions.glob("*/*"))) == 2
         await decide(api, owner_id=me("alice"))
         deleted = await api.caller().request("DELETE", f"{ORGANIZATIONS}/{org_id}")
         assert deleted.status_code == 204, deleted.text
         assert await count(superuser, org_id) == {}
+        assert [path.parent.name for path in sessions.glob("*/*")] == [str(neighbour.tenant.principal.org_id)]
         assert await superuser.fetchval("SELECT count(*) FROM organizations WHERE id = $1", org_id) == 0
         assert await count(superuser, neighbour.tenant.principal.org_id) == theirs
         async with asyncio.timeout(10):

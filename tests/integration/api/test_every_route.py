@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from agentapi.storage.database import Database
 
-_ONLY_IN_DEV = {"* /demo/notes", "GET /.well-known/jwks.json"}
+_ONLY_IN_DEV = {"* /demo/notes"}
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
     from starlette.applications import Starlette
 
-UNDOCUMENTED = {"* /demo/notes", "GET /.well-known/jwks.json"}
+UNDOCUMENTED = {"* /demo/notes"}
 """Of `agentapi dev` alone."""
 ELSEWHERE = re.compile(
     r"""(?:src|srcset|action|data|poster)=|url\(|@import|<(?:script|link|img|iframe|object|embed)\b"""

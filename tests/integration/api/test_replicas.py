@@ -15,7 +15,7 @@ import pytest
 from agentapi.principal import Role
 from agentapi.storage.notifier import CHANNEL, WITHIN_S, Change
 from agentapi.tenancy.models import user_id_of
-from integration.api.harness import ISSUER, PUBLIC_URL, Api, lifespan_of, served, settings_for
+from integration.api.harness import ISSUER, PUBLIC_URL, Api, Caller, lifespan_of, served, settings_for
 from integration.api.servers import Seen, mcp_app
 from integration.api.test_organizations import INVITATIONS, MEMBERS, ORGANIZATIONS, WORKSPACES, decide, me
 from integration.api.test_policy import POLICY, TOOLSETS
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 KEYS = "/api/v1/api-keys"
 PROMPTS = "/api/v1/prompts"
+SESSIONS = "/api/v1/sessions"
 
 
 @pytest.fixture(scope="module")
@@ -204,11 +205,40 @@ async def test_a_key_and_what_it_depends_on(api: Api, there: Api) -> None:
     await shows(lambda: status(keys[2]), 401)
 
 
-@pytest.mark.parametrize("end", ["key", "membership", "suspension"])
+async def test_a_session_and_what_it_depends_on(api: Api, there: Api) -> None:
+    admin, mara = api.caller(), api.caller(Role.MEMBER, "mara")
+    key = (await mara.request("POST", KEYS, json={"name": "k", "scopes": ["api:write", "mcp:tools"]})).json()
+    by_key = await Caller(api.http, key["key"]).request("POST", SESSIONS, json={})
+    sessions = [(await mara.request("POST", SESSIONS, json={})).json() for _ in range(4)] + [by_key.json()]
+
+    async def status(token: str) -> int:
+        return (await Caller(there.http, token).request("POST", mcp, json=body)).status_code
+
+    mcp = f"/mcp/{there.tenant.principal.org_slug}/main"
+    body = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    assert [await status(session["token"]) for session in sessions] == [200] * 5
+    assert (await mara.request("DELETE", f"{SESSIONS}/{sessions[0]['id']}")).status_code == 204
+    await shows(lambda: status(sessions[0]["token"]), 401)
+    lost = {"token": sessions[1]["token"]}
+    assert (await mara.request("POST", "/api/v1/tokens/revoke", json=lost)).status_code == 204
+    await shows(lambda: status(sessions[1]["token"]), 401)
+    assert (await admin.request("DELETE", f"{KEYS}/{key['id']}")).status_code == 204
+    await shows(lambda: status(sessions[4]["token"]), 401)
+    assert await status(sessions[2]["token"]) == 200
+    assert (await admin.request("PUT", f"{MEMBERS}/{me('mara')}", json={"role": "viewer"})).status_code == 200
+    await shows(lambda: status(sessions[2]["token"]), 401)
+    assert (await admin.request("PUT", f"{MEMBERS}/{me('mara')}", json={"role": "member"})).status_code == 200
+    await shows(lambda: status(sessions[2]["token"]), 200)
+    assert (await admin.request("DELETE", f"{MEMBERS}/{me('mara')}")).status_code == 204
+    await shows(lambda: status(sessions[3]["token"]), 401)
+
+
+@pytest.mark.parametrize("end", ["key", "session", "membership", "suspension"])
 async def test_an_open_stream_ends_with_what_it_was_opened_by(api: Api, other_app: Starlette, end: str) -> None:
     admin, mara = api.caller(), api.caller(Role.MEMBER, "mara")
     key = (await mara.request("POST", KEYS, json={"name": "k"})).json()
-    bearer = key["key"] if end == "key" else mara.token
+    session = (await mara.request("POST", SESSIONS, json={})).json()
+    bearer = {"key": key["key"], "session": session["token"]}.get(end, mara.token)
     headers = {
         "Authorization": f"Bearer {bearer}",
         "Accept": "application/json, text/event-stream",
@@ -231,6 +261,8 @@ async def test_an_open_stream_ends_with_what_it_was_opened_by(api: Api, other_ap
                     break
             if end == "key":
                 assert (await admin.request("DELETE", f"{KEYS}/{key['id']}")).status_code == 204
+            elif end == "session":
+                assert (await mara.request("DELETE", f"{SESSIONS}/{session['id']}")).status_code == 204
             elif end == "membership":
                 assert (await admin.request("DELETE", f"{MEMBERS}/{me('mara')}")).status_code == 204
             else:
@@ -239,7 +271,7 @@ async def test_an_open_stream_ends_with_what_it_was_opened_by(api: Api, other_ap
                 rest = [line async for line in lines]
         assert any('"result"' in line for line in rest)
         again = await http.post(f"/mcp/{slug}/main", json=body, headers=headers)
-        assert again.status_code == (401 if end == "key" else 403)
+        assert again.status_code == (401 if end in {"key", "session"} else 403)
 
 
 @pytest.mark.parametrize("scope", ["global", "organization", "workspace", "user"])

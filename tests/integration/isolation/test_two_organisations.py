@@ -35,8 +35,6 @@ NEVER_FOREIGN = {"PUT /api/v1/members/{id}", "DELETE /api/v1/members/{id}"}
 """People are the same in both organisations."""
 
 UNANSWERED = {
-    # Of agentapi dev alone.
-    "GET /.well-known/jwks.json",
     # There is no authorization server, and nobody signs in; tests/integration/oauth has both.
     "POST /api/v1/mcp/oauth/init",
     "GET /api/v1/mcp/oauth/callback",

@@ -44,7 +44,7 @@ FROM (SELECT md5((to_jsonb(t) - 'last_used_at')::text) AS row FROM {0} t WHERE {
 _MISPLACED = "SELECT action FROM audit_log WHERE org_id = $1 AND request_id = ANY($2)"
 _PLATFORM_PATHS = ("/api/v1/platform/", "/api/v1/audit")
 """Where a platform admin is told of other organisations: of each its row, and what the deployment's log has of it."""
-_WRITER = re.compile(rb'"writer_id":"([0-9a-f-]{36})"')
+_WRITER = re.compile(rb'"writer_id": ?"([0-9a-f-]{36})"')
 _TIMEOUT_S = 30.0
 _SCOPES = ["api:read", "api:write", "mcp:prompts", "mcp:resources", "mcp:tools"]
 _FORM = {

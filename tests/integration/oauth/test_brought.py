@@ -15,7 +15,7 @@ import structlog
 
 from agentapi.observability.logs import configure_logging
 from agentapi.principal import Role
-from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir, superuser  # noqa: F401 - fixtures
+from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir  # noqa: F401 - fixtures
 from integration.api.harness import Api, Caller, served
 from support.echo_upstream import EchoUpstream
 from tenants import make_tenant
@@ -162,7 +162,7 @@ async def test_nothing_is_stored_that_the_upstream_does_not_take(
     api: Api,  # noqa: F811
     upstream: EchoUpstream,
     url: str,
-    superuser: asyncpg.Connection[Any],  # noqa: F811
+    superuser: asyncpg.Connection[Any],
 ) -> None:
     id_ = await registered(api, BEARER, endpoint=url)
     who = api.caller(Role.MEMBER, "alice")
@@ -301,7 +301,7 @@ async def test_a_row_moved_to_another_user_upstream_or_organisation_does_not_ope
     api: Api,  # noqa: F811
     url: str,
     upstream: EchoUpstream,
-    superuser: asyncpg.Connection[Any],  # noqa: F811
+    superuser: asyncpg.Connection[Any],
     database: Database,
 ) -> None:
     id_ = await registered(api, BEARER, endpoint=url)
@@ -339,7 +339,7 @@ async def test_an_older_ciphertext_does_not_come_back(
     api: Api,  # noqa: F811
     url: str,
     upstream: EchoUpstream,
-    superuser: asyncpg.Connection[Any],  # noqa: F811
+    superuser: asyncpg.Connection[Any],
 ) -> None:
     id_ = await registered(api, BEARER, endpoint=url)
     who = api.caller(Role.MEMBER, "alice")
@@ -413,7 +413,7 @@ async def test_attempts_are_bounded(api: Api, url: str, upstream: EchoUpstream) 
 async def test_what_was_brought_goes_with_its_upstream_and_its_user(
     api: Api,  # noqa: F811
     url: str,
-    superuser: asyncpg.Connection[Any],  # noqa: F811
+    superuser: asyncpg.Connection[Any],
     gone: str,
 ) -> None:
     id_ = await registered(api, BEARER, endpoint=url)
@@ -436,7 +436,7 @@ async def test_what_happens_is_in_the_audit_log(
     api: Api,  # noqa: F811
     url: str,
     upstream: EchoUpstream,
-    superuser: asyncpg.Connection[Any],  # noqa: F811
+    superuser: asyncpg.Connection[Any],
 ) -> None:
     id_ = await registered(api, BEARER, endpoint=url)
     who = api.caller(Role.MEMBER, "alice")
@@ -485,7 +485,7 @@ async def test_what_was_brought_is_in_no_log_list_error_or_row(
     api: Api,  # noqa: F811
     url: str,
     upstream: EchoUpstream,
-    superuser: asyncpg.Connection[Any],  # noqa: F811
+    superuser: asyncpg.Connection[Any],
     form: dict[str, Any],
 ) -> None:
     """Tokens of words, which no pattern of the redaction knows, so that it is not the redaction that hides them."""

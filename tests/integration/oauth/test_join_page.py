@@ -17,7 +17,7 @@ from agentapi._core import Keyring
 from agentapi.oauth.connect.browser import Browsers
 from agentapi.principal import OrgId, Role
 from agentapi.tenancy.invitations.text import write_token
-from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir, superuser  # noqa: F401 - fixtures
+from integration.api.conftest import api, gateway, http, issuer, keyring, state_dir  # noqa: F401 - fixtures
 from integration.api.harness import PUBLIC_URL, Api
 from integration.api.test_organizations import INVITATIONS, MEMBERS, ORGANIZATIONS, decide, me
 from support.page_browser import PageBrowser
@@ -132,7 +132,7 @@ async def test_opening_a_link_accepts_nothing(place: Inviting) -> None:
 async def test_links_that_are_not_good_are_told_apart_by_nobody(
     place: Inviting,
     database: Database,
-    superuser: asyncpg.Connection[Any],  # noqa: F811
+    superuser: asyncpg.Connection[Any],
 ) -> None:
     used, withdrawn, expired = await place.link(), await place.link(), await place.link()
     mia = place.browser()

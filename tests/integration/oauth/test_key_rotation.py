@@ -16,10 +16,12 @@ import asyncpg
 import pytest
 
 from agentapi._core import Keyring
+from agentapi.audit.log import AuditLog
 from agentapi.egress import Egress
 from agentapi.errors import StartupError
 from agentapi.idempotency.ledger import Ledger
 from agentapi.idempotency.models import Answer, Claim
+from agentapi.identity.signing_keys.ring import SigningRing
 from agentapi.jobs.queue import JobQueue
 from agentapi.key_commands import sealed_columns
 from agentapi.oauth.brought import store as brought_store
@@ -98,7 +100,7 @@ async def postgres() -> AsyncIterator[EmbeddedPostgres]:
 async def oauth_keyring(postgres: EmbeddedPostgres) -> Keyring:
     """The keyring before the rotation, and a database in which nothing is sealed yet."""
     connection = await asyncpg.connect(postgres.superuser_dsn)
-    await connection.execute("TRUNCATE organizations, jobs CASCADE")
+    await connection.execute("TRUNCATE organizations, jobs, signing_keys CASCADE")
     await connection.close()
     return Keyring.parse(OLD_ACTIVE)
 
@@ -109,6 +111,11 @@ async def sealed_upstream(database: Database, tenant: Tenant, keyring: Keyring) 
     async with database.tenant_transaction(tenant.principal) as connection:
         await upstream_store.insert_upstream(connection, upstream)
     return upstream
+
+
+def ring_of(database: Database, keyring: Keyring) -> SigningRing:
+    audit, life = AuditLog(database), timedelta(days=90)
+    return SigningRing(database, keyring=keyring, audit=audit, issuer="https://gateway.example", rotate_after=life)
 
 
 async def brought_values(bench: Bench, keyring: Keyring) -> Stored:
@@ -205,6 +212,7 @@ async def test_what_is_sealed_anew_opens_without_the_old_key(
     brought = await brought_values(bench, oauth_keyring)
     answered = await kept_answer(bench, oauth_keyring)
     waiting = await bench.init()
+    await ring_of(bench.database, oauth_keyring).rotate_if_due()
     before = await counts(postgres)
     assert {name: {*found} for name, found in before.items()} == {str(column): {"k1"} for column in sealed_columns()}
 
@@ -230,6 +238,7 @@ async def test_what_is_sealed_anew_opens_without_the_old_key(
     assert again.body == b"shown once"
     assert values is not None
     assert BroughtVault(only_new).open(values).values["token"].get_secret_value() == "a token of one's own"
+    assert (await ring_of(bench.database, only_new).signer()).issuer == "https://gateway.example"
     assert found.secret is not None
     assert only_new.open(found.secret, secret_aad(found.org_id, found.id)) == b"a shared secret"
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentapi.audit.models import DEPLOYMENT
 from agentapi.errors import ConflictError, NotFoundError
 from agentapi.storage.database import Database
 from agentapi.tenancy.store import find_organization, find_workspace, list_workspaces, upsert_member
@@ -40,15 +41,20 @@ TENANT_TABLES = (
     "prompts",
     "prompt_versions",
     "invitations",
+    "sessions",
 )
 _WRITABLE: tuple[str | None, ...] = ("name", "name", "email", "name", "document", "description", "revision", "state")
 _WRITABLE += ("client_id", "provider", None, "status", "status", "last_used_at", "description", None, None)
+_WRITABLE += ("last_used_at",)
 """A column of each that the application may update: of flows, versions of prompts and invitations none."""
 
 APPEND_ONLY = {"audit_log", "audit_checkpoints"}
 """Tables without policies to change a row; their partitions have none at all, and nobody has rights to them."""
 
-WITHOUT_TENANT = {"schema_migrations", "jobs", "jobs_log", "jobs_schedules", "jobs_statistics"}
+OF_THE_DEPLOYMENT = {"signing_keys": ["DELETE", "INSERT", "SELECT"], "revoked_tokens": ["DELETE", "INSERT", "SELECT"]}
+"""Tables without a tenant that are seen in the context of the deployment alone, and what can be done to their rows."""
+
+WITHOUT_TENANT = {"schema_migrations", "jobs", "jobs_log", "jobs_schedules", "jobs_statistics", *OF_THE_DEPLOYMENT}
 """Payloads of jobs are sealed: who reads them without the keyring learns of no tenant."""
 
 SECURITY_OF_TABLES = """
@@ -89,6 +95,31 @@ async def test_every_tenant_table_has_forced_security_with_policies_for_all_comm
         commands = ["INSERT", "SELECT"] if name in APPEND_ONLY else ["DELETE", "INSERT", "SELECT", "UPDATE"]
         assert table["commands"] == ([] if table["partition"] else commands), name
         assert table["used"] is not table["partition"], name
+
+
+async def test_a_tenant_sees_nothing_that_is_the_deployments_and_takes_no_revocation_back(
+    database: Database, owner_connection: asyncpg.Connection[Any]
+) -> None:
+    tables = {row["name"]: row for row in await owner_connection.fetch(SECURITY_OF_TABLES)}
+    for name, commands in OF_THE_DEPLOYMENT.items():
+        assert (tables[name]["enabled"], tables[name]["forced"], tables[name]["odd"]) == (True, True, False), name
+        assert [command for command in tables[name]["commands"] if command != "UPDATE"] == commands
+    insert_key = "INSERT INTO signing_keys VALUES ('k', '{}', '', now(), now())"
+    revoke = "INSERT INTO revoked_tokens VALUES ('i', 't', now() + interval '1 hour')"
+    async with database.organization_transaction(DEPLOYMENT) as connection:
+        await connection.execute(insert_key)
+    tenant = await make_tenant(database)
+    async with database.tenant_transaction(tenant.principal) as connection:
+        await connection.execute(revoke)
+        for name in OF_THE_DEPLOYMENT:
+            assert await count(connection, name) == 0
+            assert await connection.execute(f"DELETE FROM {name}") == "DELETE 0"  # noqa: S608
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+        async with database.tenant_transaction(tenant.principal) as connection:
+            await connection.execute(insert_key)
+    async with database.organization_transaction(DEPLOYMENT) as connection:
+        assert await connection.execute("DELETE FROM revoked_tokens") == "DELETE 0"
+        assert await connection.execute("DELETE FROM signing_keys WHERE id = 'k'") == "DELETE 1"
 
 
 async def test_every_index_of_a_tenant_table_leads_with_the_organisation(
@@ -267,6 +298,13 @@ async def test_without_context_there_are_no_rows_and_writes_are_refused(
             user_id,
         ),
         (
+            """INSERT INTO sessions (org_id, id, user_id, workspace_id, name, role, scopes, idle_s, created_at,
+            last_used_at, expires_at) VALUES ($1, $2, $2, $3, 'x', 'agent', '{}', 60, now(), now(), now())""",
+            org_id,
+            user_id,
+            tenant.workspace_id,
+        ),
+        (
             """INSERT INTO prompt_versions VALUES ($2, $1, 1, '', '[]', 0, '', true, $3, now())""",
             uuid4(),
             org_id,
@@ -346,6 +384,12 @@ async def test_a_tenant_cannot_write_into_another(database: Database) -> None:
         "UPDATE prompts SET owner_id = NULL",
         "UPDATE prompt_versions SET text = ''",
         "UPDATE oauth_flows SET expires_at = now() + interval '1 day'",
+        "UPDATE sessions SET role = 'org_admin'",
+        "UPDATE sessions SET user_id = gen_random_uuid()",
+        "UPDATE sessions SET expires_at = now() + interval '1 day'",
+        "UPDATE sessions SET scopes = '{}'",
+        "UPDATE signing_keys SET private = ''",
+        "UPDATE revoked_tokens SET expires_at = now()",
         "INSERT INTO schema_migrations (name, checksum) VALUES ('x', 'x')",
         "DELETE FROM schema_migrations",
         "CREATE TRIGGER t BEFORE UPDATE ON upstreams EXECUTE FUNCTION suppress_redundant_updates_trigger()",

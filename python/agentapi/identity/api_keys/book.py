@@ -4,7 +4,7 @@ Invariants:
 
 * A key carries no permission that its maker's role lacks, when it is made and whenever it is used, and no scope that
   the maker's own token had to carry and did not. It is never a platform admin.
-* Whoever comes with a key makes and changes none: what leaks can neither outlive itself nor multiply.
+* Whoever comes with a key, or in a session, makes and changes none: what leaks can neither outlive itself nor multiply.
 * Only its maker rotates a key, since whoever does sees the new one; an admin may revoke it.
 """
 
@@ -185,8 +185,8 @@ def _own_role(role: Role) -> Role:
 
 
 def _require_no_key(principal: Principal) -> None:
-    if principal.key_id is not None:
-        raise ForbiddenError("An API key neither makes nor changes API keys.")
+    if principal.key_id is not None or principal.session_id is not None:
+        raise ForbiddenError("Neither an API key nor a session makes or changes API keys.")
 
 
 def _entry(verb: str, key_id: KeyId, **details: str | int | bool) -> Entry:

@@ -24,7 +24,7 @@ import structlog
 
 from agentapi.errors import RateLimitedError, StorageUnavailableError, UnauthenticatedError
 from agentapi.identity.api_keys import store
-from agentapi.identity.api_keys.models import KeyGrant, KeyId
+from agentapi.identity.api_keys.models import STREAM_S, KeyGrant, KeyId
 from agentapi.identity.api_keys.text import hash_of, ids_of
 from agentapi.identity.permissions import within
 from agentapi.principal import OrgId, Principal
@@ -42,8 +42,6 @@ __all__ = ["KeyDirectory"]
 _Place = tuple[OrgId, KeyId]
 
 _TOUCH_EVERY_S: Final = 60.0
-_STREAM_S: Final = 300
-"""Streams end this long after they were opened, so that none goes on for long with a key that has ended."""
 
 _log = structlog.get_logger(__name__)
 
@@ -221,7 +219,7 @@ class KeyDirectory:
         key = standing.key
         if not within(key.role, standing.maker_role):
             return None
-        ends = int(self._now()) + _STREAM_S
+        ends = int(self._now()) + STREAM_S
         return KeyGrant(
             principal=Principal(
                 user_id=key.user_id,

@@ -17,6 +17,7 @@ __all__ = [
     "KEY_ISSUER",
     "MCP_SCOPES",
     "SCOPES",
+    "STREAM_S",
     "ApiKey",
     "KeyGrant",
     "KeyId",
@@ -27,6 +28,9 @@ KeyId = NewType("KeyId", UUID)
 
 KEY_ISSUER: Final = "urn:agentapi:api-keys"
 """Stands where a token has its issuer; no issuer may be called so."""
+
+STREAM_S: Final = 300
+"""Streams end this long after they were opened, so that none goes on for long with a credential that has ended."""
 
 API_READ: Final = "api:read"
 API_WRITE: Final = "api:write"
