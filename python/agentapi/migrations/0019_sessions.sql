@@ -6,7 +6,7 @@ ALTER TABLE organizations
     ADD COLUMN sessions_used integer NOT NULL DEFAULT 0;
 ALTER TABLE members ADD COLUMN sessions_used integer NOT NULL DEFAULT 0;
 
--- As in 0015, with the new limits among what makes another version; how many there are is none.
+-- As in 0013, with the new limits among what makes another version; how many there are is none.
 DROP TRIGGER organizations_version ON organizations;
 CREATE TRIGGER organizations_version BEFORE UPDATE ON organizations FOR EACH ROW WHEN (
     (OLD.slug, OLD.name, OLD.owner_id, OLD.suspended_at, OLD.join_rule, OLD.requests_per_minute, OLD.max_members,
