@@ -1,4 +1,5 @@
-"""A person with a real browser connects an account, from the link that a tool call answered with to its revocation.
+"""A person with a real browser connects an account, from the link that a tool call answered with to its revocation;
+and another joins an organisation by the link of an invitation.
 
 The browser is the system's Chromium, the authorization server npm's ``oidc-provider``, the upstream a server of the SDK
 that protects itself with it. Nothing about them is configured at the gateway but the upstream's address.
@@ -235,3 +236,40 @@ async def test_a_browser_with_another_profile_cannot_finish_what_was_begun(
         await other.page.click("button[type=submit]")
         await other.page.wait_for_selector("h1:text('Not connected')")
         assert (await dora.whisper()).startswith(deployment.url)
+
+
+async def test_an_invited_person_joins_with_the_keyboard_alone(deployment: Deployment, browser: Browser) -> None:
+    admin, erin = deployment.person("admin"), deployment.person("erin")
+    async with deployment.serving(), visitor(browser, viewport={"width": 360, "height": 740}) as by:
+        link = (await admin.ask("POST", "/api/v1/invitations", role="viewer", subject="erin"))["accept_url"]
+        await by.page.goto(link)
+        assert "invites erin to" in await by.page.inner_text("main")
+        assert await by.barriers() == []
+        await by.picture("invitation")
+        await by.press_until("Tab", "#token")
+        await by.page.keyboard.type(erin.token)
+        await by.page.keyboard.press("Enter")
+        await by.page.wait_for_selector("button:text('Accept')")
+        assert await by.barriers() == []
+        await by.picture("invitation-accept")
+        await by.press_until("Tab", "button")
+        await by.page.keyboard.press("Enter")
+        await by.page.wait_for_selector("h1:text('You are in')")
+        assert await by.page.inner_text("li code") == f"{deployment.url}/mcp/demo/main"
+        assert by.page.url == link
+        assert await by.barriers() == []
+        await by.picture("invitation-accepted")
+        # Nothing of the page is cut off at the width of a telephone.
+        assert await by.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert by.complaints_of(deployment.url) == []
+        roles = {each["subject"]: each["role"] for each in (await admin.ask("GET", "/api/v1/members"))["items"]}
+        assert roles["erin"] == "viewer"
+    async with deployment.serving(), visitor(browser) as by:
+        await by.page.goto(link)
+        assert await by.page.inner_text("h1") == "This link is not good"
+        # Mistyped, so that no route is known whose name the log could hold instead.
+        await by.page.goto(f"{link}/")
+        await by.page.goto(link)
+        assert await by.barriers() == []
+        await by.picture("invitation-not-good")
+    assert link.rpartition("/")[2] not in deployment.log.read_text()

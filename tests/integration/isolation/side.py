@@ -28,6 +28,7 @@ Kind = str
 """What something is, as far as it matters to where it can be tried: ``id /api/v1/prompts``, ``slug``, ``cursor``."""
 
 _CONNECT = re.compile(r"/connect/([A-Za-z0-9_.~-]{20,})")
+_JOIN = re.compile(r"/join/(agi_[0-9a-f]+)")
 _KINDS = {
     "next_cursor": "cursor",
     "nextCursor": "cursor",
@@ -94,6 +95,8 @@ class Side:
             self.note(f"session {caller}", session)
         for link in _CONNECT.findall(answer.text):
             self.note("connect", link)
+        for token in _JOIN.findall(answer.text):
+            self.note("join", token)
         for document in _documents(answer.text):
             self._walk(document, caller)
             if isinstance(document, dict):

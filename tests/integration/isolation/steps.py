@@ -186,6 +186,9 @@ def _parameter(maker: _Maker, name: str, parameter: str) -> str:
     changes = method != "GET"
     if template.startswith("/connect"):
         return maker.pick("connect")
+    if template.startswith("/join") and maker.aim == "own":
+        # Whoever has the link of an invitation is told what it is to, so no side has one of the other's.
+        return maker.pick("join")
     if parameter in {"id", "upstream"}:
         place = template.partition("/{")[0]
         return maker.id_of(place, spare=changes and place not in _LENT)

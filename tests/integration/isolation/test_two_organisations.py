@@ -45,6 +45,9 @@ UNANSWERED = {
     "POST /connect/{id}",
     "POST /connect/{id}/sign-in",
     "POST /connect/{id}/sign-out",
+    "POST /join/{token}",
+    "POST /join/{token}/sign-in",
+    "POST /join/{token}/sign-out",
     # What the sequences leave alone of their own; see steps.py.
     "POST /api/v1/invitations/accept",
     "DELETE /api/v1/organizations/{id}",

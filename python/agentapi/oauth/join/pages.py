@@ -48,7 +48,8 @@ def sign_in(offer: Offer, means: Means, *, path: str, csrf: str, wrong: str = ""
     advice = "Sign in as you always do to see whether it is for you, and to accept it."
     if means.token:
         forms.append(pages.token_form(path, csrf))
-        advice = f"{advice} An access token for this gateway shows who you are, too; it is not kept."
+        shown = "an access token for this gateway, which is not kept."
+        advice = f"{advice} Or show {shown}" if means.issuers else f"To show who you are, enter {shown}"
     if wrong:
         return pages.page(
             _title(offer), wrong, f"{_told(offer)} {advice}", status=status, role="alert", form="".join(forms)
@@ -135,8 +136,9 @@ def _title(offer: Offer) -> str:
 
 def _told(offer: Offer) -> str:
     """Return who is invited to what by whom, and as what."""
-    organization, inviter = offer.organization, offer.inviter or "an administrator"
-    named = f"{organization.name} ({organization.slug})"
+    organization, inviter = offer.organization, offer.inviter or "An administrator"
+    name, slug = organization.name, organization.slug
+    named = name if name == slug else f"{name} ({slug})"
     invited = offer.invitation.email or offer.invitation.subject
     return f"{inviter} invites {invited or 'you'} to {named} as {_ROLES[offer.invitation.role]}."
 
