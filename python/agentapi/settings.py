@@ -82,7 +82,7 @@ class IssuerSettings(_Strict):
     """Ask for ``mcp:tools``, ``mcp:resources`` or ``mcp:prompts`` as well, by what a request is about."""
     claims: ClaimRules = ClaimRules()
     sign_in: BrowserSignIn | None = None
-    """Unset: nobody can sign in to the connect page by this issuer, unless ``connect_with_token`` lets them."""
+    """Unset: nobody can sign in to pages for people by this issuer, unless ``connect_with_token`` lets them."""
 
 
 class OAuthClientSettings(_Strict):
