@@ -11,11 +11,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from agentapi._core import Keyring
 from agentapi.identity.api_keys.models import MCP_SCOPES
-from agentapi.principal import Role
+from agentapi.oauth.connect.tickets import Tickets
+from agentapi.principal import Role, UpstreamId
 from agentapi.tenancy.store import create_workspace
 from integration.api.harness import CONFIGURATIONS, PUBLIC_URL, Api, Caller
 from integration.api.test_mcp_endpoint import HEADERS, LIST, own
+from support.page_browser import PageBrowser
 from support.tasks import eventually
 from tenants import make_tenant
 
@@ -195,6 +198,19 @@ async def test_a_session_opens_no_route_of_the_api(api: Api) -> None:
         answer = await thief.request(method, path, json=body)
         assert answer.status_code == 401, (method, path, answer.text)
     assert await status(api, session["token"]) == 200
+
+
+async def test_the_token_of_a_session_is_nobodys_proof_on_a_page_for_people(api: Api, keyring: str) -> None:
+    """An agent has it; as its user it could connect accounts and take invitations, which the session may not."""
+    token = (await started(api.caller()))["token"]
+    tickets = Tickets(Keyring.parse(keyring), public_url=PUBLIC_URL, clock=lambda: datetime.now(UTC))
+    invited = await api.caller().request("POST", "/api/v1/invitations", json={"role": "org_admin"})
+    connect = tickets.url(api.tenant.principal, UpstreamId(uuid4()), workspace="main")
+    for url in (connect, invited.json()["accept_url"]):
+        browser = PageBrowser(api.http)
+        page = await browser.submit(await browser.get(url), token=token)
+        assert (page.status, len(page.forms)) == (403, 1), url
+        assert not any("session" in name for name in browser.cookies)
 
 
 async def test_ending_a_session_ends_its_tokens_at_once_and_its_directory_soon(api: Api, state_dir: Path) -> None:

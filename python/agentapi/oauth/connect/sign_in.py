@@ -9,6 +9,7 @@ Invariants:
   what checks every token here.
 * Where the issuer's settings have no client for browsers, the person gives a token of theirs instead, in a form, if
   the deployment's settings allow that; otherwise nobody signs in.
+* The token of a session signs nobody in: it is an agent's, and narrower than the person whom a page takes it for.
 * An address that the issuer says it has not verified is nobody's.
 """
 
@@ -251,6 +252,8 @@ class SignIns:
             verified = await verified_token(self._issuers, bearer_token(header), audiences=tuple(audiences))
         except UnauthenticatedError as error:
             raise ForbiddenError("This token is not good here: it is expired, or not for this gateway.") from error
+        if verified.issuer not in self._issuers.issuers:
+            raise ForbiddenError("This token is a session's. Show one of your own.")
         required = self._issuers.required_scopes(verified.issuer)
         if not verified.scopes.issuperset(required):
             raise InsufficientScopeError(required)
