@@ -11,7 +11,7 @@ CARGO_MODEL_FLAGS := --locked --release -p agentapi-core --features shuttle --te
 .DEFAULT_GOAL := help
 .PHONY: help run test check format rust-check python-check test-rust test-python wheel bench bench-run bench-check
 .PHONY: browser sandbox conformance bench-dev bench-gateway bench-limits bench-oauth bench-oauth-flow bench-platform bench-scale
-.PHONY: bench-sessions fuzz deny constraints clean
+.PHONY: bench-sessions bench-strict fuzz deny constraints clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -98,6 +98,10 @@ bench-scale: $(VENV)/.extension ## Measure lists over 1,000 organisations and 1,
 
 bench-limits: $(VENV)/.extension ## Measure shared rate limits, and press on one for two minutes, into docs/performance.md
 	PYTHONPATH=tests:bench $(BIN)/python bench/shared_limits.py --out docs/performance.md
+
+bench-strict: $(VENV)/.extension ## Measure what a strictly audited call waits for into docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/audit.py --out docs/performance.md
+	PYTHONPATH=tests:bench $(BIN)/python bench/strict_profile.py --out docs/performance.md
 
 bench-sessions: $(VENV)/.extension ## Measure starting a session into docs/performance.md
 	PYTHONPATH=tests:bench $(BIN)/python bench/sessions.py --out docs/performance.md
