@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from gateway import relay, started
 from load import drive
@@ -93,8 +93,8 @@ def main() -> None:
         [
             "### What stands in the way of a strict call",
             "",
-            f"`make bench-strict`, {options.seconds:g} s a figure. CPU is for each call; the last column tells how much of",
-            "the time the gateway's one thread has something to do.",
+            f"`make bench-strict`, {options.seconds:g} s a figure. CPU is for each call; the last column tells how",
+            "much of the time the gateway's one thread has something to do.",
             "",
             f"| {' | '.join(heads)} |",
             f"|{'---|' * len(heads)}",
