@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agentapi.identity.token_issuer import TokenIssuer
     from agentapi.storage.embedded import EmbeddedPostgres
 
-SEQUENCES = 360
+SEQUENCES = 480
 
 _WEIGHTED = (*CALLERS, "org_admin", "org_admin", "member", "key")
 
@@ -103,7 +103,8 @@ async def test_each_side_reached_for_what_the_other_has(world: World) -> None:
     with_parameters = [name for name in REST if "{" in name and name not in NEVER_FOREIGN]
     assert [name for name in with_parameters if not seen[f"foreign {name}"]] == []
     unanswered = {name for name in REST if not seen[f"2xx {name}"] + seen[f"3xx {name}"]}
-    assert len(unanswered - UNANSWERED) < 8, "their own people should have been answered"
+    rare = sorted(unanswered - UNANSWERED)
+    assert len(rare) * 8 < len(REST), f"their own people should have been answered by {rare}"
     for method in METHODS:
         assert seen[f"2xx modern {method}"] > 0
     for caller in CALLERS:

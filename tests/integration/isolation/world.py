@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import httpx2
 
+from agentapi.identity.access import ROUTES, Open
 from agentapi.principal import Role
 from agentapi.storage.database import Database
 from integration.api.harness import PUBLIC_URL, Api, configuration, served
@@ -47,6 +48,11 @@ _PLATFORM_PATHS = ("/api/v1/platform/", "/api/v1/audit")
 _WRITER = re.compile(rb'"writer_id": ?"([0-9a-f-]{36})"')
 _TIMEOUT_S = 30.0
 _SCOPES = ["api:read", "api:write", "mcp:prompts", "mcp:resources", "mcp:tools"]
+_PUBLIC = {
+    name.removeprefix("GET ")
+    for name, access in ROUTES.items()
+    if isinstance(access, Open) and name.startswith("GET ") and "{" not in name
+}
 _FORM = {
     "fields": [{"name": "token", "label": "Token"}],
     "placements": [{"place": "header", "name": "X-Token", "value": "{token}"}],
@@ -175,6 +181,10 @@ async def two_organisations(
         world = World(sides, superuser)
         rows = await superuser.fetch("SELECT user_id FROM members GROUP BY 1 HAVING count(DISTINCT org_id) > 1")
         world.common |= {row["user_id"].hex.encode() for row in rows}
+        # What is shown to everybody is nobody's, such as the tag of a page.
+        for path in sorted(_PUBLIC):
+            shown = await sides[0].api.http.get(path)
+            world.common |= ids_in(_head(shown) + shown.content)
         for side in sides:
             side.traces.ids -= world.common
         yield world
