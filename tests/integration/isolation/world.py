@@ -131,7 +131,9 @@ class World:
         if made.path.startswith(_PLATFORM_PATHS[0]):
             own.traces.public |= own.traces.found_in(received)
         elif made.caller != "nobody":
-            own.traces.learn(received, self.common | {id_ for side in self.sides for id_ in side.traces.public})
+            # An id of the other side that came back, because it was sent, is not this one's.
+            known = self.common | other.traces.ids | other.traces.public | own.traces.public
+            own.traces.learn(received, known)
         return told
 
     async def misplaced(self) -> list[str]:

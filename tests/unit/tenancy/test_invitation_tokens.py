@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from uuid import uuid4
 
 import pytest
@@ -30,6 +31,7 @@ def test_a_token_names_its_organisation_and_is_like_no_other() -> None:
         "agi_" + "\N{ARABIC-INDIC DIGIT ONE}" * 96,
         "x" * 10_000,
     ],
+    ids=itertools.count(),
 )
 def test_what_is_no_token_is_of_nobody(text: str) -> None:
     assert organization_of(text) is None
