@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from agentapi.api_input import PAGE, WORKSPACE
-from agentapi.errors import ConflictError, LimitReachedError, NotFoundError
+from agentapi.errors import ConflictError, LimitReachedError, NotFoundError, UpstreamRestsError
 from agentapi.operation import Answer, Operation, Parameter, Slug
 from agentapi.upstreams.documents import ConfigurationDocument, ConfigurationPage
 from agentapi.upstreams.imports import ImportReport
@@ -95,7 +95,7 @@ OPERATIONS: Final = (
         body=ConnectionTest,
         example={"configuration": _EXAMPLE},
         answers=(Answer(200, "What the test found; `ok` says whether it went well.", ProbeResult),),
-        errors=(NotFoundError,),
+        errors=(NotFoundError, UpstreamRestsError),
     ),
     Operation(
         route="POST /api/v1/mcp/import",

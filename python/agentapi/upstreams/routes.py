@@ -14,7 +14,7 @@ from agentapi.api_input import INVALID_BODY, decode_cursor, encode_cursor, known
 from agentapi.errors import FieldError, InvalidRequestError, UpstreamNeedsConnectionError
 from agentapi.preconditions import entity_tag, if_match
 from agentapi.principal import UpstreamId
-from agentapi.upstreams.breakers import Operation
+from agentapi.upstreams.breakers import UNGUARDED, Operation
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.models import Auth
 from agentapi.upstreams.probe import probe
@@ -176,7 +176,9 @@ class UpstreamRoutes:
             async with self._transports.open(upstream, credential)() as channel:
                 yield channel
 
-        with self._breakers.guard(upstream, principal.user_id, Operation.TEST_CONNECTION) as guard:
+        # What is not stored is another upstream each time, and has no past.
+        guarded = self._breakers.guard(upstream, principal.user_id, Operation.TEST_CONNECTION)
+        with guarded if given.id is not None else UNGUARDED as guard:
             result = await probe(opened, timeout_s=self._test_timeout_s, era=upstream.pinned_era)
             guard.record("success" if result.ok else "failure")
         return JSONResponse(asdict(result))

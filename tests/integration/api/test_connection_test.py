@@ -258,3 +258,18 @@ async def test_a_viewer_may_not_make_the_gateway_connect(api: Api, mcp_url: str,
     answer = await viewer.test(configuration=configuration(endpoint=mcp_url, scope="user"))
     assert answer.status_code == 403
     assert seen.headers == []
+
+
+async def test_an_upstream_that_fails_again_and_again_is_tested_later(api: Api, dead_url: str) -> None:
+    caller = api.caller()
+    stored = await caller.created(endpoint=dead_url)
+    for _ in range(5):
+        assert not (await caller.test(id=stored["id"])).json()["ok"]
+    answer = await caller.test(id=stored["id"])
+    assert (answer.status_code, answer.json()["code"]) == (503, "upstream_resting")
+    assert 1 <= int(answer.headers["retry-after"]) <= 33
+    # What is not stored yet is another one each time, and so is a stored one that was changed.
+    assert not (await outcome(api, endpoint=dead_url))["ok"]
+    changed = configuration(name=stored["name"], endpoint=dead_url, description="mended")
+    assert (await caller.request("PUT", f"/api/v1/mcp/configurations/{stored['id']}", json=changed)).status_code == 200
+    assert not (await caller.test(id=stored["id"])).json()["ok"]
