@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
+from anyio import open_process  # anyio imports it when it is first named, which would be in the midst of a call
 from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
@@ -91,7 +92,7 @@ class StdioProcess:
         Raises:
             OSError: It cannot be started.
         """
-        process = await anyio.open_process(
+        process = await open_process(
             [self._parameters.command, *self._parameters.args],
             env=get_default_environment() | (self._parameters.env or {}),
             # What a server writes to standard error is its own; it may hold anything, so it never reaches our log.

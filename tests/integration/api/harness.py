@@ -226,4 +226,7 @@ async def served(app: ASGIApp, *, lifespan: bool = False) -> AsyncIterator[str]:
     finally:
         server.should_exit = server.force_exit = True
         await asyncio.wait_for(task, 10)
+        if lifespan:
+            # A forced exit leaves it pending, until it is destroyed in the midst of another test.
+            await asyncio.wait_for(server.lifespan.shutdown(), 10)
         listener.close()
