@@ -193,6 +193,8 @@ async def serving(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
         server.should_exit = True
         server.force_exit = True
         await task
+        # A forced exit leaves it pending, until it is destroyed in the midst of another test.
+        await asyncio.wait_for(server.lifespan.shutdown(), 10)
 
 
 @contextlib.asynccontextmanager
