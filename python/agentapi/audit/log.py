@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from uuid import uuid4
 
 from agentapi.audit import store
-from agentapi.audit.chain import link
 from agentapi.audit.checkpoints import Checkpoints
 from agentapi.audit.group_commit import GroupCommit
 from agentapi.audit.models import Draft, Source, WriterId, storable
@@ -101,14 +100,22 @@ class AuditLog:
 
         Changes of one organisation that are made through one process wait for each other from here on.
         """
+        self.recorded(doer, await store.record(connection, self.record_arguments(doer, entry, source)))
+
+    def record_arguments(self, doer: Doer, entry: Entry, source: Source | None = None) -> tuple[object, ...]:
+        """Return what ``store.RECORD`` takes to do what ``record`` does, for a statement that does more as well.
+
+        Whoever runs it says so to ``recorded``.
+        """
         draft = self._draft(doer, entry, source)
         if draft.at_us - self._writer_since_us > _WRITER_LIFE_US:
             self._writer_id, self._writer_since_us = WriterId(uuid4()), draft.at_us
-        writer_id, since = self._writer_id, store.from_us(self._writer_since_us) - _SLACK
-        head = await store.lock_head(connection, doer.org_id, writer_id, since=since)
-        await store.append(connection, link(draft, writer_id, head))
-        # If the transaction rolls back, the checkpoint finds nothing new.
-        self._written(doer.org_id, head is None)
+        since = store.from_us(self._writer_since_us) - _SLACK
+        return store.record_arguments(draft, self._writer_id, since=since)
+
+    def recorded(self, doer: Doer, sequence: int) -> None:
+        """Note that a row was written with that sequence; if its transaction rolls back, a checkpoint finds nothing."""
+        self._written(doer.org_id, sequence == 1)
 
     @property
     def records_calls(self) -> bool:
