@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -188,6 +189,35 @@ async def test_a_connection_returns_to_the_pool_without_a_tenant(
             assert set(await connection.fetchrow(context) or ()) <= {None, ""}
             for table in TENANT_TABLES:
                 assert await count(connection, table) == 0
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_statement_by_itself_leaves_no_tenant_behind(postgres: EmbeddedPostgres, fails: bool) -> None:
+    """The connection is not reset after it, unless it failed; after whatever comes next it is again."""
+    database = await Database.connect(postgres.app_dsn, pool_min=1, pool_max=1, timeout_s=5.0)
+    statement = (
+        "SELECT (SELECT count(*) FROM organizations), set_config('app.kept', 'on', false)"
+        " FROM (SELECT set_config('app.org_id', $1, true)::uuid AS org_id OFFSET 0) AS context"
+        " WHERE context.org_id IS NOT NULL AND 1 / $2::integer = 1"
+    )
+    context = "SELECT current_setting('app.org_id', true), current_setting('app.user_id', true)"
+    kept = "SELECT current_setting('app.kept', true)"
+    try:
+        tenant = await make_tenant(database)
+        async with database.statements() as connection:
+            await connection.execute("SELECT set_config('app.kept', '', false)")
+        with pytest.raises(asyncpg.DivisionByZeroError) if fails else contextlib.nullcontext():
+            async with database.tenant_statement(tenant.principal) as connection:
+                found = await connection.fetchval(statement, str(tenant.principal.org_id), 0 if fails else 1)
+                assert found == 1
+        for seen in ({None, ""} if fails else {"on"}, {None, ""}):
+            async with database.statements() as connection:
+                assert await connection.fetchval(kept) in seen
+                assert set(await connection.fetchrow(context) or ()) <= {None, ""}
+                for table in TENANT_TABLES:
+                    assert await count(connection, table) == 0
     finally:
         await database.close()
 
