@@ -52,7 +52,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
-RECORD: Final = "audit_record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+RECORD: Final = "audit_record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
 """Adds a row to a chain, with ``record_arguments``, for a statement that does more as well; its value is the sequence.
 
 What it adds to is locked until the transaction ends, so it comes after all else that the statement does.
@@ -160,14 +160,15 @@ _CLOCKS_DIFFER: Final = timedelta(days=1)
 _PREFETCH: Final = 2_000
 
 
-def record_arguments(draft: Draft, writer_id: WriterId, *, since: datetime) -> tuple[object, ...]:
-    """Return what ``RECORD`` takes for ``draft``; the last row of the writer's chain is not older than ``since``."""
+def record_arguments(draft: Draft, writer_id: WriterId, *, since: datetime, until: datetime) -> tuple[object, ...]:
+    """Return what ``RECORD`` takes for ``draft``; the last row of the writer's chain, if any, is of a time between."""
     org_id = draft.org_id
     return (
         _lock_key(b"audit chain", org_id.bytes, writer_id.bytes),
         org_id,
         writer_id,
         since,
+        until,
         from_us(draft.at_us),
         draft.actor_id,
         draft.action,

@@ -1,14 +1,15 @@
 -- A row of the audit log behind the last one of its chain: lock, look, hash and insert in one round trip of a change. The
 -- lock comes first and the last row is read by a statement of its own, so that it is the one that the last holder
--- committed. What is hashed is said in audit/chain.py, which verifies it. Returned is the row's place in its chain.
+-- committed. Its time is between two bounds, or every partition would be looked at, those of months to come as well. What
+-- is hashed is said in audit/chain.py, which verifies it. Returned is the row's place in its chain.
 -- audit_lock_head of 0014 stays for processes of the version before, which write to chains of their own.
 
 CREATE FUNCTION audit_hashed(content bytea) RETURNS bytea LANGUAGE sql IMMUTABLE
 RETURN COALESCE(int4send(octet_length(content)) || content, '\xffffffff');
 
 CREATE FUNCTION audit_record(
-    key bigint, org uuid, writer uuid, since timestamptz, made_at timestamptz, actor uuid, act text, result text,
-    subject text, client text, program text, request text, more text
+    key bigint, org uuid, writer uuid, since timestamptz, until timestamptz, made_at timestamptz, actor uuid, act text,
+    result text, subject text, client text, program text, request text, more text
 ) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     place bigint := 1;
@@ -18,7 +19,8 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(key);
     SELECT l.sequence, l.hash, l.recorded_at INTO head FROM audit_log l
-    WHERE l.org_id = org AND l.writer_id = writer AND l.recorded_at >= since ORDER BY l.sequence DESC LIMIT 1;
+    WHERE l.org_id = org AND l.writer_id = writer AND l.recorded_at BETWEEN since AND until
+    ORDER BY l.sequence DESC LIMIT 1;
     IF FOUND THEN
         place := head.sequence + 1;
         moment := greatest(made_at, head.recorded_at);

@@ -279,7 +279,7 @@ class SessionBook:
         details = {"workspace": session.workspace, "role": session.role.value, "scopes": granted, "name": session.name}
         entry = _entry("created", session.id, **details)
         try:
-            await self._make(session)
+            self._make(session)
             async with self._turn(session.org_id), self._database.tenant_statement(principal) as connection:
                 # One statement: others of the organisation wait for its commit, and for nothing that is done here.
                 recording = self._audit.record_arguments(principal, entry)
@@ -300,9 +300,10 @@ class SessionBook:
             turn = self._turns[org_id] = asyncio.Semaphore(_AT_ONCE)
         return turn
 
-    async def _make(self, session: Session) -> None:
+    def _make(self, session: Session) -> None:
+        # A handful of system calls takes less time than to hand them to a thread.
         try:
-            await asyncio.to_thread(self._directories.make, session.org_id, session.id)
+            self._directories.make(session.org_id, session.id)
         except OSError as error:
             reason = f"{type(error).__name__}: {error.strerror}"
             raise StorageUnavailableError("The directory of the session cannot be made now.", reason=reason) from error

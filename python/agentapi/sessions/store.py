@@ -47,9 +47,9 @@ _SESSIONS: Final = "sessions s JOIN workspaces w ON w.org_id = s.org_id AND w.id
 # recorded is recorded of the row that was made, so that its limits are counted before the chain of the log is locked.
 _INSERT = f"""
 SELECT {RECORD} FROM (
-    SELECT set_config('app.org_id', $14, true) AS org_id, set_config('app.user_id', $15, true) AS user_id OFFSET 0
+    SELECT set_config('app.org_id', $15, true) AS org_id, set_config('app.user_id', $16, true) AS user_id OFFSET 0
 ) AS context CROSS JOIN LATERAL session_start(
-    context.org_id::uuid, $16, context.user_id::uuid, $17, $18, $19, $20, $21, $22, $23, $24
+    context.org_id::uuid, $17, context.user_id::uuid, $18, $19, $20, $21, $22, $23, $24, $25
 )
 """  # noqa: S608 - constants, as below
 _FIND = f"SELECT {_COLUMNS} FROM {_SESSIONS} WHERE s.id = $1"  # noqa: S608
