@@ -228,7 +228,7 @@ class Database:
             self._acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            await connection.fetchrow(_SET_CONTEXT, str(org_id), "", "")
+            await connection.fetchrow(_SET_CONTEXT, str(org_id), "", "", "")
             yield connection
 
     @asynccontextmanager

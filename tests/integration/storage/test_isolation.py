@@ -222,6 +222,14 @@ async def test_a_statement_by_itself_leaves_no_tenant_behind(postgres: EmbeddedP
         await database.close()
 
 
+async def test_a_snapshot_sees_one_organisation_and_changes_nothing(database: Database) -> None:
+    tenant, _ = await make_tenant(database), await make_tenant(database)
+    async with database.snapshot(tenant.principal.org_id) as connection:
+        assert await count(connection, "organizations") == 1
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await connection.execute("DELETE FROM organizations")
+
+
 async def test_the_directory_sees_one_organisation_and_nothing_in_it(database: Database) -> None:
     one, two = await make_tenant(database), await make_tenant(database)
     async with database.directory_transaction(one.principal.org_slug) as connection:
