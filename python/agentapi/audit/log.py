@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from uuid import uuid4
 
 from agentapi.audit import store
-from agentapi.audit.chain import link
 from agentapi.audit.checkpoints import Checkpoints
 from agentapi.audit.group_commit import GroupCommit
 from agentapi.audit.models import Draft, Source, WriterId, storable
@@ -39,6 +38,7 @@ AuditMode = Literal["strict", "buffered", "off"]
 _WRITER_LIFE_US: Final = 30 * 86_400 * 1_000_000
 """After which a process begins another chain of changes, so that the last row of one is in a recent partition."""
 _SLACK: Final = timedelta(days=1)
+"""How far the clock may jump while a change waits for its turn."""
 _NOWHERE: Final = Source()
 
 
@@ -74,6 +74,8 @@ class AuditLog:
         self._calls = GroupCommit(database, flush_s=flush_s, max_queue=max_queue, on_written=self._written)
         self._writer_id = WriterId(uuid4())
         self._writer_since_us = clock_us()
+        self._latest_us = self._writer_since_us
+        """The latest time that a row was drafted at, whatever the clock says by now."""
 
     @classmethod
     def from_settings(cls, settings: Settings, database: Database, keys: SigningKeys) -> Self:
@@ -101,14 +103,24 @@ class AuditLog:
 
         Changes of one organisation that are made through one process wait for each other from here on.
         """
+        self.recorded(doer, await store.record(connection, self.record_arguments(doer, entry, source)))
+
+    def record_arguments(self, doer: Doer, entry: Entry, source: Source | None = None) -> tuple[object, ...]:
+        """Return what ``store.RECORD`` takes to do what ``record`` does, for a statement that does more as well.
+
+        Whoever runs it says so to ``recorded``.
+        """
         draft = self._draft(doer, entry, source)
         if draft.at_us - self._writer_since_us > _WRITER_LIFE_US:
             self._writer_id, self._writer_since_us = WriterId(uuid4()), draft.at_us
-        writer_id, since = self._writer_id, store.from_us(self._writer_since_us) - _SLACK
-        head = await store.lock_head(connection, doer.org_id, writer_id, since=since)
-        await store.append(connection, link(draft, writer_id, head))
-        # If the transaction rolls back, the checkpoint finds nothing new.
-        self._written(doer.org_id, head is None)
+        self._latest_us = max(self._latest_us, draft.at_us)
+        # One that is drafted after this one may come before it.
+        since, until = store.from_us(self._writer_since_us) - _SLACK, store.from_us(self._latest_us) + _SLACK
+        return store.record_arguments(draft, self._writer_id, since=since, until=until)
+
+    def recorded(self, doer: Doer, sequence: int) -> None:
+        """Note that a row was written with that sequence; if its transaction rolls back, a checkpoint finds nothing."""
+        self._written(doer.org_id, sequence == 1)
 
     @property
     def records_calls(self) -> bool:

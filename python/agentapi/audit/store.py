@@ -1,8 +1,8 @@
 """SQL of the audit log. Rows are inserted and read; no statement here changes one.
 
-``append`` and ``lock_head`` take a connection inside a transaction of the row's organisation. ``append_group`` takes
-one outside any: it is one statement that sets its own context, since what holds up every tool call should be a single
-round trip.
+``append`` and ``record`` take a connection inside a transaction of the row's organisation. ``append_group`` takes one
+outside any: it is one statement that sets its own context, since what holds up every tool call should be a single round
+trip.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from agentapi.audit.models import Filter, Position, WriterId
+    from agentapi.audit.models import Draft, Filter, Position, WriterId
     from agentapi.principal import OrgId
     from agentapi.storage.database import Connection
 
 __all__ = [
+    "RECORD",
     "append",
     "append_group",
     "audit_row",
@@ -38,10 +39,11 @@ __all__ = [
     "last_checkpoint",
     "last_checkpoint_between",
     "lock_checkpoints",
-    "lock_head",
     "organizations",
     "organizations_between",
     "partitioned_months",
+    "record",
+    "record_arguments",
     "rows_to_verify",
     "to_us",
 ]
@@ -50,7 +52,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
-_LOCK_HEAD = "SELECT sequence, hash, recorded_at FROM audit_lock_head($1, $2, $3, $4)"
+RECORD: Final = "audit_record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+"""Adds a row to a chain, with ``record_arguments``, for a statement that does more as well; its value is the sequence.
+
+What it adds to is locked until the transaction ends, so it comes after all else that the statement does.
+"""
+_RECORD = f"SELECT {RECORD}"
 _APPEND = """
 INSERT INTO audit_log (org_id, writer_id, sequence, recorded_at, actor_id, action, outcome, resource, address, agent,
                        request_id, details, previous, hash)
@@ -153,14 +160,30 @@ _CLOCKS_DIFFER: Final = timedelta(days=1)
 _PREFETCH: Final = 2_000
 
 
-async def lock_head(connection: Connection, org_id: OrgId, writer_id: WriterId, *, since: datetime) -> Head | None:
-    """Return the last row of the chain, which is not older than ``since``, once this transaction alone may add to it.
+def record_arguments(draft: Draft, writer_id: WriterId, *, since: datetime, until: datetime) -> tuple[object, ...]:
+    """Return what ``RECORD`` takes for ``draft``; the last row of the writer's chain, if any, is of a time between."""
+    org_id = draft.org_id
+    return (
+        _lock_key(b"audit chain", org_id.bytes, writer_id.bytes),
+        org_id,
+        writer_id,
+        since,
+        until,
+        from_us(draft.at_us),
+        draft.actor_id,
+        draft.action,
+        draft.outcome,
+        draft.resource,
+        draft.address,
+        draft.agent,
+        draft.request_id,
+        draft.details,
+    )
 
-    That lasts until the transaction ends.
-    """
-    key = _lock_key(b"audit chain", org_id.bytes, writer_id.bytes)
-    row = await connection.fetchrow(_LOCK_HEAD, key, org_id, writer_id, since)
-    return None if row is None else Head(writer_id, row["sequence"], row["hash"], to_us(row["recorded_at"]))
+
+async def record(connection: Connection, arguments: tuple[object, ...]) -> int:
+    """Add a row to a chain, and return its sequence; until the transaction ends this one alone may add to it."""
+    return int(await connection.fetchval(_RECORD, *arguments))
 
 
 async def append(connection: Connection, row: AuditRow) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
 from agentapi.errors import ForbiddenError
@@ -109,6 +110,7 @@ def role_permits(role: Role, permission: Permission) -> bool:
     return role in _TABLE.get(permission, _NOBODY)
 
 
+@cache
 def within(role: Role, other: Role) -> bool:
     """Return whether ``role`` carries no permission that ``other`` lacks."""
     return all(role_permits(other, each) for each in Permission if role_permits(role, each))

@@ -123,7 +123,7 @@ class SessionBook:
         session = self._drafted(principal, wish, role)
         composed = await self._prompts.compose(principal, wish.workspace, wish.variables)
         # Before anything is stored: what is stored has a token.
-        await self._ring.signer()
+        token = await self._token(principal.org_slug, session)
         try:
             await self._insert(principal, session)
         except LimitReachedError:
@@ -131,7 +131,7 @@ class SessionBook:
             if not await self._expire(session.org_id):
                 raise
             await self._insert(principal, session)
-        return Started(session, await self._token(principal.org_slug, session), composed.text)
+        return Started(session, token, composed.text)
 
     async def page(self, principal: Principal, *, before: tuple[datetime, UUID] | None, limit: int) -> list[Session]:
         """Return up to ``limit`` sessions, the newest first, from behind ``before``: an admin's list has all."""
@@ -275,19 +275,19 @@ class SessionBook:
         return frozenset(MCP_SCOPES)
 
     async def _insert(self, principal: Principal, session: Session) -> None:
-        # While the database works, so does the disk.
-        making = asyncio.ensure_future(self._make(session))
+        granted = " ".join(sorted(session.scopes))
+        details = {"workspace": session.workspace, "role": session.role.value, "scopes": granted, "name": session.name}
+        entry = _entry("created", session.id, **details)
         try:
-            async with self._turn(session.org_id), self._database.tenant_transaction(principal) as connection:
-                _require_workspace(await store.insert(connection, session))
-                await making
-                details = {"workspace": session.workspace, "role": session.role.value}
-                granted = " ".join(sorted(session.scopes))
-                entry = _entry("created", session.id, **details, scopes=granted, name=session.name)
-                await self._audit.record(connection, principal, entry)
+            self._make(session)
+            async with self._turn(session.org_id), self._database.tenant_statement(principal) as connection:
+                # One statement: others of the organisation wait for its commit, and for nothing that is done here.
+                recording = self._audit.record_arguments(principal, entry)
+                sequence = _in_workspace(await store.insert(connection, session, recording))
         except BaseException:
-            await self._unmake(making, session)
+            await self._unmake(session)
             raise
+        self._audit.recorded(principal, sequence)
 
     def _turn(self, org_id: OrgId) -> asyncio.Semaphore:
         """Return what lets a few of an organisation begin at the same time.
@@ -300,17 +300,17 @@ class SessionBook:
             turn = self._turns[org_id] = asyncio.Semaphore(_AT_ONCE)
         return turn
 
-    async def _make(self, session: Session) -> None:
+    def _make(self, session: Session) -> None:
+        # A handful of system calls takes less time than to hand them to a thread.
         try:
-            await asyncio.to_thread(self._directories.make, session.org_id, session.id)
+            self._directories.make(session.org_id, session.id)
         except OSError as error:
             reason = f"{type(error).__name__}: {error.strerror}"
             raise StorageUnavailableError("The directory of the session cannot be made now.", reason=reason) from error
 
-    async def _unmake(self, making: asyncio.Future[None], session: Session) -> None:
+    async def _unmake(self, session: Session) -> None:
         """Take the directory back of a session that came to nothing; what fails here is left to the sweep."""
-        with contextlib.suppress(OSError, StorageUnavailableError, asyncio.CancelledError):
-            await making
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             await asyncio.to_thread(self._directories.remove, session.org_id, session.id)
 
     async def _own_and_live(self, principal: Principal, session_id: SessionId) -> Session:
@@ -371,9 +371,10 @@ def _require_no_session(principal: Principal) -> None:
         raise ForbiddenError("A session starts, changes and ends no sessions.")
 
 
-def _require_workspace(found: bool) -> None:
-    if not found:
+def _in_workspace(sequence: int | None) -> int:
+    if sequence is None:
         raise NotFoundError("There is no such workspace.")
+    return sequence
 
 
 def _entry(verb: str, session_id: SessionId, **details: str) -> Entry:

@@ -78,15 +78,19 @@ class SessionDirectories:
         Raises:
             OSError: It cannot be made.
         """
-        self._root.mkdir(mode=_PASSAGE, parents=True, exist_ok=True)
-        with _opened(self._root) as root:
-            # An organisation's directory may be removed as the last of its sessions ends, right between these two.
-            while True:
+        while True:
+            with (
+                contextlib.suppress(FileNotFoundError),
+                _opened(self._root) as root,
+                _opened(str(org_id), root) as organization,
+            ):
+                _make(str(session_id), organization, _PRIVATE)
+                with _opened(str(session_id), organization):
+                    return self.of(org_id, session_id)
+            # It is the first one, or the organisation's was removed just now, as the last of its sessions ended.
+            self._root.mkdir(mode=_PASSAGE, parents=True, exist_ok=True)
+            with _opened(self._root) as root:
                 _make(str(org_id), root, _PASSAGE)
-                with contextlib.suppress(FileNotFoundError), _opened(str(org_id), root) as organization:
-                    _make(str(session_id), organization, _PRIVATE)
-                    with _opened(str(session_id), organization):
-                        return self.of(org_id, session_id)
 
     def remove(self, org_id: OrgId, session_id: SessionId) -> None:
         """Remove the directory of a session with all that is in it, if it is there.

@@ -1,7 +1,7 @@
 """SQL of sessions.
 
-Each function takes a connection inside a transaction of ``Database``; row-level security picks the organisation. Which
-of its sessions a user may see is for the caller to say.
+Each function takes a connection inside a transaction of ``Database``, but for ``insert``, which takes one for a single
+statement; row-level security picks the organisation. Which of its sessions a user may see is for the caller to say.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from agentapi.audit.store import RECORD
 from agentapi.identity.api_keys.models import KeyId
 from agentapi.principal import OrgId, Role, SessionId, UserId
 from agentapi.sessions.models import EndReason, Session, Standing
@@ -42,13 +43,16 @@ _COLUMNS: Final = (
     " s.last_used_at, s.expires_at, s.ended_at, s.end_reason"
 )
 _SESSIONS: Final = "sessions s JOIN workspaces w ON w.org_id = s.org_id AND w.id = s.workspace_id"
-_INSERT = """
-INSERT INTO sessions (org_id, id, user_id, workspace_id, key_id, name, role, scopes, idle_s, created_at, last_used_at,
-                      expires_at)
-SELECT $1, $2, $3, w.id, $5, $6, $7, $8, $9, $10, $10, $11 FROM workspaces w WHERE w.slug = $4
-RETURNING id
-"""
-_FIND = f"SELECT {_COLUMNS} FROM {_SESSIONS} WHERE s.id = $1"  # noqa: S608 - constants, as below
+# The organisation is what set_config returned, so that the context is set before row-level security looks; what is
+# recorded is recorded of the row that was made, so that its limits are counted before the chain of the log is locked.
+_INSERT = f"""
+SELECT {RECORD} FROM (
+    SELECT set_config('app.org_id', $15, true) AS org_id, set_config('app.user_id', $16, true) AS user_id OFFSET 0
+) AS context CROSS JOIN LATERAL session_start(
+    context.org_id::uuid, $17, context.user_id::uuid, $18, $19, $20, $21, $22, $23, $24, $25
+)
+"""  # noqa: S608 - constants, as below
+_FIND = f"SELECT {_COLUMNS} FROM {_SESSIONS} WHERE s.id = $1"  # noqa: S608
 _PAGE = f"""
 SELECT {_COLUMNS} FROM {_SESSIONS} WHERE (s.created_at, s.id) < ($1, $2) ORDER BY s.created_at DESC, s.id DESC LIMIT $3
 """  # noqa: S608
@@ -90,17 +94,20 @@ _ORGANIZATIONS = "SELECT id FROM organizations WHERE id > $1 ORDER BY id LIMIT $
 _WITH_SESSIONS = "SELECT id FROM organizations WHERE id > $1 AND sessions_used > 0 ORDER BY id LIMIT $2"
 
 
-async def insert(connection: Connection, session: Session) -> bool:
-    """Store a new session; False if the organisation has no such workspace.
+async def insert(connection: Connection, session: Session, recording: tuple[object, ...]) -> int | None:
+    """Store a new session and record it with the arguments of ``RECORD``, in one statement that sets its own context.
+
+    Returned is the sequence of what was recorded; None if the organisation has no such workspace.
 
     Raises:
         asyncpg.PostgresError: With the code of a plan's limit, which ``Database`` knows.
     """
-    inserted = await connection.fetchval(
+    recorded: int | None = await connection.fetchval(
         _INSERT,
-        session.org_id,
+        *recording,
+        str(session.org_id),
+        str(session.user_id),
         session.id,
-        session.user_id,
         session.workspace,
         session.key_id,
         session.name,
@@ -110,7 +117,7 @@ async def insert(connection: Connection, session: Session) -> bool:
         session.created_at,
         session.expires_at,
     )
-    return inserted is not None
+    return recorded
 
 
 async def find(connection: Connection, session_id: SessionId) -> Session | None:

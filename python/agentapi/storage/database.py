@@ -11,8 +11,8 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Self, cast
 
 import asyncpg
 
@@ -21,7 +21,7 @@ from agentapi.storage.migrations import pending
 from agentapi.storage.together import Together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from asyncpg.pool import PoolConnectionProxy
 
@@ -72,6 +72,23 @@ _LOST = (
 """What says that the database is away, whenever it comes up."""
 
 
+class _Connection(asyncpg.Connection):
+    """A connection that is reset whenever it goes back to the pool, unless nothing is left to reset."""
+
+    _is_clean = False
+
+    def spare_reset(self) -> None:
+        """Say that what was done since the connection was lent left nothing behind: a reset is a round trip."""
+        self._is_clean = True
+
+    def get_reset_query(self) -> str:
+        """Return what resets the connection, which is asked as it goes back."""
+        if self._is_clean:
+            self._is_clean = False
+            return ""
+        return super().get_reset_query()
+
+
 class Database:
     """A pool of connections to one database."""
 
@@ -96,6 +113,7 @@ class Database:
                 max_size=pool_max,
                 timeout=timeout_s,
                 command_timeout=timeout_s,
+                connection_class=_Connection,
                 server_settings={"application_name": _APPLICATION_NAME},
             )
         except ValueError as error:  # The driver's own words may repeat a part of the address.
@@ -141,6 +159,26 @@ class Database:
         """
         async with self._transaction(org_id=str(principal.org_id), user_id=str(principal.user_id)) as connection:
             yield connection
+
+    @asynccontextmanager
+    async def tenant_statement(self, principal: Principal) -> AsyncIterator[Connection]:
+        """Lend a connection for one statement, which is a transaction by itself unless one is open around the task.
+
+        The statement sets whose rows it sees, as ``tenant_transaction`` would, and nothing that outlives it: all of it
+        is a single round trip.
+
+        Raises:
+            StorageUnavailableError: the database is away, or no connection was free in time.
+        """
+        if Together.current() is not None:
+            async with self.tenant_transaction(principal) as connection:
+                yield connection
+            return
+        with _plans():
+            async with self._acquire() as connection:
+                yield connection
+                # The pool lends a proxy, which passes on what it does not know.
+                cast("_Connection", connection).spare_reset()
 
     @asynccontextmanager
     async def user_transaction(self, org_id: OrgId, user_id: UserId) -> AsyncIterator[Connection]:
@@ -190,7 +228,7 @@ class Database:
             self._acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            await connection.fetchrow(_SET_CONTEXT, str(org_id), "", "")
+            await connection.fetchrow(_SET_CONTEXT, str(org_id), "", "", "")
             yield connection
 
     @asynccontextmanager
@@ -236,14 +274,10 @@ class Database:
         self, *, org_id: str = "", user_id: str = "", org_slug: str = "", platform: str = ""
     ) -> AsyncIterator[Connection]:
         together = Together.current()
-        try:
+        with _plans():
             async with self._begun() if together is None else together.part() as connection:
                 await connection.fetchrow(_SET_CONTEXT, org_id, user_id, org_slug, platform)
                 yield connection
-        except asyncpg.PostgresError as error:
-            if error.sqlstate != _PLAN_EXCEEDED:
-                raise
-            raise LimitReachedError(f"The plan of the organisation allows no more {error}.") from error
 
     @asynccontextmanager
     async def _begun(self) -> AsyncIterator[Connection]:
@@ -269,6 +303,17 @@ class Database:
             if acquired:
                 raise
             raise StorageUnavailableError(_AWAY, reason=_reason(error)) from error
+
+
+@contextmanager
+def _plans() -> Iterator[None]:
+    """Say in our words that a plan allows no more."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != _PLAN_EXCEEDED:
+            raise
+        raise LimitReachedError(f"The plan of the organisation allows no more {error}.") from error
 
 
 def _is_gone(connection: Connection) -> bool:

@@ -39,6 +39,7 @@ BODIES: dict[str, dict[str, Any]] = {
     WORKSPACES: {"slug": "side", "name": "Side"},
     "/api/v1/invitations": {},
     KEYS: {"name": "build"},
+    "/api/v1/sessions": {"name": "build"},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -190,6 +191,43 @@ async def test_a_connection_returns_to_the_pool_without_a_tenant(
                 assert await count(connection, table) == 0
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_statement_by_itself_leaves_no_tenant_behind(postgres: EmbeddedPostgres, fails: bool) -> None:
+    """The connection is not reset after it, unless it failed; after whatever comes next it is again."""
+    database = await Database.connect(postgres.app_dsn, pool_min=1, pool_max=1, timeout_s=5.0)
+    statement = (
+        "SELECT (SELECT count(*) FROM organizations), set_config('app.kept', 'on', false)"
+        " FROM (SELECT set_config('app.org_id', $1, true)::uuid AS org_id OFFSET 0) AS context"
+        " WHERE context.org_id IS NOT NULL AND 1 / $2::integer = 1"
+    )
+    context = "SELECT current_setting('app.org_id', true), current_setting('app.user_id', true)"
+    kept = "SELECT current_setting('app.kept', true)"
+    try:
+        tenant = await make_tenant(database)
+        async with database.statements() as connection:
+            await connection.execute("SELECT set_config('app.kept', '', false)")
+        with pytest.raises(asyncpg.DivisionByZeroError) if fails else contextlib.nullcontext():
+            async with database.tenant_statement(tenant.principal) as connection:
+                found = await connection.fetchval(statement, str(tenant.principal.org_id), 0 if fails else 1)
+                assert found == 1
+        for seen in ({None, ""} if fails else {"on"}, {None, ""}):
+            async with database.statements() as connection:
+                assert await connection.fetchval(kept) in seen
+                assert set(await connection.fetchrow(context) or ()) <= {None, ""}
+                for table in TENANT_TABLES:
+                    assert await count(connection, table) == 0
+    finally:
+        await database.close()
+
+
+async def test_a_snapshot_sees_one_organisation_and_changes_nothing(database: Database) -> None:
+    tenant, _ = await make_tenant(database), await make_tenant(database)
+    async with database.snapshot(tenant.principal.org_id) as connection:
+        assert await count(connection, "organizations") == 1
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await connection.execute("DELETE FROM organizations")
 
 
 async def test_the_directory_sees_one_organisation_and_nothing_in_it(database: Database) -> None:
