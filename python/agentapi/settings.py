@@ -140,7 +140,7 @@ class Settings(LimitSettings):
     database_url: SecretStr | None = None
     """PostgreSQL as the application role, which owns nothing."""
     migration_database_url: SecretStr | None = None
-    """PostgreSQL as the owner of the schema; read by ``agentapi migrate`` and ``agentapi keys`` alone."""
+    """PostgreSQL as the owner of the schema; read by ``agentapi migrate``, ``keys`` and ``audit`` alone."""
     database_app_role: str = "agentapi_app"
     """Role that migrations grant to."""
     database_pool_min: Annotated[int, Field(ge=0, le=1000)] = 2

@@ -48,7 +48,6 @@ _NONSENSE: Final = (
 )
 _UNWELL: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 """Refusals that speak of the server and not of the request."""
-_NO_SESSION: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST})
 
 
 class ClosedError(UpstreamError):
@@ -168,8 +167,10 @@ def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads 
         return _closed(name, ending)
     if not isinstance(error, MCPError):
         return error
-    if in_session and _forgot_session(error, call.status):
-        return UnprocessedError(f"Upstream '{name}' ended the session.")
+    if in_session and _forgot_session(error, call):
+        # With the request's own id it was read, and may have been acted on: then it is not for us to send it again.
+        ended = f"Upstream '{name}' ended the session."
+        return ClosedError(ended) if call.answered else UnprocessedError(ended)
     if call.answered:
         # Whatever words it uses.
         return error
@@ -191,8 +192,12 @@ def _closed(name: str, ending: str | None) -> ClosedError:
     return ClosedError(f"Upstream '{name}' closed the connection{f': {ending}' if ending else ''}.")
 
 
-def _forgot_session(error: MCPError, status: int | None) -> bool:
-    """Tell a session that is gone: HTTP 404 by the specification, 400 with words to that effect by habit."""
-    if status == HTTPStatus.NOT_FOUND:
-        return True
-    return status in _NO_SESSION and "session id" in error.message.lower()
+def _forgot_session(error: MCPError, call: Call) -> bool:
+    """Tell a session that is gone: HTTP 404 by the specification, 400 with words to that effect by habit.
+
+    An answer with the request's own id is about the request, unless it is a 404 that speaks of the session.
+    """
+    words = error.message.lower()
+    if call.status == HTTPStatus.NOT_FOUND:
+        return not call.answered or "session" in words
+    return call.status == HTTPStatus.BAD_REQUEST and not call.answered and "session id" in words

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import httpx2
 import structlog
 
-from agentapi.errors import UpstreamNeedsConnectionError, UpstreamTimeoutError, UpstreamUnaskedError, first_leaf
+from agentapi.errors import (
+    UpstreamNeedsConnectionError,
+    UpstreamRestsError,
+    UpstreamTimeoutError,
+    UpstreamUnaskedError,
+    first_leaf,
+)
 from agentapi.upstreams.failures import CredentialRefusedError, failed_with
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.reasons import reason_of
@@ -24,8 +30,10 @@ _log = structlog.get_logger(__name__)
 def opening_failure(error: Exception, channel: Channel | None, name: str) -> UpstreamError:
     """Return in words what kept a connection to the upstream ``name`` from being opened."""
     leaf = first_leaf(error)
-    if isinstance(leaf, UpstreamNeedsConnectionError | UpstreamUnaskedError):
+    if isinstance(leaf, UpstreamNeedsConnectionError | UpstreamRestsError):
         return leaf
+    if isinstance(leaf, UpstreamUnaskedError):
+        return UpstreamUnaskedError(f"Upstream '{name}' is unavailable: {leaf.message}.")
     status = channel.last_status() if channel is not None else None
     reason = reason_of(error, status)
     refusal = channel.refusal() if channel is not None else None

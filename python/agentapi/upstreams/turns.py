@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from agentapi.errors import UpstreamTimeoutError
+from agentapi.errors import UpstreamUnaskedError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -77,7 +77,7 @@ class Turns:
         """Return a turn once there is one.
 
         Raises:
-            UpstreamTimeoutError: There was none in time.
+            UpstreamUnaskedError: There was none in time.
             NobodyThereError: One whose turn was before found nobody there.
         """
         door = self._doors.setdefault(key, _Door(anyio.Semaphore(self._at_once)))
@@ -89,7 +89,7 @@ class Turns:
         except BaseException as error:
             self.leave(key, door)
             if isinstance(error, TimeoutError):
-                raise UpstreamTimeoutError(f"too many connect to it at once, for {timeout_s:g} s") from None
+                raise UpstreamUnaskedError(f"too many connect to it at once, for {timeout_s:g} s") from None
             raise
         turn = Turn(self, key, door)
         if door.failures != seen and door.failure is not None:
