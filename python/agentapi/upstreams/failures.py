@@ -168,9 +168,7 @@ def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads 
     if not isinstance(error, MCPError):
         return error
     if in_session and _forgot_session(error, call):
-        # With the request's own id it was read, and may have been acted on: then it is not for us to send it again.
-        ended = f"Upstream '{name}' ended the session."
-        return ClosedError(ended) if call.answered else UnprocessedError(ended)
+        return UnprocessedError(f"Upstream '{name}' ended the session.")
     if call.answered:
         # Whatever words it uses.
         return error

@@ -7,7 +7,7 @@ import pytest
 from mcp import MCPError
 
 from agentapi.upstreams.calls import Call
-from agentapi.upstreams.failures import ClosedError, UnprocessedError, judge
+from agentapi.upstreams.failures import UnprocessedError, judge
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from agentapi.upstreams.failures import ClosedError, UnprocessedError, judge
     [
         (404, False, "Not Found", UnprocessedError),
         (404, False, "Session not found", UnprocessedError),
-        (404, True, "Session not found", ClosedError),
+        (404, True, "Session not found", UnprocessedError),
         (404, True, "There is no such tool", MCPError),
         (400, False, "Bad Request: No valid session ID provided", UnprocessedError),
         (400, True, "Payment done; but the checkout session id is stale", MCPError),
