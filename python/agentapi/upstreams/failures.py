@@ -46,8 +46,6 @@ _NONSENSE: Final = (
     "Failed to parse SSE message",
     "server answered a request with 202",
 )
-_UNWELL: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
-"""Refusals that speak of the server and not of the request."""
 
 
 class ClosedError(UpstreamError):
@@ -79,7 +77,7 @@ class HttpFailureError(UpstreamError):
 
 
 class RefusedError(HttpFailureError):
-    """A 4xx: the upstream is well, and takes this for the caller's fault."""
+    """A 4xx: the upstream is well, and takes this for the caller's fault; with 429, for too much of one caller."""
 
 
 class CredentialRefusedError(UpstreamError):
@@ -106,7 +104,7 @@ def failed_with(status: int | None, message: str, retry_after_s: float | None = 
     """Return the error of an upstream that answered with that HTTP status, if any, and nothing of the protocol."""
     if status is None or status < HTTPStatus.BAD_REQUEST:
         return UpstreamError(message)
-    refused = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _UNWELL
+    refused = status < HTTPStatus.INTERNAL_SERVER_ERROR
     return (RefusedError if refused else HttpFailureError)(message, status=status, retry_after_s=retry_after_s)
 
 

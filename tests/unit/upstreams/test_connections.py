@@ -169,7 +169,7 @@ async def test_nobody_waits_for_a_turn_without_end() -> None:
     async with pool(connecting=1, connect_timeout_s=0.1) as connections:
         calls = [asyncio.ensure_future(call(connections, opener, of=key(user=user))) for user in range(3)]
         failures = await asyncio.gather(*calls, return_exceptions=True)
-        # Who had a turn is told that it took too long; the others that too many wait, which is not the upstream's fault.
+        # Who had a turn is told that it took too long; the others that too many wait, and nobody blames the upstream.
         assert sorted(type(each).__name__ for each in failures) == [
             "UpstreamTimeoutError",
             "UpstreamUnaskedError",
