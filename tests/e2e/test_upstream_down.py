@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from support.clients import Mode
 
-CONNECT_TIMEOUT_S = 1.0
+CONNECT_TIMEOUT_S = 1.5
 CALL_TIMEOUT_S = 1.5
 MARGIN_S = 2.0
 BROKEN = ("dead", "hanging", "absent", "crashing", "talking")
@@ -56,6 +56,25 @@ def gateway(module_directory: Path) -> Iterator[Gateway]:
             yield running
 
 
+async def test_calls_of_the_good_one_do_not_wait_for_the_others(gateway: Gateway) -> None:
+    """The first of these tests: once the others have failed a few times they are left alone, and nobody waits."""
+
+    def call(tool: str) -> httpx2.Response:
+        # By hand, because the SDK's client lists the tools before it lets a structured result through.
+        params = {"name": tool, "arguments": {"message": "x"}}
+        return modern_call(gateway.mcp_url, gateway.token, "tools/call", params)
+
+    waiting = [asyncio.create_task(asyncio.to_thread(call, "hanging__echo")) for _ in range(3)]
+    begun = time.monotonic()
+    for _ in range(10):
+        answer = await asyncio.to_thread(call, "good__echo")
+        assert answer.json()["result"]["isError"] is False
+    took_s = time.monotonic() - begun
+    assert not any(task.done() for task in waiting)
+    await asyncio.gather(*waiting)
+    assert took_s < CONNECT_TIMEOUT_S / 2
+
+
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 async def test_list_is_that_of_the_good_ones_and_in_time(gateway: Gateway, mode: Mode) -> None:
     async with gateway.mcp(mode) as client:
@@ -81,7 +100,9 @@ async def test_reason_is_logged(gateway: Gateway) -> None:
 
     def reasons() -> dict[str, str] | None:
         events = [json.loads(line) for line in gateway.stderr.splitlines() if line.startswith("{")]
-        found = {event["upstream"]: event["reason"] for event in events if {"upstream", "reason"} <= set(event)}
+        found = {
+            event["upstream"]: event["reason"] for event in reversed(events) if {"upstream", "reason"} <= set(event)
+        }
         return found if set(found) >= set(BROKEN) else None
 
     logged = wait_until(reasons, within_s=CONNECT_TIMEOUT_S + MARGIN_S, what="a reason for each in the log")
@@ -105,23 +126,6 @@ async def test_call_is_a_clear_error_and_in_time(gateway: Gateway, name: str, mo
     # For the caller's eyes: nothing of the inside of the gateway.
     for inside in ("Traceback", "httpx", "asyncio", "object at 0x", "ExceptionGroup", "Errno", "127.0.0.1"):
         assert inside not in message
-
-
-async def test_calls_of_the_good_one_do_not_wait_for_the_others(gateway: Gateway) -> None:
-    def call(tool: str) -> httpx2.Response:
-        # By hand, because the SDK's client lists the tools before it lets a structured result through.
-        params = {"name": tool, "arguments": {"message": "x"}}
-        return modern_call(gateway.mcp_url, gateway.token, "tools/call", params)
-
-    waiting = [asyncio.create_task(asyncio.to_thread(call, "hanging__echo")) for _ in range(3)]
-    begun = time.monotonic()
-    for _ in range(10):
-        answer = await asyncio.to_thread(call, "good__echo")
-        assert answer.json()["result"]["isError"] is False
-    took_s = time.monotonic() - begun
-    assert not any(task.done() for task in waiting)
-    await asyncio.gather(*waiting)
-    assert took_s < CONNECT_TIMEOUT_S / 2
 
 
 @pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])

@@ -36,6 +36,7 @@ MADE: dict[type[errors.AgentAPIError], tuple[errors.AgentAPIError, int, str]] = 
     errors.AuditUnavailableError: (errors.AuditUnavailableError("x"), 503, "audit_unavailable"),
     errors.UpstreamError: (errors.UpstreamError("x"), 502, "upstream_unavailable"),
     errors.UpstreamTimeoutError: (errors.UpstreamTimeoutError("x"), 504, "upstream_timeout"),
+    errors.UpstreamRestsError: (errors.UpstreamRestsError("x"), 503, "upstream_resting"),
     errors.UpstreamNeedsConnectionError: (errors.UpstreamNeedsConnectionError("x"), 409, "connection_required"),
     errors.StartupError: (errors.StartupError("x"), 500, "startup_failed"),
 }
@@ -44,7 +45,9 @@ CASES = list(MADE.values())
 
 def test_the_table_names_every_error() -> None:
     named = {getattr(errors, name) for name in errors.__all__}
-    assert {kind for kind in named if isinstance(kind, type) and issubclass(kind, errors.AgentAPIError)} == set(MADE)
+    kinds = {kind for kind in named if isinstance(kind, type) and issubclass(kind, errors.AgentAPIError)}
+    # It tells the gateway and not the client that an upstream was not asked.
+    assert kinds - {errors.UpstreamUnaskedError} == set(MADE)
     assert len({code for _, _, code in CASES}) == len(CASES)
 
 

@@ -18,6 +18,8 @@ from mcp.shared.inbound import encode_header_value
 
 from agentapi.gateway.relay import ByteRelay
 from agentapi.principal import Role
+from agentapi.upstreams.breakers import UNGUARDED, UpstreamBreakers
+from agentapi.upstreams.retries import Retries
 from integration.api.generated_answers import PLANS, Plan
 from integration.api.generated_calls import CALLS, LISTS, Call
 from support.raw_upstream import json_answer, serve_raw
@@ -284,6 +286,9 @@ async def stage(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stag
 
     monkeypatch.setattr(ByteRelay, "serves", lambda relay, target: stage.relays and serves(relay, target))
     monkeypatch.setattr(ByteRelay, "forward", counted)
+    # An upstream that answers whatever is generated would be left alone, and asked again.
+    monkeypatch.setattr(UpstreamBreakers, "guard", lambda *_: UNGUARDED)
+    monkeypatch.setattr(Retries, "spend", lambda *_: False)
     async with serve_raw(stage.answer) as upstream:
         for name in ("one", "two"):
             # Its era is given, or each answer that no modern server gives would have the gateway ask for it anew.

@@ -11,6 +11,7 @@ import socket
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,8 @@ from unit.upstreams.doubles import Clock
 if TYPE_CHECKING:
     from agentapi.upstreams.sandbox import SandboxSupport
 
-SECRET = "planted-secret"
+SECRET = f"planted-{token_hex(8)}"
+"""Made anew, since a command may read these very sources where they are below a directory that is open to all."""
 
 every_way = pytest.mark.parametrize("support", EVERY_WAY.values(), ids=EVERY_WAY)
 under_bubblewrap = pytest.mark.parametrize("support", UNDER_BUBBLEWRAP.values(), ids=UNDER_BUBBLEWRAP)
