@@ -124,6 +124,41 @@ async def test_a_provider_that_fails_is_asked_again_later_and_not_at_every_call(
     assert (await held(bench)).refresh_failures == 0
 
 
+@pytest.mark.parametrize("is_stale", [False, True])
+async def test_where_nothing_is_asked_no_begin_is_noted_and_a_refusal_is_not_an_interruption(
+    bench: Bench, is_stale: bool
+) -> None:
+    await expired(bench)
+    before = await held(bench)
+    bench.provider.token_answer = JSONResponse({"error": "temporarily_unavailable"}, 400)
+    with pytest.raises(AuthorizationServerError):
+        await bench.credential()
+    asked = len(bench.provider.asked)
+    with pytest.raises(AuthorizationServerError, match="tried again shortly"):
+        # Another process may have read the row before the provider failed.
+        await (bench.room.refresher.refresh(before) if is_stale else bench.credential())
+    assert len(bench.provider.asked) == asked
+    assert (await held(bench)).refresh_begun_at is None
+    bench.provider.token_answer = None
+    bench.provider.refresh_tokens.clear()
+    bench.clock.moved += timedelta(seconds=2)
+    with pytest.raises(ReconnectNeededError):
+        await bench.credential()
+    assert (await held(bench)).status_reason == "refresh_refused"
+
+
+async def test_a_connection_whose_provider_rests_takes_no_place(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await expired(bench)
+    bench.provider.token_answer = Response(status_code=503)
+    with pytest.raises(AuthorizationServerError):
+        await bench.credential()
+    begun_at = (await held(bench)).refresh_begun_at
+    monkeypatch.setattr(bench.room.refresher, "_places", None)
+    with pytest.raises(AuthorizationServerError, match="tried again shortly"):
+        await bench.credential()
+    assert (await held(bench)).refresh_begun_at == begun_at is not None
+
+
 async def colleagues(bench: Bench, count: int) -> list[Bench]:
     """Return others of the organisation, each with a connection to the same upstream."""
     made = [replace(bench, tenant=bench.tenant.colleague(f"colleague-{uuid4()}")) for _ in range(count)]
