@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -23,7 +24,7 @@ from agentapi.oauth.models import Revocation
 from agentapi.tenancy.store import list_member_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from agentapi.oauth.clients.registry import ClientRegistry
     from agentapi.oauth.journal import Journal
@@ -129,27 +130,31 @@ class Revoker:
             outcomes = await self._all_ended(gone)
         return outcomes
 
-    async def revoke_for(self, upstream: Upstream) -> Counter[AtProvider]:
-        """Remove every connection to an upstream, its users' flows with them, and say what became of the grants.
+    async def take_for(self, upstream: Upstream) -> Callable[[], Awaitable[Counter[AtProvider]]]:
+        """Remove every connection to an upstream, its users' flows with them, and return what gives back the grants.
 
-        To be called before the upstream is deleted, which waits for the providers, all of them together, for a bounded
-        time: who does not confirm by then is taken to have failed.
+        To be called within ``Database.together`` of the deletion of the upstream, so that either both are done or
+        neither. What is returned is to be called once that is committed. It waits for the providers, all of them
+        together, for a bounded time, and says what became of the grants: who does not confirm by then is taken to have
+        failed.
         """
         org_id = upstream.org_id
-        users = [upstream.owner_id]
-        if upstream.owner_id is None:
+        if upstream.owner_id is not None:
+            users = [upstream.owner_id]
+        else:
             async with self._database.organization_transaction(org_id) as transaction:
-                users = [*await list_member_ids(transaction)]
+                users = await list_member_ids(transaction)
         gone: list[Connection] = []
         for user in users:
-            if user is None:
-                continue
             async with self._database.user_transaction(org_id, user) as transaction:
                 removed = await store.delete_for_upstream(transaction, user, upstream.id)
-                if removed is not None:
-                    await self._journal.record(transaction, Event.REVOKED, removed)
-                    gone.append(removed)
-        return await self._all_ended(gone)
+            if removed is not None:
+                gone.append(removed)
+        # Only once all rows are locked: a refresh under way holds its row while it waits to write down what it did.
+        for each in gone:
+            async with self._database.user_transaction(org_id, each.user_id) as transaction:
+                await self._journal.record(transaction, Event.REVOKED, each)
+        return partial(self._all_ended, gone)
 
     async def _all_ended(self, gone: list[Connection]) -> Counter[AtProvider]:
         """Give back, at the same time, what is not stored any more; each upstream's provider has places of its own."""
