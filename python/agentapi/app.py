@@ -262,7 +262,7 @@ async def _routes(
         stdio_sharing=settings.stdio_sharing,
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
-    registry.before_deletion(oauth.revoker.revoke_for)
+    registry.with_deletion(oauth.revoker.take_for)
     registry.on_change(lambda upstream: client.close_upstream(upstream.id))
     tenancy = Tenancy(
         database,

@@ -2,11 +2,12 @@
 
 Invariants:
 
-* Organisation and issuer together are one key. Of one key at most ``_EACH`` ask at a time, of all at most ``at_once``:
-  a server that hangs holds up the connections which lead to it, and no others.
+* Organisation and issuer together are one key. Of one key at most ``_EACH`` ask at a time, of one organisation at most
+  half of all, of all at most ``at_once``. Servers that hang hold up the connections of their own organisation at most,
+  and one of them, where there are three places or more, only those which lead to it.
 * A key whose server fails again and again is not asked for a while: its circuit is open. What is refused so has taken
   no place and no database connection.
-* Nobody waits for longer than ``wait_s``, and whoever waits holds a place of its own key at most.
+* Nobody waits for longer than ``wait_s``, and whoever waits holds a place of its own key and organisation at most.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ class TokenPlaces:
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._all = asyncio.Semaphore(at_once)
-        self._each: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._of_one = (at_once + 1) // 2
+        self._each = max(1, min(_EACH, self._of_one - 1))
+        self._organizations: WeakValueDictionary[OrgId, asyncio.Semaphore] = WeakValueDictionary()
+        self._keys: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._wait_s = wait_s
         self._breakers = CircuitBreakers(capacity=_MAX_CIRCUITS) if breakers is None else breakers
         self._now_ns = now_ns
@@ -97,7 +101,7 @@ class TokenPlaces:
         ticket = self._allowed(circuit)
         try:
             async with AsyncExitStack() as places:
-                if await self._waited(places, key) and not ticket.is_probe:
+                if await self._waited(places, org_id, key) and not ticket.is_probe:
                     # Those before it may have found out meanwhile that the server is down.
                     ticket = self._allowed(circuit)
                 yield Place(ticket, self._now_ns)
@@ -115,14 +119,18 @@ class TokenPlaces:
             )
         return ticket
 
-    async def _waited(self, places: AsyncExitStack, key: str) -> bool:
-        """Take a place among those of the key, then one among all; return whether that took a while."""
-        each = self._each.setdefault(key, asyncio.Semaphore(_EACH))
-        at_once = not each.locked() and not self._all.locked()
+    async def _waited(self, places: AsyncExitStack, org_id: OrgId, key: str) -> bool:
+        """Take a place among those of the key, of the organisation and of all; return whether that took a while."""
+        wanted = (
+            self._keys.setdefault(key, asyncio.Semaphore(self._each)),
+            self._organizations.setdefault(org_id, asyncio.Semaphore(self._of_one)),
+            self._all,
+        )
+        at_once = not any(each.locked() for each in wanted)
         try:
             async with asyncio.timeout(self._wait_s):
-                await places.enter_async_context(each)
-                await places.enter_async_context(self._all)
+                for each in wanted:
+                    await places.enter_async_context(each)
         except TimeoutError:
             raise AuthorizationServerRestsError(
                 "Too many connections are being refreshed; it is tried again shortly.", retry_after_s=_CROWDED_S

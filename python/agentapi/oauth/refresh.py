@@ -200,6 +200,7 @@ class Refresher:
         grant = self._vault.open_grant(connection)
         if grant.refresh_token is None:
             await self.give_up(connection, "no_refresh_token")
+        self._require_due(connection)
         async with self._places.take(connection.org_id, grant.server.issuer) as place:
             try:
                 client = await self._clients.of_grant(
@@ -208,10 +209,16 @@ class Refresher:
             except ClientMissingError:
                 await self.give_up(connection, "client_gone")
             async with self._database.user_transaction(connection.org_id, connection.user_id) as transaction:
-                await store.begin_refresh(transaction, connection.id, connection.generation, now=self._clock())
-            return await self._ask(connection, grant, client, place)
+                # The row itself knows what somebody else found out meanwhile: a note that no request follows would make
+                # a later refusal look like a refresh that was interrupted.
+                is_noted = await store.begin_refresh(
+                    transaction, connection.id, connection.generation, now=self._clock()
+                )
+            return await self._ask(connection, grant, client, place, is_noted=is_noted)
 
-    async def _ask(self, connection: Connection, grant: Grant, client: Client, place: Place) -> Connection:
+    async def _ask(
+        self, connection: Connection, grant: Grant, client: Client, place: Place, *, is_noted: bool
+    ) -> Connection:
         """Ask the provider with the row locked; what it says is stored in the same transaction, then raised."""
         made: Connection | None = None
         refreshed: Connection | None = None
@@ -224,6 +231,8 @@ class Refresher:
                 if locked.generation != connection.generation:
                     return locked
                 self._require_due(locked)
+                if not is_noted:  # It was not due when it was to be noted, and nothing is asked without a note.
+                    raise _rests()
                 try:
                     tokens = await place.ask(self._tokens(grant, client))
                 except AuthorizationServerError as error:
@@ -245,12 +254,12 @@ class Refresher:
         _log.info("oauth_refreshed", provider=connection.provider, upstream_id=str(connection.upstream_id))
         return refreshed
 
-    def _require_due(self, locked: Connection) -> None:
-        """Refuse what somebody else found out while this process waited for the row."""
-        if locked.status is Status.RECONNECT_NEEDED:
-            raise _reconnect(locked.status_reason)
-        if not self._may_try(locked):
-            raise AuthorizationServerError("The connection could not be refreshed; it is tried again shortly.")
+    def _require_due(self, held: Connection) -> None:
+        """Refuse where nobody is to be asked: what an earlier refresh found out, be it while this one waited."""
+        if held.status is Status.RECONNECT_NEEDED:
+            raise _reconnect(held.status_reason)
+        if not self._may_try(held):
+            raise _rests()
 
     async def _tokens(self, grant: Grant, client: Client) -> Tokens:
         if grant.refresh_token is None:
@@ -343,3 +352,7 @@ class Refresher:
 
 def _reconnect(reason: str | None) -> ReconnectNeededError:
     return ReconnectNeededError("The connection has ended at the provider; connect again.", reason=reason)
+
+
+def _rests() -> AuthorizationServerError:
+    return AuthorizationServerError("The connection could not be refreshed; it is tried again shortly.")

@@ -7,9 +7,10 @@ is left that nobody could revoke, and a provider that is down keeps nothing aliv
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
+from contextlib import AsyncExitStack
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -23,6 +24,8 @@ from agentapi.oauth.models import Revocation
 from agentapi.tenancy.store import list_member_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
     from agentapi.oauth.clients.registry import ClientRegistry
     from agentapi.oauth.journal import Journal
     from agentapi.oauth.models import Connection, Grant
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AtProvider", "Revoker"]
 
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 32
+_EACH: Final = 8
+"""How many ask the provider of one upstream: one that hangs must not keep the others from being told."""
 _NO_CONNECTION: Final = "You have no connection to this upstream."
 
 _log = structlog.get_logger(__name__)
@@ -60,7 +65,7 @@ class Revoker:
         protocol: Speaks to the providers.
         changes: Is told of connections that are gone.
         journal: Is told of what happens.
-        patience_s: How long the deletion of an upstream waits for all its providers.
+        patience_s: How long a deletion waits for all the providers of what goes with it.
     """
 
     def __init__(
@@ -100,6 +105,9 @@ class Revoker:
     async def revoke_all(self, org_id: OrgId, user_id: UserId | None = None) -> Counter[AtProvider]:
         """Remove every connection of an organisation, or of one of its users, and say what became of the grants.
 
+        All rows go first; then the providers are asked, all of them together, for a bounded time: who does not confirm
+        by then is taken to have failed.
+
         To be called before the user or the organisation is deleted: whose connections there are is told by the members,
         and the grants are given back as the organisation's clients. Flows under way end with it, so that no connection
         comes of them afterwards.
@@ -109,52 +117,71 @@ class Revoker:
                 users = await list_member_ids(transaction)
         else:
             users = [user_id]
-        outcomes: Counter[AtProvider] = Counter()
-        places = asyncio.Semaphore(_AT_ONCE)
-        for user in users:
-            async with self._database.user_transaction(org_id, user) as transaction:
-                gone = await store.delete_everything(transaction, user)
-                for removed in gone:
-                    await self._journal.record(transaction, Event.REVOKED, removed)
-            outcomes.update(await asyncio.gather(*(self._ended(removed, places) for removed in gone)))
+        gone: list[Connection] = []
+        try:
+            for user in users:
+                async with self._database.user_transaction(org_id, user) as transaction:
+                    removed = await store.delete_everything(transaction, user)
+                    for each in removed:
+                        await self._journal.record(transaction, Event.REVOKED, each)
+                gone += removed
+        finally:
+            # Nobody else could give back what is gone already, should the rows of a later user fail to go.
+            outcomes = await self._all_ended(gone)
         return outcomes
 
-    async def revoke_for(self, upstream: Upstream) -> Counter[AtProvider]:
-        """Remove every connection to an upstream, its users' flows with them, and say what became of the grants.
+    async def take_for(self, upstream: Upstream) -> Callable[[], Awaitable[Counter[AtProvider]]]:
+        """Remove every connection to an upstream, its users' flows with them, and return what gives back the grants.
 
-        To be called before the upstream is deleted, which waits for the providers, all of them together, for a bounded
-        time: who does not confirm by then is taken to have failed.
+        To be called within ``Database.together`` of the deletion of the upstream, so that either both are done or
+        neither. What is returned is to be called once that is committed. It waits for the providers, all of them
+        together, for a bounded time, and says what became of the grants: who does not confirm by then is taken to have
+        failed.
         """
         org_id = upstream.org_id
-        users = [upstream.owner_id]
-        if upstream.owner_id is None:
+        if upstream.owner_id is not None:
+            users = [upstream.owner_id]
+        else:
             async with self._database.organization_transaction(org_id) as transaction:
-                users = [*await list_member_ids(transaction)]
+                users = await list_member_ids(transaction)
         gone: list[Connection] = []
         for user in users:
-            if user is None:
-                continue
             async with self._database.user_transaction(org_id, user) as transaction:
                 removed = await store.delete_for_upstream(transaction, user, upstream.id)
-                if removed is not None:
-                    await self._journal.record(transaction, Event.REVOKED, removed)
-                    gone.append(removed)
-        places, until = asyncio.Semaphore(_AT_ONCE), asyncio.get_running_loop().time() + self._patience_s
-        return Counter(await asyncio.gather(*(self._ended(removed, places, until) for removed in gone)))
+            if removed is not None:
+                gone.append(removed)
+        # Only once all rows are locked: a refresh under way holds its row while it waits to write down what it did.
+        for each in gone:
+            async with self._database.user_transaction(org_id, each.user_id) as transaction:
+                await self._journal.record(transaction, Event.REVOKED, each)
+        return partial(self._all_ended, gone)
+
+    async def _all_ended(self, gone: list[Connection]) -> Counter[AtProvider]:
+        """Give back, at the same time, what is not stored any more; each upstream's provider has places of its own."""
+        until = asyncio.get_running_loop().time() + self._patience_s
+        all_places = asyncio.Semaphore(_AT_ONCE)
+        each = {removed.upstream_id: asyncio.Semaphore(_EACH) for removed in gone}
+        return Counter(
+            await asyncio.gather(
+                *(self._ended(removed, (each[removed.upstream_id], all_places), until) for removed in gone)
+            )
+        )
 
     async def _ended(
-        self, removed: Connection, places: asyncio.Semaphore | None = None, until: float | None = None
+        self, removed: Connection, places: Iterable[asyncio.Semaphore] = (), until: float | None = None
     ) -> AtProvider:
         """Give back what is not stored any more, and tell of it.
 
         Args:
             removed: The connection as it was.
-            places: How many ask providers at once.
+            places: What bounds how many ask at once, in the order in which to wait.
             until: When the provider has had its time, on the loop's clock.
         """
         self._changes.tell(removed.org_id, removed.user_id, removed.upstream_id, gone=True)
         try:
-            async with asyncio.timeout_at(until), places or contextlib.nullcontext():
+            async with asyncio.timeout_at(until), AsyncExitStack() as taken:
+                for place in places:
+                    await taken.enter_async_context(place)
                 outcome = await self.give_back(removed)
         except TimeoutError:
             outcome = AtProvider.FAILED

@@ -90,7 +90,11 @@ _DELETE_CONNECTION_TO = f"""
 DELETE FROM oauth_connections WHERE user_id = $1 AND upstream_id = $2 RETURNING {_CONNECTION}
 """  # noqa: S608
 _DELETE_FLOWS_TO = "DELETE FROM oauth_flows WHERE user_id = $1 AND upstream_id = $2"
-_BEGIN_REFRESH = "UPDATE oauth_connections SET refresh_begun_at = $3 WHERE id = $1 AND generation = $2 RETURNING id"
+_BEGIN_REFRESH = """
+UPDATE oauth_connections SET refresh_begun_at = $3
+WHERE id = $1 AND generation = $2 AND status = 'active' AND (refresh_not_before IS NULL OR refresh_not_before <= $3)
+RETURNING id
+"""
 _STORE_REFRESHED = f"""
 UPDATE oauth_connections SET
     sealed = $3, scopes = $4, expires_at = $5, generation = generation + 1, status = 'active', status_reason = NULL,
@@ -237,7 +241,7 @@ async def delete_for_upstream(connection: Database, user_id: UserId, upstream_id
 
 
 async def begin_refresh(connection: Database, id_: ConnectionId, generation: int, *, now: datetime) -> bool:
-    """Note that a refresh of that grant is about to be asked for; False if another grant is in its place."""
+    """Note that a refresh of that grant is about to be asked for; False if it is not to be asked for now, or gone."""
     return await connection.fetchval(_BEGIN_REFRESH, id_, generation, now) is not None
 
 

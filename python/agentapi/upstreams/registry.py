@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from agentapi.audit.log import AuditLog
     from agentapi.principal import OrgId, Principal, UpstreamId, WorkspaceId
-    from agentapi.storage.database import Database
+    from agentapi.storage.database import Connection, Database
     from agentapi.storage.notifier import ChangeFeed
     from agentapi.tenancy.models import Workspace
     from agentapi.upstreams.models import Upstream
+
+    DeletionStep = Callable[[Upstream], Awaitable[Callable[[], Awaitable[object]]]]
 
 __all__ = ["UpstreamRegistry", "WorkspaceView", "upstream_entry"]
 
@@ -70,15 +72,15 @@ class UpstreamRegistry:
             clock=clock, ttl_s=view_ttl_s, feed=feed, topics=("upstreams", "workspaces"), max_views=max_views
         )
         self._on_change: list[Callable[[Upstream], None]] = []
-        self._before_deletion: list[Callable[[Upstream], Awaitable[object]]] = []
+        self._with_deletion: list[DeletionStep] = []
 
     def on_change(self, callback: Callable[[Upstream], None]) -> None:
         """Call ``callback`` with every upstream that this process creates, changes or deletes, once it is done."""
         self._on_change.append(callback)
 
-    def before_deletion(self, step: Callable[[Upstream], Awaitable[object]]) -> None:
-        """Run ``step`` with every upstream that is about to be deleted: what no row can do by going."""
-        self._before_deletion.append(step)
+    def with_deletion(self, step: DeletionStep) -> None:
+        """Run ``step`` in the transaction that deletes an upstream, and what it returns once that is committed."""
+        self._with_deletion.append(step)
 
     def forget(self, org_id: OrgId) -> None:
         """Read an organisation's workspaces anew from the next request on."""
@@ -207,18 +209,27 @@ class UpstreamRegistry:
         upstream = await self.get(principal, upstream_id)
         self.require_write(principal, upstream.scope)
         expected.check(upstream.version)
-        for step in self._before_deletion:
-            await step(upstream)
-        async with self._database.tenant_transaction(principal) as connection:
-            expected.check((await store.hold_upstream(connection, upstream_id)).version)
-            await store.delete_upstream(connection, upstream_id)
-            await self._audit.record(connection, principal, upstream_entry("upstream.deleted", upstream))
+        async with self._database.together(_nothing_first) as together:
+            async with self._database.tenant_transaction(principal) as connection:
+                upstream = await store.hold_upstream(connection, upstream_id)
+            expected.check(upstream.version)
+            afterwards = [await step(upstream) for step in self._with_deletion]
+            async with self._database.tenant_transaction(principal) as connection:
+                await store.delete_upstream(connection, upstream_id)
+                await self._audit.record(connection, principal, upstream_entry("upstream.deleted", upstream))
+            await together.commit()
         self._changed(upstream)
+        for afterward in afterwards:
+            await afterward()
 
     def _changed(self, upstream: Upstream) -> None:
         self._views.forget(upstream.org_id)
         for callback in self._on_change:
             callback(upstream)
+
+
+async def _nothing_first(_: Connection) -> None:
+    """Begin with nothing of its own."""
 
 
 def upstream_entry(action: str, upstream: Upstream) -> Entry:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,8 +18,11 @@ from agentapi.egress import Egress
 from agentapi.oauth.errors import AuthorizationServerError, FlowRefusedError, ReconnectNeededError
 from agentapi.observability.metrics import OAUTH_EVENTS, REGISTRY
 from agentapi.tenancy.store import upsert_member
+from agentapi.upstreams import store as upstream_store
+from agentapi.upstreams.models import Auth
 from integration.audit.logs import rows_of
 from integration.oauth.conftest import room_of
+from integration.oauth.provider import provider
 from tenants import make_tenant
 from unit.oauth.sites import LOOPBACK
 
@@ -176,6 +181,42 @@ async def test_all_connections_of_an_organisation_end_at_their_providers_and_her
     assert [action for action, _, _ in await acts(bench)].count("oauth.revoked") == 3
     with pytest.raises(FlowRefusedError):
         await bench.finish(waiting)
+
+
+@pytest.mark.usefixtures("log")
+async def test_a_provider_that_hangs_keeps_no_row_and_no_other_provider_from_being_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentapi.oauth.revoke._AT_ONCE", 2)
+    monkeypatch.setattr("agentapi.oauth.revoke._EACH", 1)
+    people = [bench.tenant, bench.tenant.colleague("bob"), bench.tenant.colleague("eve")]
+    hung = asyncio.Event()
+
+    async def hang(_: object) -> Response:
+        hung.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with provider() as healthy:
+        upstream = replace(bench.tenant.upstream("healthy"), auth=Auth.OAUTH, endpoint=f"{healthy.url}/mcp")
+        async with bench.database.tenant_transaction(bench.principal) as connection:
+            await upstream_store.insert_upstream(connection, upstream)
+        for person in people:
+            async with bench.database.tenant_transaction(person.principal) as connection:
+                await upsert_member(connection, person.principal, email=None)
+            await replace(bench, tenant=person).connect()
+            await replace(bench, tenant=person, provider=healthy, upstream=upstream).connect()
+        given = set(healthy.refresh_tokens)
+        bench.provider.answers["/revoke"] = hang
+        monkeypatch.setattr(bench.room.revoker, "_patience_s", 1.0)
+        ending = asyncio.ensure_future(bench.room.revoker.revoke_all(bench.principal.org_id))
+        async with asyncio.timeout(4):
+            await hung.wait()
+        assert [await replace(bench, tenant=person).rows("oauth_connections") for person in people] == [0, 0, 0]
+        async with asyncio.timeout(2):
+            assert await ending == {"failed": 3, "revoked": 3}
+        assert {*healthy.revoked} == given
+    assert [action for action, _, _ in await acts(bench)].count("oauth.revoked") == 6
 
 
 @pytest.mark.parametrize("kind", ["down", "nowhere"])

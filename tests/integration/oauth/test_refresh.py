@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 from starlette.responses import JSONResponse, Response
 
+from agentapi.audit.log import AuditLog
 from agentapi.egress import Egress
-from agentapi.errors import StorageUnavailableError, UpstreamNeedsConnectionError
+from agentapi.errors import PreconditionFailedError, StorageUnavailableError, UpstreamNeedsConnectionError
 from agentapi.oauth import store
 from agentapi.oauth.errors import AuthorizationServerError, AuthorizationServerRestsError, ReconnectNeededError
 from agentapi.oauth.revoke import AtProvider
+from agentapi.preconditions import IfMatch, entity_tag
 from agentapi.storage.database import Database
+from agentapi.tenancy.store import upsert_member
 from agentapi.upstreams import store as upstream_store
 from agentapi.upstreams.link import Caller
 from agentapi.upstreams.models import Auth
+from agentapi.upstreams.registry import UpstreamRegistry
 from integration.oauth.conftest import room_of
 from integration.oauth.provider import both, provider
 from tenants import make_tenant
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from agentapi._core import Keyring
     from agentapi.oauth.models import Connection
     from agentapi.storage.embedded import EmbeddedPostgres
+    from agentapi.upstreams.models import Upstream
     from integration.oauth.conftest import Bench
 
 
@@ -122,6 +128,41 @@ async def test_a_provider_that_fails_is_asked_again_later_and_not_at_every_call(
     bench.clock.moved += timedelta(seconds=2)
     await bench.credential()
     assert (await held(bench)).refresh_failures == 0
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+async def test_where_nothing_is_asked_no_begin_is_noted_and_a_refusal_is_not_an_interruption(
+    bench: Bench, is_stale: bool
+) -> None:
+    await expired(bench)
+    before = await held(bench)
+    bench.provider.token_answer = JSONResponse({"error": "temporarily_unavailable"}, 400)
+    with pytest.raises(AuthorizationServerError):
+        await bench.credential()
+    asked = len(bench.provider.asked)
+    with pytest.raises(AuthorizationServerError, match="tried again shortly"):
+        # Another process may have read the row before the provider failed.
+        await (bench.room.refresher.refresh(before) if is_stale else bench.credential())
+    assert len(bench.provider.asked) == asked
+    assert (await held(bench)).refresh_begun_at is None
+    bench.provider.token_answer = None
+    bench.provider.refresh_tokens.clear()
+    bench.clock.moved += timedelta(seconds=2)
+    with pytest.raises(ReconnectNeededError):
+        await bench.credential()
+    assert (await held(bench)).status_reason == "refresh_refused"
+
+
+async def test_a_connection_whose_provider_rests_takes_no_place(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await expired(bench)
+    bench.provider.token_answer = Response(status_code=503)
+    with pytest.raises(AuthorizationServerError):
+        await bench.credential()
+    begun_at = (await held(bench)).refresh_begun_at
+    monkeypatch.setattr(bench.room.refresher, "_places", None)
+    with pytest.raises(AuthorizationServerError, match="tried again shortly"):
+        await bench.credential()
+    assert (await held(bench)).refresh_begun_at == begun_at is not None
 
 
 async def colleagues(bench: Bench, count: int) -> list[Bench]:
@@ -277,9 +318,61 @@ async def test_a_provider_that_hangs_does_not_keep_an_upstream_from_being_delete
     bench.provider.answers["/revoke"] = hang
     monkeypatch.setattr(bench.room.revoker, "_patience_s", 0.2)
     own = replace(bench.upstream, owner_id=bench.principal.user_id)
-    assert await bench.room.revoker.revoke_for(own) == {AtProvider.FAILED: 1}
-    assert hung.is_set()
+    give_back = await bench.room.revoker.take_for(own)
     assert await bench.rows("oauth_connections") == 0
+    assert await give_back() == {AtProvider.FAILED: 1}
+    assert hung.is_set()
+
+
+async def registry_of(bench: Bench) -> UpstreamRegistry:
+    """Return the registry of a gateway in which everybody of the bench is a member."""
+    async with bench.database.tenant_transaction(bench.principal) as connection:
+        await upsert_member(connection, bench.principal, email=None)
+    registry = UpstreamRegistry(bench.database, audit=AuditLog(bench.database), clock=monotonic)
+    registry.with_deletion(bench.room.revoker.take_for)
+    return registry
+
+
+async def test_an_upstream_that_is_deleted_takes_its_connections_along(bench: Bench) -> None:
+    await bench.connect()
+    registry, given = await registry_of(bench), set(bench.provider.refresh_tokens)
+    await registry.delete(bench.principal, bench.upstream.id)
+    assert {*bench.provider.revoked} == given
+    assert await bench.rows("oauth_connections") == await bench.rows("upstreams") == 0
+
+
+async def test_a_deletion_that_is_refused_at_last_revokes_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.connect()
+    registry, changed = await registry_of(bench), replace(bench.upstream, description="Another.")
+    read = registry.get
+
+    async def changed_meanwhile(*given: Any) -> Upstream:
+        found = await read(*given)
+        await registry.update(bench.principal, changed)
+        return found
+
+    monkeypatch.setattr(registry, "get", changed_meanwhile)
+    with pytest.raises(PreconditionFailedError):
+        await registry.delete(bench.principal, bench.upstream.id, expected=IfMatch(frozenset({entity_tag(1)})))
+    assert (await bench.rows("oauth_connections"), bench.provider.revoked) == (1, [])
+    await bench.credential()
+
+
+async def test_a_deletion_that_fails_after_the_rows_went_revokes_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.connect()
+    registry = await registry_of(bench)
+
+    async def failing(*_: object) -> None:
+        raise StorageUnavailableError("The database is not available.")
+
+    monkeypatch.setattr(upstream_store, "delete_upstream", failing)
+    with pytest.raises(StorageUnavailableError):
+        await registry.delete(bench.principal, bench.upstream.id)
+    assert (await bench.rows("oauth_connections"), bench.provider.revoked) == (1, [])
 
 
 async def test_a_provider_without_revocation_says_so(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -27,7 +28,7 @@ DOWN = AuthorizationServerError("The authorization server failed.")
 class Desk:
     """Places by a clock that stands still."""
 
-    at_once: int = 4
+    at_once: int = 5
     now_ns: int = 1000 * SECOND
     places: TokenPlaces = field(init=False)
 
@@ -35,13 +36,15 @@ class Desk:
         breakers = CircuitBreakers(CircuitRules(jitter_percent=0), seed=7)
         self.places = TokenPlaces(at_once=self.at_once, wait_s=0.01, breakers=breakers, now_ns=lambda: self.now_ns)
 
-    async def ask(self, answer: Tokens | AuthorizationServerError = TOKENS, org_id: OrgId = ORG) -> None:
+    async def ask(
+        self, answer: Tokens | AuthorizationServerError = TOKENS, org_id: OrgId = ORG, issuer: str = ISSUER
+    ) -> None:
         async def request() -> Tokens:
             if isinstance(answer, AuthorizationServerError):
                 raise answer
             return answer
 
-        async with self.places.take(org_id, ISSUER) as place:
+        async with self.places.take(org_id, issuer) as place:
             await place.ask(request())
 
     async def fail(self, times: int, error: AuthorizationServerError = DOWN) -> None:
@@ -110,6 +113,32 @@ async def test_a_server_that_hangs_takes_two_places_and_no_more() -> None:
             await desk.ask()
         await desk.ask(org_id=OTHER)
     await desk.ask()
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 4, 5, 6])
+async def test_servers_of_one_organisation_that_hang_leave_places_to_another(at_once: int) -> None:
+    desk = Desk(at_once=at_once)
+    async with AsyncExitStack() as hanging:
+        taken = 0
+        for attempt in range(6):
+            with contextlib.suppress(AuthorizationServerRestsError):
+                await hanging.enter_async_context(desk.places.take(ORG, f"https://as{attempt % 3}.example"))
+                taken += 1
+        assert taken == (at_once + 1) // 2
+        await desk.ask(org_id=OTHER)
+        with pytest.raises(AuthorizationServerRestsError, match="Too many"):
+            await desk.ask(issuer="https://fourth.example")
+    await desk.ask(issuer="https://fourth.example")
+
+
+@pytest.mark.parametrize("at_once", [3, 4, 5, 20])
+async def test_a_server_that_hangs_leaves_a_place_to_the_others_of_its_organisation(at_once: int) -> None:
+    desk = Desk(at_once=at_once)
+    async with AsyncExitStack() as hanging:
+        for _ in range(3):
+            with contextlib.suppress(AuthorizationServerRestsError):
+                await hanging.enter_async_context(desk.places.take(ORG, ISSUER))
+        await desk.ask(issuer="https://other.example")
 
 
 async def test_all_together_take_no_more_places_than_there_are() -> None:
