@@ -208,6 +208,8 @@ class SessionBook:
     async def end_all(self, org_id: OrgId, user_id: UserId | None = None) -> None:
         """End all sessions of an organisation that is about to go, or of a user whose membership has ended.
 
+        With a user end those of keys that the user made, whomever they act as.
+
         Their directories on this host are gone when this returns, as far as that can be; the queue tries the others.
         """
         reason = EndReason.ORGANIZATION_DELETED if user_id is None else EndReason.MEMBER_REMOVED

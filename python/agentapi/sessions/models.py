@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from agentapi.identity.permissions import within
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
@@ -91,6 +93,19 @@ class Standing:
     user_role: Role
     key_revoked: bool
     key_expires_at: datetime | None
+    key_role: Role | None
+    """Of the key that it was made with, as the role of whoever made that key is."""
+    key_maker_role: Role | None
+
+    def refusal(self, now: datetime) -> str | None:
+        """Return why the session may do nothing although it has not ended: what it rests on carries it no more."""
+        if self.key_revoked or (self.key_expires_at is not None and self.key_expires_at <= now):
+            return "session_of_ended_api_key"
+        if self.key_role is not None and (
+            self.key_maker_role is None or not within(self.key_role, self.key_maker_role)
+        ):
+            return "session_of_api_key_wider_than_its_maker"
+        return None if within(self.session.role, self.user_role) else "session_wider_than_its_user"
 
 
 @dataclass(frozen=True, slots=True)

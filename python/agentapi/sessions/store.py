@@ -62,12 +62,14 @@ ORDER BY s.created_at DESC, s.id DESC LIMIT $3
 """  # noqa: S608
 _STANDING = f"""
 SELECT {_COLUMNS}, o.slug AS org_slug, m.issuer, m.subject, COALESCE(m.assigned_role, m.role) AS user_role,
-       k.revoked_at IS NOT NULL AS key_revoked, k.expires_at AS key_expires_at
+       k.revoked_at IS NOT NULL AS key_revoked, k.expires_at AS key_expires_at, k.role AS key_role,
+       COALESCE(maker.assigned_role, maker.role) AS key_maker_role
 FROM {_SESSIONS}
 JOIN organizations o ON o.id = s.org_id
 JOIN members m ON m.org_id = s.org_id AND m.user_id = s.user_id
 LEFT JOIN api_keys k ON k.org_id = s.org_id AND k.id = s.key_id
-WHERE s.id = $1 AND m.removed_at IS NULL AND o.suspended_at IS NULL
+LEFT JOIN members maker ON maker.org_id = k.org_id AND maker.user_id = k.created_by
+WHERE s.id = $1 AND m.removed_at IS NULL AND maker.removed_at IS NULL AND o.suspended_at IS NULL
 """  # noqa: S608
 _TOUCH = """
 UPDATE sessions SET last_used_at = $2
@@ -76,7 +78,10 @@ WHERE id = $1 AND ended_at IS NULL AND last_used_at <= $2::timestamptz - $3::int
 _END = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL RETURNING id"
 _END_OF_USER = """
 UPDATE sessions SET ended_at = $1, end_reason = $2
-WHERE ended_at IS NULL AND ($3::uuid IS NULL OR user_id = $3) RETURNING id
+WHERE ended_at IS NULL AND (
+    $3::uuid IS NULL OR user_id = $3
+    OR (org_id, key_id) IN (SELECT k.org_id, k.id FROM api_keys k WHERE k.created_by = $3)
+) RETURNING id
 """
 # What somebody else holds locked has its turn in the next sweep.
 _END_DUE = """
@@ -127,7 +132,7 @@ async def find(connection: Connection, session_id: SessionId) -> Session | None:
 
 
 async def standing(connection: Connection, session_id: SessionId) -> Standing | None:
-    """Return a session with what its use depends on; None where its user or organisation may do nothing any more."""
+    """Return a session with what its use depends on; None where its user, organisation or key has none any more."""
     row = await connection.fetchrow(_STANDING, session_id)
     if row is None:
         return None
@@ -139,6 +144,8 @@ async def standing(connection: Connection, session_id: SessionId) -> Standing | 
         user_role=Role(row["user_role"]),
         key_revoked=row["key_revoked"],
         key_expires_at=row["key_expires_at"],
+        key_role=None if row["key_role"] is None else Role(row["key_role"]),
+        key_maker_role=None if row["key_maker_role"] is None else Role(row["key_maker_role"]),
     )
 
 
@@ -167,7 +174,7 @@ async def end(connection: Connection, session_id: SessionId, *, now: datetime, r
 async def end_of_user(
     connection: Connection, user_id: UserId | None, *, now: datetime, reason: EndReason
 ) -> list[SessionId]:
-    """End the sessions of a user, or all of the organisation, and return their ids."""
+    """End the sessions of a user and of keys that the user made, or all of the organisation; return their ids."""
     return [SessionId(row["id"]) for row in await connection.fetch(_END_OF_USER, now, reason, user_id)]
 
 
