@@ -230,7 +230,7 @@ async def _routes(
         egress=egress,
         commands=commands,
         max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
-        session_directory=sessions.directories.make,
+        session_directory=sessions.book.directory,
     )
     oauth = OAuthRoom.build(
         settings, database=database, egress=egress, keyring=keyring, jobs=jobs, audit=audit, feed=feed
@@ -262,6 +262,7 @@ async def _routes(
         stdio_sharing=settings.stdio_sharing,
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
+    sessions.book.before_removal(client.close_session)
     registry.before_deletion(oauth.revoker.revoke_for)
     registry.on_change(lambda upstream: client.close_upstream(upstream.id))
     tenancy = Tenancy(

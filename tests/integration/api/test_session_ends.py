@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentapi.principal import Role
 from integration.api.harness import Api, Caller
-from integration.api.test_sessions import KEYS, actions, refused, started, status
+from integration.api.test_mcp_endpoint import HEADERS, LIST, own
+from integration.api.test_sessions import KEYS, actions, directory_of, end, refused, started, status
+from support.processes import naming, still_alive
 from support.tasks import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.processes import ProcessId
 
 
 async def agents_session(api: Api, maker: Caller) -> tuple[Caller, dict[str, Any]]:
@@ -35,3 +42,41 @@ async def test_a_session_of_an_agents_key_does_nothing_while_the_keys_maker_is_l
     assert (await api.caller().request("PUT", place, json={"role": "viewer"})).status_code == 200
     await eventually(lambda: refused(api, holder.token), within_s=5)
     await eventually(lambda: refused(api, session["token"]), within_s=5)
+
+
+async def call_clock(api: Api, token: str, state_dir: Path, session: dict[str, Any]) -> frozenset[ProcessId]:
+    """Have a session ask the clock; return the processes that run in the session's directory by then."""
+    arguments = {"name": "clock__current_time", "arguments": {}}
+    message = {**LIST, "method": "tools/call", "params": {**LIST["params"], **arguments}}  # type: ignore[dict-item] # JSON
+    headers = {**HEADERS, "Mcp-Method": "tools/call", "Mcp-Name": "clock__current_time"}
+    answer = await Caller(api.http, token).request("POST", own(api), json=message, headers=headers)
+    assert '"isError":true' not in answer.text.replace(" ", ""), answer.text
+    assert answer.status_code == 200, answer.text
+    running = naming(str(directory_of(api, state_dir, session)))
+    assert running
+    return running
+
+
+async def test_what_a_session_runs_has_ended_when_its_end_is_answered(api: Api, state_dir: Path) -> None:
+    await api.caller().created(name="clock", transport="stdio", endpoint=..., command="clock")
+    alice = api.caller(Role.MEMBER)
+    session = await started(alice)
+    running = await call_clock(api, session["token"], state_dir, session)
+    assert (await end(alice, session)).status_code == 204
+    assert not still_alive(running)
+
+
+async def test_what_a_session_runs_ends_with_the_membership_of_its_user(api: Api, state_dir: Path) -> None:
+    await api.caller().created(name="clock", transport="stdio", endpoint=..., command="clock")
+    session = await started(api.caller(Role.MEMBER, "bob"))
+    running = await call_clock(api, session["token"], state_dir, session)
+    assert (await api.caller().request("DELETE", f"/api/v1/members/{session['user_id']}")).status_code == 204
+    assert not still_alive(running)
+    assert not directory_of(api, state_dir, session).exists()
+
+
+async def test_a_session_that_lives_works_on_a_host_that_lacks_its_directory(api: Api, state_dir: Path) -> None:
+    await api.caller().created(name="clock", transport="stdio", endpoint=..., command="clock")
+    session = await started(api.caller(Role.MEMBER))
+    directory_of(api, state_dir, session).rmdir()
+    await call_clock(api, session["token"], state_dir, session)
