@@ -124,6 +124,7 @@ class SessionGrants:
             subject=standing.subject,
             scopes=session.scopes & token.scopes,
             session_id=session.id,
+            workspace_id=standing.workspace_id,
         )
 
     def forget(self, org_id: OrgId) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from agentapi.identity.api_keys.models import KeyId
-    from agentapi.principal import OrgId, Role, SessionId, UserId
+    from agentapi.principal import OrgId, Role, SessionId, UserId, WorkspaceId
     from agentapi.prompts.models import Value
 
 __all__ = ["EndReason", "Session", "SessionToken", "Standing", "Started", "Wish"]
@@ -86,6 +86,7 @@ class Standing:
     """A stored session, and what of others its use depends on."""
 
     session: Session
+    workspace_id: WorkspaceId
     org_slug: str
     issuer: str
     """Of the user that it acts for, as the subject is."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentapi.audit.store import RECORD
 from agentapi.identity.api_keys.models import KeyId
-from agentapi.principal import OrgId, Role, SessionId, UserId
+from agentapi.principal import OrgId, Role, SessionId, UserId, WorkspaceId
 from agentapi.sessions.models import EndReason, Session, Standing
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ SELECT {_COLUMNS} FROM {_SESSIONS} WHERE s.user_id = $4 AND (s.created_at, s.id)
 ORDER BY s.created_at DESC, s.id DESC LIMIT $3
 """  # noqa: S608
 _STANDING = f"""
-SELECT {_COLUMNS}, o.slug AS org_slug, m.issuer, m.subject, COALESCE(m.assigned_role, m.role) AS user_role,
-       k.revoked_at IS NOT NULL AS key_revoked, k.expires_at AS key_expires_at, k.role AS key_role,
+SELECT {_COLUMNS}, s.workspace_id, o.slug AS org_slug, m.issuer, m.subject,
+       COALESCE(m.assigned_role, m.role) AS user_role, k.revoked_at IS NOT NULL AS key_revoked, k.expires_at AS key_expires_at, k.role AS key_role,
        COALESCE(maker.assigned_role, maker.role) AS key_maker_role
 FROM {_SESSIONS}
 JOIN organizations o ON o.id = s.org_id
@@ -138,6 +138,7 @@ async def standing(connection: Connection, session_id: SessionId) -> Standing | 
         return None
     return Standing(
         session=_session(row),
+        workspace_id=WorkspaceId(row["workspace_id"]),
         org_slug=row["org_slug"],
         issuer=row["issuer"],
         subject=row["subject"],

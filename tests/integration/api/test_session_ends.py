@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from agentapi.principal import Role
 from integration.api.harness import Api, Caller
 from integration.api.test_mcp_endpoint import HEADERS, LIST, own
-from integration.api.test_sessions import KEYS, actions, directory_of, end, refused, started, status
+from integration.api.test_sessions import KEYS, actions, directory_of, end, mcp, refused, started, status
 from support.processes import naming, still_alive
 from support.tasks import eventually
 
@@ -80,3 +80,16 @@ async def test_a_session_that_lives_works_on_a_host_that_lacks_its_directory(api
     session = await started(api.caller(Role.MEMBER))
     directory_of(api, state_dir, session).rmdir()
     await call_clock(api, session["token"], state_dir, session)
+
+
+async def test_a_token_of_a_session_does_not_follow_the_slug_of_its_workspace(api: Api) -> None:
+    admin, place = api.caller(), "/api/v1/workspaces"
+    assert (await admin.request("POST", place, json={"slug": "lab", "name": "Lab"})).status_code == 201
+    token = (await started(admin, workspace="lab"))["token"]
+    assert (await mcp(api, token, own(api, "lab"))).status_code == 200
+    renamed = await admin.request("PUT", f"{place}/lab", json={"slug": "lab-old", "name": "Lab"})
+    assert renamed.status_code == 200, renamed.text
+    assert (await admin.request("POST", place, json={"slug": "lab", "name": "Another"})).status_code == 201
+    answer = await mcp(api, token, own(api, "lab"))
+    missing = await mcp(api, admin.token, own(api, "missing"))
+    assert (answer.status_code, answer.content) == (404, missing.content)
