@@ -356,7 +356,7 @@ async def _routes(
             members=MemberDirectory(database),
             issuers=directory,
         ).routes(),
-        *identity.routes(authorize, admit=admission.admit),
+        *identity.routes(authorize, admit=admission.admit, after_revocation=[sessions.book.end_of_key]),
         *PromptRoutes(authorize=authorize, prompts=prompts).routes(),
         *sessions.routes(authorize),
         *AuditRoutes(database, audit, audit_reader(authorize)).routes(),

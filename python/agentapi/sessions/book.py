@@ -154,7 +154,7 @@ class SessionBook(SessionEnds):
         """Return another token of a session, that it may go on when the one before ends.
 
         Raises:
-            ConflictError: It has ended.
+            ConflictError: It has ended, or what it rests on has.
             ForbiddenError: It acts for somebody else, or the principal is one of a session itself.
             NotFoundError: There is none that the principal may know of.
         """
@@ -162,6 +162,10 @@ class SessionBook(SessionEnds):
         session = await self._own_and_live(principal, session_id)
         if not within(session.role, principal.role) or not session.scopes <= self._allowed(principal):
             raise ForbiddenError("The session is good for more than you are.")
+        async with self._database.tenant_transaction(principal) as connection:
+            standing = await store.standing(connection, session.id)
+        if standing is None or standing.refusal(self._now()) is not None:
+            raise ConflictError("What the session rests on, such as its API key, is no good any more.")
         token = await self._token(principal.org_slug, session)
         async with self._database.tenant_transaction(principal) as connection:
             await self._audit.record(connection, principal, entry_of("token_minted", session.id))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from agentapi.audit.log import AuditLog
     from agentapi.audit.models import Doer
+    from agentapi.identity.api_keys.models import KeyId
     from agentapi.jobs.queue import JobQueue
     from agentapi.principal import UserId
     from agentapi.sessions.directories import SessionDirectories
@@ -117,6 +118,14 @@ class SessionEnds:
                 await self._ended(connection, Actor(org_id), session_id, reason)
         await self._quiet(org_id, ended)
         await asyncio.to_thread(self._remove_all, org_id, ended)
+
+    async def end_of_key(self, org_id: OrgId, key_id: KeyId) -> None:
+        """End the sessions that were made with an API key that is good no more."""
+        async with self._database.organization_transaction(org_id) as connection:
+            ended = await store.end_of_key(connection, key_id, now=self._now(), reason=EndReason.KEY_REVOKED)
+            for session_id in ended:
+                await self._ended(connection, Actor(org_id), session_id, EndReason.KEY_REVOKED)
+        await self._quiet(org_id, ended)
 
     async def expire(self) -> None:
         """End the sessions of all organisations whose time has come: what a periodic job does."""

@@ -28,7 +28,9 @@ class EndReason(StrEnum):
     EXPIRED = "expired"
     QUOTA = "quota"
     """Its directory held more than it may."""
+    KEY_REVOKED = "key_revoked"
     MEMBER_REMOVED = "member_removed"
+    WORKSPACE_DELETED = "workspace_deleted"
     ORGANIZATION_DELETED = "organization_deleted"
 
 

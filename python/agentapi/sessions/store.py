@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "end",
     "end_due",
+    "end_of_key",
     "end_of_user",
     "find",
     "forget_over",
@@ -62,7 +63,8 @@ ORDER BY s.created_at DESC, s.id DESC LIMIT $3
 """  # noqa: S608
 _STANDING = f"""
 SELECT {_COLUMNS}, s.workspace_id, o.slug AS org_slug, m.issuer, m.subject,
-       COALESCE(m.assigned_role, m.role) AS user_role, k.revoked_at IS NOT NULL AS key_revoked, k.expires_at AS key_expires_at, k.role AS key_role,
+       COALESCE(m.assigned_role, m.role) AS user_role, k.revoked_at IS NOT NULL AS key_revoked,
+       k.expires_at AS key_expires_at, k.role AS key_role,
        COALESCE(maker.assigned_role, maker.role) AS key_maker_role
 FROM {_SESSIONS}
 JOIN organizations o ON o.id = s.org_id
@@ -82,6 +84,9 @@ WHERE ended_at IS NULL AND (
     $3::uuid IS NULL OR user_id = $3
     OR (org_id, key_id) IN (SELECT k.org_id, k.id FROM api_keys k WHERE k.created_by = $3)
 ) RETURNING id
+"""
+_END_OF_KEY = """
+UPDATE sessions SET ended_at = $1, end_reason = $2 WHERE ended_at IS NULL AND key_id = $3 RETURNING id
 """
 # What somebody else holds locked has its turn in the next sweep.
 _END_DUE = """
@@ -177,6 +182,11 @@ async def end_of_user(
 ) -> list[SessionId]:
     """End the sessions of a user and of keys that the user made, or all of the organisation; return their ids."""
     return [SessionId(row["id"]) for row in await connection.fetch(_END_OF_USER, now, reason, user_id)]
+
+
+async def end_of_key(connection: Connection, key_id: KeyId, *, now: datetime, reason: EndReason) -> list[SessionId]:
+    """End the sessions that were made with an API key, and return their ids."""
+    return [SessionId(row["id"]) for row in await connection.fetch(_END_OF_KEY, now, reason, key_id)]
 
 
 async def end_due(connection: Connection, *, now: datetime, limit: int) -> list[tuple[SessionId, EndReason]]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from agentapi.principal import Role
 from integration.api.harness import Api, Caller
 from integration.api.test_mcp_endpoint import HEADERS, LIST, own
-from integration.api.test_sessions import KEYS, actions, directory_of, end, mcp, refused, started, status
+from integration.api.test_sessions import KEYS, actions, directory_of, end, mcp, read, refused, started, status
 from support.processes import naming, still_alive
 from support.tasks import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import asyncpg
 
     from support.processes import ProcessId
 
@@ -93,3 +96,33 @@ async def test_a_token_of_a_session_does_not_follow_the_slug_of_its_workspace(ap
     answer = await mcp(api, token, own(api, "lab"))
     missing = await mcp(api, admin.token, own(api, "missing"))
     assert (answer.status_code, answer.content) == (404, missing.content)
+
+
+async def test_a_session_ends_with_the_key_that_made_it_and_counts_no_more(
+    api: Api, superuser: asyncpg.Connection[Any]
+) -> None:
+    alice = api.caller(Role.MEMBER)
+    body = {"name": "ci", "scopes": ["api:read", "api:write", "mcp:tools"]}
+    key = (await alice.request("POST", KEYS, json=body)).json()
+    session = await started(Caller(api.http, key["key"]))
+    assert (await alice.request("DELETE", f"{KEYS}/{key['id']}")).status_code == 204
+    assert await status(api, session["token"]) == 401
+    document = (await read(alice, session)).json()
+    assert (document["status"], document["end_reason"]) == ("ended", "key_revoked")
+    assert await actions(api, session) == [("session.created", None), ("session.ended", "key_revoked")]
+    count = "SELECT sessions_used FROM organizations WHERE id = $1"
+    assert await superuser.fetchval(count, api.tenant.principal.org_id) == 0
+
+
+async def test_a_session_whose_key_has_expired_gets_no_further_token(
+    api: Api, superuser: asyncpg.Connection[Any]
+) -> None:
+    alice = api.caller(Role.MEMBER)
+    body = {"name": "ci", "scopes": ["api:read", "api:write", "mcp:tools"]}
+    key = (await alice.request("POST", KEYS, json=body)).json()
+    session = await started(Caller(api.http, key["key"]))
+    tokens = f"/api/v1/sessions/{session['id']}/tokens"
+    assert (await alice.request("POST", tokens)).status_code == 201
+    expire = "UPDATE api_keys SET expires_at = created_at + interval '1 microsecond' WHERE id = $1"
+    await superuser.execute(expire, UUID(key["id"]))
+    assert (await alice.request("POST", tokens)).status_code == 409
