@@ -271,6 +271,7 @@ async def _routes(
         admission=admission,
         before_deletion=[sessions.book.end_all, oauth.revoker.revoke_all],
         after_removal=[sessions.book.end_all, oauth.revoker.revoke_all, brought.book.delete_everything],
+        with_workspace=[sessions.book.end_in_workspace],
         on_change=[registry.forget, client.close_organization, sessions.grants.forget],
     )
     http_pool = HttpPool.from_settings(settings, egress.dialer)

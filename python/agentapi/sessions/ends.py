@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agentapi.audit.models import Doer
     from agentapi.identity.api_keys.models import KeyId
     from agentapi.jobs.queue import JobQueue
-    from agentapi.principal import UserId
+    from agentapi.principal import UserId, WorkspaceId
     from agentapi.sessions.directories import SessionDirectories
     from agentapi.sessions.grants import SessionGrants
     from agentapi.storage.database import Connection, Database
@@ -126,6 +126,12 @@ class SessionEnds:
             for session_id in ended:
                 await self._ended(connection, Actor(org_id), session_id, EndReason.KEY_REVOKED)
         await self._quiet(org_id, ended)
+
+    async def end_in_workspace(self, connection: Connection, doer: Doer, workspace_id: WorkspaceId) -> None:
+        """End the sessions in a workspace that is deleted in this transaction, with which their rows go."""
+        reason = EndReason.WORKSPACE_DELETED
+        for session_id in await store.end_of_workspace(connection, workspace_id, now=self._now(), reason=reason):
+            await self._ended(connection, doer, session_id, reason)
 
     async def expire(self) -> None:
         """End the sessions of all organisations whose time has come: what a periodic job does."""

@@ -28,6 +28,7 @@ __all__ = [
     "end_due",
     "end_of_key",
     "end_of_user",
+    "end_of_workspace",
     "find",
     "forget_over",
     "insert",
@@ -87,6 +88,9 @@ WHERE ended_at IS NULL AND (
 """
 _END_OF_KEY = """
 UPDATE sessions SET ended_at = $1, end_reason = $2 WHERE ended_at IS NULL AND key_id = $3 RETURNING id
+"""
+_END_OF_WORKSPACE = """
+UPDATE sessions SET ended_at = $1, end_reason = $2 WHERE ended_at IS NULL AND workspace_id = $3 RETURNING id
 """
 # What somebody else holds locked has its turn in the next sweep.
 _END_DUE = """
@@ -187,6 +191,13 @@ async def end_of_user(
 async def end_of_key(connection: Connection, key_id: KeyId, *, now: datetime, reason: EndReason) -> list[SessionId]:
     """End the sessions that were made with an API key, and return their ids."""
     return [SessionId(row["id"]) for row in await connection.fetch(_END_OF_KEY, now, reason, key_id)]
+
+
+async def end_of_workspace(
+    connection: Connection, workspace_id: WorkspaceId, *, now: datetime, reason: EndReason
+) -> list[SessionId]:
+    """End the sessions in a workspace, and return their ids."""
+    return [SessionId(row["id"]) for row in await connection.fetch(_END_OF_WORKSPACE, now, reason, workspace_id)]
 
 
 async def end_due(connection: Connection, *, now: datetime, limit: int) -> list[tuple[SessionId, EndReason]]:

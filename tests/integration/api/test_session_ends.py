@@ -8,7 +8,18 @@ from uuid import UUID
 from agentapi.principal import Role
 from integration.api.harness import Api, Caller
 from integration.api.test_mcp_endpoint import HEADERS, LIST, own
-from integration.api.test_sessions import KEYS, actions, directory_of, end, mcp, read, refused, started, status
+from integration.api.test_sessions import (
+    KEYS,
+    actions,
+    directory_of,
+    end,
+    mcp,
+    read,
+    refused,
+    started,
+    status,
+    until_gone,
+)
 from support.processes import naming, still_alive
 from support.tasks import eventually
 
@@ -126,3 +137,24 @@ async def test_a_session_whose_key_has_expired_gets_no_further_token(
     expire = "UPDATE api_keys SET expires_at = created_at + interval '1 microsecond' WHERE id = $1"
     await superuser.execute(expire, UUID(key["id"]))
     assert (await alice.request("POST", tokens)).status_code == 409
+
+
+async def test_the_sessions_in_a_workspace_that_is_deleted_end_on_the_record(api: Api, state_dir: Path) -> None:
+    admin, place = api.caller(), "/api/v1/workspaces"
+    assert (await admin.request("POST", place, json={"slug": "lab", "name": "Lab"})).status_code == 201
+    session = await started(admin, workspace="lab")
+    assert (await mcp(api, session["token"], own(api, "lab"))).status_code == 200
+    assert (await admin.request("DELETE", f"{place}/lab")).status_code == 204
+    assert (await mcp(api, session["token"], own(api, "lab"))).status_code == 401
+    assert (await read(admin, session)).status_code == 404
+    assert await actions(api, session) == [("session.created", None), ("session.ended", "workspace_deleted")]
+    await until_gone(directory_of(api, state_dir, session))
+
+
+async def test_a_workspace_that_is_not_deleted_keeps_its_sessions(api: Api) -> None:
+    admin, place = api.caller(), "/api/v1/workspaces"
+    await admin.created()
+    session = await started(admin)
+    assert (await admin.request("DELETE", f"{place}/main")).status_code == 409
+    assert await status(api, session["token"]) == 200
+    assert await actions(api, session) == [("session.created", None)]
