@@ -270,7 +270,12 @@ async def _routes(
         audit=audit,
         admission=admission,
         before_deletion=[sessions.book.end_all, oauth.revoker.revoke_all],
-        after_removal=[sessions.book.end_all, oauth.revoker.revoke_all, brought.book.delete_everything],
+        after_removal=[
+            sessions.book.end_all,
+            pool.end_member,
+            oauth.revoker.revoke_all,
+            brought.book.delete_everything,
+        ],
         with_workspace=[sessions.book.end_in_workspace],
         on_change=[registry.forget, client.close_organization, sessions.grants.forget],
     )

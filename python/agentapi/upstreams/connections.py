@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from agentapi.principal import OrgId, UserId
     from agentapi.upstreams.channel import Channel
     from agentapi.upstreams.session import Link
     from agentapi.upstreams.wanted import ConnectionKey, Limits, Wanted
@@ -154,6 +155,10 @@ class ConnectionPool:
         """Close the connections whose key is ``unwanted``, and wait until each is closed, or time is up."""
         # Some may have been told to close a moment ago, and are on their way.
         await self._end([connection for connection in {*self._all(), *self._parting} if unwanted(connection.key)])
+
+    async def end_member(self, org_id: OrgId, user_id: UserId) -> None:
+        """Close the connections of a user who is no member of an organisation any more, in the same way."""
+        await self.end(lambda key: (key.org_id, key.user_id) == (org_id, user_id))
 
     def retire(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
         """Give the connections whose key is ``unwanted`` to no further call; each is closed when its last has ended."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from agentapi.principal import Role
-from integration.api.harness import Api, Caller
+from agentapi.tenancy.models import user_id_of
+from integration.api.harness import ISSUER, Api, Caller
 from integration.api.test_mcp_endpoint import HEADERS, LIST, own
 from integration.api.test_sessions import (
     KEYS,
@@ -58,14 +59,18 @@ async def test_a_session_of_an_agents_key_does_nothing_while_the_keys_maker_is_l
     await eventually(lambda: refused(api, session["token"]), within_s=5)
 
 
-async def call_clock(api: Api, token: str, state_dir: Path, session: dict[str, Any]) -> frozenset[ProcessId]:
-    """Have a session ask the clock; return the processes that run in the session's directory by then."""
+async def ask_clock(api: Api, token: str) -> None:
     arguments = {"name": "clock__current_time", "arguments": {}}
     message = {**LIST, "method": "tools/call", "params": {**LIST["params"], **arguments}}  # type: ignore[dict-item] # JSON
     headers = {**HEADERS, "Mcp-Method": "tools/call", "Mcp-Name": "clock__current_time"}
     answer = await Caller(api.http, token).request("POST", own(api), json=message, headers=headers)
     assert '"isError":true' not in answer.text.replace(" ", ""), answer.text
     assert answer.status_code == 200, answer.text
+
+
+async def call_clock(api: Api, token: str, state_dir: Path, session: dict[str, Any]) -> frozenset[ProcessId]:
+    """Have a session ask the clock; return the processes that run in the session's directory by then."""
+    await ask_clock(api, token)
     running = naming(str(directory_of(api, state_dir, session)))
     assert running
     return running
@@ -158,3 +163,19 @@ async def test_a_workspace_that_is_not_deleted_keeps_its_sessions(api: Api) -> N
     assert (await admin.request("DELETE", f"{place}/main")).status_code == 409
     assert await status(api, session["token"]) == 200
     assert await actions(api, session) == [("session.created", None)]
+
+
+async def test_what_a_member_runs_without_a_session_ends_with_the_membership(api: Api, state_dir: Path) -> None:
+    await api.caller().created(name="clock", transport="stdio", endpoint=..., command="clock")
+    bob, alice = api.caller(Role.MEMBER, "bob"), api.caller()
+    before = naming(str(state_dir / "stdio"))
+    await ask_clock(api, bob.token)
+    bobs = naming(str(state_dir / "stdio")) - before
+    await ask_clock(api, alice.token)
+    others = naming(str(state_dir / "stdio")) - before - bobs
+    assert bobs
+    assert others
+    user_id = user_id_of(ISSUER, "bob")
+    assert (await alice.request("DELETE", f"/api/v1/members/{user_id}")).status_code == 204
+    assert not still_alive(bobs)
+    assert still_alive(others) == others
