@@ -230,7 +230,7 @@ async def _routes(
         egress=egress,
         commands=commands,
         max_message_bytes=settings.upstream_message_mb * 1024 * 1024,
-        session_directory=sessions.directories.make,
+        session_directory=sessions.book.directory,
     )
     oauth = OAuthRoom.build(
         settings, database=database, egress=egress, keyring=keyring, jobs=jobs, audit=audit, feed=feed
@@ -262,6 +262,7 @@ async def _routes(
         stdio_sharing=settings.stdio_sharing,
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
+    sessions.book.before_removal(client.close_session)
     registry.with_deletion(oauth.revoker.take_for)
     registry.on_change(lambda upstream: client.close_upstream(upstream.id))
     tenancy = Tenancy(
@@ -269,7 +270,13 @@ async def _routes(
         audit=audit,
         admission=admission,
         before_deletion=[sessions.book.end_all, oauth.revoker.revoke_all],
-        after_removal=[sessions.book.end_all, oauth.revoker.revoke_all, brought.book.delete_everything],
+        after_removal=[
+            sessions.book.end_all,
+            pool.end_member,
+            oauth.revoker.revoke_all,
+            brought.book.delete_everything,
+        ],
+        with_workspace=[sessions.book.end_in_workspace],
         on_change=[registry.forget, client.close_organization, sessions.grants.forget],
     )
     http_pool = HttpPool.from_settings(settings, egress.dialer)
@@ -355,7 +362,7 @@ async def _routes(
             members=MemberDirectory(database),
             issuers=directory,
         ).routes(),
-        *identity.routes(authorize, admit=admission.admit),
+        *identity.routes(authorize, admit=admission.admit, after_revocation=[sessions.book.end_of_key]),
         *PromptRoutes(authorize=authorize, prompts=prompts).routes(),
         *sessions.routes(authorize),
         *AuditRoutes(database, audit, audit_reader(authorize)).routes(),

@@ -41,3 +41,5 @@ class Principal:
     """The API key that it came with, if it came with one."""
     session_id: SessionId | None = None
     """The session that it acts in, if its token is one of a session."""
+    workspace_id: WorkspaceId | None = None
+    """The only workspace that the session is for, whatever its slug has become."""

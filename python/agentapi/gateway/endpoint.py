@@ -204,6 +204,9 @@ class McpEndpoint:
         state = scope.setdefault("state", {})
         state["principal"] = principal
         view = await self._registry.view(principal, place.workspace)
+        if principal.workspace_id not in {None, view.workspace.id}:
+            # Its token names the slug, which another workspace has by now.
+            raise ForeignOrganizationError(token)
         if place.toolset is not None and (
             self._has_toolset is None or not await self._has_toolset(principal, view, place.toolset)
         ):

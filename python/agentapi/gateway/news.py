@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentapi.audit.models import DEPLOYMENT
 from agentapi.gateway.subscriptions import Audience
-from agentapi.principal import UpstreamId
+from agentapi.principal import SessionId, UpstreamId
 from agentapi.storage.notifier import Change
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class News:
     def __init__(self, feed: ChangeFeed, router: Router, client: UpstreamClient, streams: OpenStreams) -> None:
         self._feed = feed
         self._streams = streams
+        self._client = client
         self._catalogue = router.catalogue
         self._subscriptions = router.subscriptions
         feed.listen(_OFFER, lambda change: self._announce(_audience(change), _KINDS), self._missed)
@@ -97,9 +98,12 @@ class News:
         self._streams.end_where(lambda principal: principal.key_id is not None and principal.key_id == change.id)
 
     def _session_ended(self, change: Change) -> None:
+        """End the streams of a session, and its processes: it ended through any process of the gateway."""
         self._streams.end_where(
             lambda principal: principal.session_id is not None and principal.session_id == change.id
         )
+        if change.id is not None:
+            self._client.drop_session(SessionId(change.id))
 
     def _missed(self) -> None:
         self._catalogue.doubt()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agentapi._core import Keyring, VerifiedToken
     from agentapi.audit.log import AuditLog
     from agentapi.egress.client import Egress
+    from agentapi.identity.api_keys.models import KeyId
     from agentapi.jobs.queue import JobQueue
     from agentapi.principal import OrgId, Principal
     from agentapi.settings import IssuerSettings, Settings
@@ -93,10 +94,18 @@ class IdentityRoom:
         authorize: Callable[[Request], Awaitable[Principal]],
         *,
         admit: Callable[[VerifiedToken], Awaitable[Principal]],
+        after_revocation: Sequence[Callable[[OrgId, KeyId], Awaitable[object]]],
     ) -> list[Route]:
-        """Return the routes, for the application to mount; ``admit`` gives the principal of a verified token."""
+        """Return the routes, for the application to mount.
+
+        ``admit`` gives the principal of a verified token; ``after_revocation`` runs with every API key that is revoked.
+        """
         book = KeyBook(
-            self._database, audit=self._audit, directory=self.keys, asks_scopes=self.issuers.asks_operation_scopes
+            self._database,
+            audit=self._audit,
+            directory=self.keys,
+            asks_scopes=self.issuers.asks_operation_scopes,
+            after_revocation=after_revocation,
         )
         revoking = RevocationRoutes(
             authorize=authorize,

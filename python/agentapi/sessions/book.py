@@ -16,46 +16,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
-from agentapi.audit.models import Actor, Entry, Outcome
 from agentapi.errors import ConflictError, ForbiddenError, LimitReachedError, NotFoundError, StorageUnavailableError
 from agentapi.identity.api_keys.models import MCP_SCOPES, KeyId
 from agentapi.identity.permissions import Permission, permits, within
 from agentapi.principal import OrgId, Role, SessionId
 from agentapi.sessions import store
+from agentapi.sessions.ends import SessionEnds, entry_of
 from agentapi.sessions.models import EndReason, Session, SessionToken, Started
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import Callable
 
     from agentapi.audit.log import AuditLog
-    from agentapi.audit.models import Doer
     from agentapi.identity.signing_keys.ring import SigningRing
     from agentapi.jobs.queue import JobQueue
-    from agentapi.principal import Principal, UserId
+    from agentapi.principal import Principal
     from agentapi.prompts.registry import PromptRegistry
     from agentapi.sessions.directories import SessionDirectories
     from agentapi.sessions.grants import SessionGrants
     from agentapi.sessions.models import Wish
     from agentapi.settings import Settings
-    from agentapi.storage.database import Connection, Database
+    from agentapi.storage.database import Database
 
 __all__ = ["NO_SESSION", "SessionBook"]
 
 NO_SESSION: Final = "There is no such session."
-_REMOVE: Final = "sessions.remove"
-_BATCH: Final = 100
-_PAGE: Final = 1000
 _AT_ONCE: Final = 2
 """One whose transaction commits, and one that has its connection by then."""
-_KEPT: Final = timedelta(days=7)
-"""How long the row of a session stays behind its end, for whoever asks what became of it."""
 
 
-class SessionBook:
+class SessionBook(SessionEnds):
     """The sessions of organisations.
 
     Args:
@@ -89,22 +83,11 @@ class SessionBook:
         self._idle = timedelta(seconds=settings.sessions_idle_s)
         self._token_life = timedelta(seconds=settings.sessions_token_s)
         self._public_url = str(settings.public_url).rstrip("/")
-        self._database = database
-        self._audit = audit
-        self._jobs = jobs
-        self._directories = directories
-        self._grants = grants
+        super().__init__(database, audit=audit, jobs=jobs, directories=directories, grants=grants, now=now)
         self._ring = ring
         self._prompts = prompts
         self._asks_scopes = asks_scopes
-        self._now = now
         self._turns: WeakValueDictionary[OrgId, asyncio.Semaphore] = WeakValueDictionary()
-
-    def attach(self) -> None:
-        """Have the queue do what is left to do; to be said before it runs."""
-        self._jobs.handle(_REMOVE, self._remove)
-        self._jobs.every("sessions.expire", "* * * * *", self.expire)
-        self._jobs.every("sessions.forget", "17 3 * * *", self.forget_over)
 
     async def create(self, principal: Principal, wish: Wish) -> Started:
         """Start a session with a directory, a composed prompt and a token.
@@ -171,7 +154,7 @@ class SessionBook:
         """Return another token of a session, that it may go on when the one before ends.
 
         Raises:
-            ConflictError: It has ended.
+            ConflictError: It has ended, or what it rests on has.
             ForbiddenError: It acts for somebody else, or the principal is one of a session itself.
             NotFoundError: There is none that the principal may know of.
         """
@@ -179,9 +162,13 @@ class SessionBook:
         session = await self._own_and_live(principal, session_id)
         if not within(session.role, principal.role) or not session.scopes <= self._allowed(principal):
             raise ForbiddenError("The session is good for more than you are.")
+        async with self._database.tenant_transaction(principal) as connection:
+            standing = await store.standing(connection, session.id)
+        if standing is None or standing.refusal(self._now()) is not None:
+            raise ConflictError("What the session rests on, such as its API key, is no good any more.")
         token = await self._token(principal.org_slug, session)
         async with self._database.tenant_transaction(principal) as connection:
-            await self._audit.record(connection, principal, _entry("token_minted", session.id))
+            await self._audit.record(connection, principal, entry_of("token_minted", session.id))
         return token
 
     async def end(self, principal: Principal, session_id: SessionId) -> None:
@@ -195,57 +182,7 @@ class SessionBook:
         async with self._database.tenant_transaction(principal) as connection:
             if await store.end(connection, session.id, now=self._now(), reason=EndReason.ENDED):
                 await self._ended(connection, principal, session.id, EndReason.ENDED)
-        self._grants.forget(session.org_id)
-
-    async def end_for_quota(self, org_id: OrgId, session_id: SessionId) -> None:
-        """End a session whose directory holds more than it may."""
-        actor = Actor(org_id)
-        async with self._database.organization_transaction(org_id) as connection:
-            if await store.end(connection, session_id, now=self._now(), reason=EndReason.QUOTA):
-                await self._ended(connection, actor, session_id, EndReason.QUOTA)
-        self._grants.forget(org_id)
-
-    async def end_all(self, org_id: OrgId, user_id: UserId | None = None) -> None:
-        """End all sessions of an organisation that is about to go, or of a user whose membership has ended.
-
-        Their directories on this host are gone when this returns, as far as that can be; the queue tries the others.
-        """
-        reason = EndReason.ORGANIZATION_DELETED if user_id is None else EndReason.MEMBER_REMOVED
-        async with self._database.organization_transaction(org_id) as connection:
-            ended = await store.end_of_user(connection, user_id, now=self._now(), reason=reason)
-            for session_id in ended:
-                await self._ended(connection, Actor(org_id), session_id, reason)
-        self._grants.forget(org_id)
-        await asyncio.to_thread(self._remove_all, org_id, ended)
-
-    async def expire(self) -> None:
-        """End the sessions of all organisations whose time has come: what a periodic job does."""
-        async for org_id in self._organizations(living=True):
-            while await self._expire(org_id) == _BATCH:
-                pass
-
-    async def forget_over(self) -> None:
-        """Drop the rows of sessions that ended long ago: what a periodic job does."""
-        async for org_id in self._organizations(living=False):
-            async with self._database.organization_transaction(org_id) as connection:
-                await store.forget_over(connection, self._now() - _KEPT)
-
-    async def _organizations(self, *, living: bool) -> AsyncIterator[OrgId]:
-        """Go through the organisations of the deployment, or those that have a living session."""
-        last = OrgId(UUID(int=0))
-        while True:
-            async with self._database.platform_transaction() as connection:
-                found = await store.organizations(connection, after=last, limit=_PAGE, living=living)
-            for org_id in found:
-                yield org_id
-            if len(found) < _PAGE:
-                return
-            last = found[-1]
-
-    async def live_among(self, org_id: OrgId, session_ids: Iterable[SessionId]) -> set[SessionId]:
-        """Return those of ``session_ids`` that live."""
-        async with self._database.organization_transaction(org_id) as connection:
-            return await store.live_among(connection, list(session_ids))
+        await self._quiet(session.org_id, [session.id])
 
     def _drafted(self, principal: Principal, wish: Wish, role: Role) -> Session:
         allowed = self._allowed(principal)
@@ -277,7 +214,7 @@ class SessionBook:
     async def _insert(self, principal: Principal, session: Session) -> None:
         granted = " ".join(sorted(session.scopes))
         details = {"workspace": session.workspace, "role": session.role.value, "scopes": granted, "name": session.name}
-        entry = _entry("created", session.id, **details)
+        entry = entry_of("created", session.id, **details)
         try:
             self._make(session)
             async with self._turn(session.org_id), self._database.tenant_statement(principal) as connection:
@@ -338,33 +275,6 @@ class SessionBook:
         )
         return SessionToken(text, expires_at.replace(microsecond=0), mcp_url)
 
-    async def _expire(self, org_id: OrgId) -> int:
-        async with self._database.organization_transaction(org_id) as connection:
-            due = await store.end_due(connection, now=self._now(), limit=_BATCH)
-            for session_id, reason in due:
-                await self._ended(connection, Actor(org_id), session_id, reason)
-        if due:
-            self._grants.forget(org_id)
-        return len(due)
-
-    async def _ended(self, connection: Connection, doer: Doer, session_id: SessionId, reason: EndReason) -> None:
-        """Queue what is left to do for a session that ends in this transaction, and record that it does."""
-        payload = {"org": str(doer.org_id), "session": str(session_id)}
-        await self._jobs.put(connection, _REMOVE, payload, after=timedelta())
-        verb = "expired" if reason in {EndReason.IDLE, EndReason.EXPIRED} else "ended"
-        await self._audit.record(connection, doer, _entry(verb, session_id, reason=reason.value))
-
-    async def _remove(self, payload: Mapping[str, Any]) -> None:
-        """Remove the directory of a session that has ended; what is left is tried again."""
-        org_id, session_id = OrgId(UUID(payload["org"])), SessionId(UUID(payload["session"]))
-        if session_id not in await self.live_among(org_id, [session_id]):
-            await asyncio.to_thread(self._directories.remove, org_id, session_id)
-
-    def _remove_all(self, org_id: OrgId, session_ids: Iterable[SessionId]) -> None:
-        for session_id in session_ids:
-            with contextlib.suppress(OSError):
-                self._directories.remove(org_id, session_id)
-
 
 def _require_no_session(principal: Principal) -> None:
     if principal.session_id is not None:
@@ -375,7 +285,3 @@ def _in_workspace(sequence: int | None) -> int:
     if sequence is None:
         raise NotFoundError("There is no such workspace.")
     return sequence
-
-
-def _entry(verb: str, session_id: SessionId, **details: str) -> Entry:
-    return Entry(f"session.{verb}", Outcome.SUCCESS, f"session:{session_id}", details)

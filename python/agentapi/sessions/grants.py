@@ -6,8 +6,9 @@ Invariants:
   read of a row is believed as that of an API key is: until the database tells that something changed, and for a second
   at most while that is not heard. So a session that ends through any process has ended in all of them a second later,
   and at once in the process that ended it, whatever its tokens say.
-* A session carries no permission that its user's role lacks now, and does nothing once the key that it was made with,
-  its user's membership or its organisation is no good any more.
+* A session carries no permission that its user's role lacks now, and does nothing once the key that it was made with
+  (by the rule of keys: its maker may be gone, or be less than the key), its user's membership or its organisation is no
+  good any more.
 * Its times count exactly, whether the sweep has come by or not.
 """
 
@@ -24,7 +25,6 @@ import structlog
 
 from agentapi.audit.models import DEPLOYMENT
 from agentapi.errors import StorageUnavailableError, UnauthenticatedError
-from agentapi.identity.permissions import within
 from agentapi.principal import Principal, SessionId
 from agentapi.sessions import store
 from agentapi.sessions.models import EndReason
@@ -109,12 +109,11 @@ class SessionGrants:
         over = session.over(now)
         if over is not None:
             raise _refused(f"session_{over}")
-        if standing.key_revoked or (standing.key_expires_at is not None and standing.key_expires_at <= now):
-            raise _refused("session_of_ended_api_key")
         if standing.org_slug != slug:
             raise _refused("session_of_renamed_organization")
-        if not within(session.role, standing.user_role):
-            raise _refused("session_wider_than_its_user")
+        refusal = standing.refusal(now)
+        if refusal is not None:
+            raise _refused(refusal)
         self._use(standing, now)
         return Principal(
             user_id=session.user_id,
@@ -125,6 +124,7 @@ class SessionGrants:
             subject=standing.subject,
             scopes=session.scopes & token.scopes,
             session_id=session.id,
+            workspace_id=standing.workspace_id,
         )
 
     def forget(self, org_id: OrgId) -> None:

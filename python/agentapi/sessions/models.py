@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from agentapi.identity.permissions import within
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime, timedelta
 
     from agentapi.identity.api_keys.models import KeyId
-    from agentapi.principal import OrgId, Role, SessionId, UserId
+    from agentapi.principal import OrgId, Role, SessionId, UserId, WorkspaceId
     from agentapi.prompts.models import Value
 
 __all__ = ["EndReason", "Session", "SessionToken", "Standing", "Started", "Wish"]
@@ -26,7 +28,9 @@ class EndReason(StrEnum):
     EXPIRED = "expired"
     QUOTA = "quota"
     """Its directory held more than it may."""
+    KEY_REVOKED = "key_revoked"
     MEMBER_REMOVED = "member_removed"
+    WORKSPACE_DELETED = "workspace_deleted"
     ORGANIZATION_DELETED = "organization_deleted"
 
 
@@ -84,6 +88,7 @@ class Standing:
     """A stored session, and what of others its use depends on."""
 
     session: Session
+    workspace_id: WorkspaceId
     org_slug: str
     issuer: str
     """Of the user that it acts for, as the subject is."""
@@ -91,6 +96,19 @@ class Standing:
     user_role: Role
     key_revoked: bool
     key_expires_at: datetime | None
+    key_role: Role | None
+    """Of the key that it was made with, as the role of whoever made that key is."""
+    key_maker_role: Role | None
+
+    def refusal(self, now: datetime) -> str | None:
+        """Return why the session may do nothing although it has not ended: what it rests on carries it no more."""
+        if self.key_revoked or (self.key_expires_at is not None and self.key_expires_at <= now):
+            return "session_of_ended_api_key"
+        if self.key_role is not None and (
+            self.key_maker_role is None or not within(self.key_role, self.key_maker_role)
+        ):
+            return "session_of_api_key_wider_than_its_maker"
+        return None if within(self.session.role, self.user_role) else "session_wider_than_its_user"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentapi.audit.store import RECORD
 from agentapi.identity.api_keys.models import KeyId
-from agentapi.principal import OrgId, Role, SessionId, UserId
+from agentapi.principal import OrgId, Role, SessionId, UserId, WorkspaceId
 from agentapi.sessions.models import EndReason, Session, Standing
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = [
     "end",
     "end_due",
+    "end_of_key",
     "end_of_user",
+    "end_of_workspace",
     "find",
     "forget_over",
     "insert",
@@ -61,13 +63,16 @@ SELECT {_COLUMNS} FROM {_SESSIONS} WHERE s.user_id = $4 AND (s.created_at, s.id)
 ORDER BY s.created_at DESC, s.id DESC LIMIT $3
 """  # noqa: S608
 _STANDING = f"""
-SELECT {_COLUMNS}, o.slug AS org_slug, m.issuer, m.subject, COALESCE(m.assigned_role, m.role) AS user_role,
-       k.revoked_at IS NOT NULL AS key_revoked, k.expires_at AS key_expires_at
+SELECT {_COLUMNS}, s.workspace_id, o.slug AS org_slug, m.issuer, m.subject,
+       COALESCE(m.assigned_role, m.role) AS user_role, k.revoked_at IS NOT NULL AS key_revoked,
+       k.expires_at AS key_expires_at, k.role AS key_role,
+       COALESCE(maker.assigned_role, maker.role) AS key_maker_role
 FROM {_SESSIONS}
 JOIN organizations o ON o.id = s.org_id
 JOIN members m ON m.org_id = s.org_id AND m.user_id = s.user_id
 LEFT JOIN api_keys k ON k.org_id = s.org_id AND k.id = s.key_id
-WHERE s.id = $1 AND m.removed_at IS NULL AND o.suspended_at IS NULL
+LEFT JOIN members maker ON maker.org_id = k.org_id AND maker.user_id = k.created_by
+WHERE s.id = $1 AND m.removed_at IS NULL AND maker.removed_at IS NULL AND o.suspended_at IS NULL
 """  # noqa: S608
 _TOUCH = """
 UPDATE sessions SET last_used_at = $2
@@ -76,7 +81,16 @@ WHERE id = $1 AND ended_at IS NULL AND last_used_at <= $2::timestamptz - $3::int
 _END = "UPDATE sessions SET ended_at = $2, end_reason = $3 WHERE id = $1 AND ended_at IS NULL RETURNING id"
 _END_OF_USER = """
 UPDATE sessions SET ended_at = $1, end_reason = $2
-WHERE ended_at IS NULL AND ($3::uuid IS NULL OR user_id = $3) RETURNING id
+WHERE ended_at IS NULL AND (
+    $3::uuid IS NULL OR user_id = $3
+    OR (org_id, key_id) IN (SELECT k.org_id, k.id FROM api_keys k WHERE k.created_by = $3)
+) RETURNING id
+"""
+_END_OF_KEY = """
+UPDATE sessions SET ended_at = $1, end_reason = $2 WHERE ended_at IS NULL AND key_id = $3 RETURNING id
+"""
+_END_OF_WORKSPACE = """
+UPDATE sessions SET ended_at = $1, end_reason = $2 WHERE ended_at IS NULL AND workspace_id = $3 RETURNING id
 """
 # What somebody else holds locked has its turn in the next sweep.
 _END_DUE = """
@@ -127,18 +141,21 @@ async def find(connection: Connection, session_id: SessionId) -> Session | None:
 
 
 async def standing(connection: Connection, session_id: SessionId) -> Standing | None:
-    """Return a session with what its use depends on; None where its user or organisation may do nothing any more."""
+    """Return a session with what its use depends on; None where its user, organisation or key has none any more."""
     row = await connection.fetchrow(_STANDING, session_id)
     if row is None:
         return None
     return Standing(
         session=_session(row),
+        workspace_id=WorkspaceId(row["workspace_id"]),
         org_slug=row["org_slug"],
         issuer=row["issuer"],
         subject=row["subject"],
         user_role=Role(row["user_role"]),
         key_revoked=row["key_revoked"],
         key_expires_at=row["key_expires_at"],
+        key_role=None if row["key_role"] is None else Role(row["key_role"]),
+        key_maker_role=None if row["key_maker_role"] is None else Role(row["key_maker_role"]),
     )
 
 
@@ -167,8 +184,20 @@ async def end(connection: Connection, session_id: SessionId, *, now: datetime, r
 async def end_of_user(
     connection: Connection, user_id: UserId | None, *, now: datetime, reason: EndReason
 ) -> list[SessionId]:
-    """End the sessions of a user, or all of the organisation, and return their ids."""
+    """End the sessions of a user and of keys that the user made, or all of the organisation; return their ids."""
     return [SessionId(row["id"]) for row in await connection.fetch(_END_OF_USER, now, reason, user_id)]
+
+
+async def end_of_key(connection: Connection, key_id: KeyId, *, now: datetime, reason: EndReason) -> list[SessionId]:
+    """End the sessions that were made with an API key, and return their ids."""
+    return [SessionId(row["id"]) for row in await connection.fetch(_END_OF_KEY, now, reason, key_id)]
+
+
+async def end_of_workspace(
+    connection: Connection, workspace_id: WorkspaceId, *, now: datetime, reason: EndReason
+) -> list[SessionId]:
+    """End the sessions in a workspace, and return their ids."""
+    return [SessionId(row["id"]) for row in await connection.fetch(_END_OF_WORKSPACE, now, reason, workspace_id)]
 
 
 async def end_due(connection: Connection, *, now: datetime, limit: int) -> list[tuple[SessionId, EndReason]]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     Step = Callable[[OrgId], Awaitable[object]]
     MemberStep = Callable[[OrgId, UserId], Awaitable[object]]
+    WorkspaceStep = Callable[[Connection, Principal, WorkspaceId], Awaitable[object]]
 
 __all__ = ["Tenancy"]
 
@@ -55,6 +56,7 @@ class Tenancy:
         admission: Forgets who is changed.
         before_deletion: Run with every organisation that is about to be deleted: what no row can do by going.
         after_removal: Run with every member whose membership has ended, who can do nothing any more by then.
+        with_workspace: Run with every workspace that is deleted, in the transaction and before it goes.
         on_change: Called with every organisation whose row or workspaces changed through this process.
     """
 
@@ -66,12 +68,14 @@ class Tenancy:
         admission: Admission,
         before_deletion: Sequence[Step] = (),
         after_removal: Sequence[MemberStep] = (),
+        with_workspace: Sequence[WorkspaceStep] = (),
         on_change: Sequence[Callable[[OrgId], None]] = (),
     ) -> None:
         self._database = database
         self._audit = audit
         self._admission = admission
         self._after_removal = after_removal
+        self._with_workspace = with_workspace
         self._on_change = on_change
         self.platform = Platform(database, audit=audit, before_deletion=before_deletion, changed=self._changed)
         self.invitations = Invitations(database, audit=audit, admission=admission)
@@ -187,6 +191,8 @@ class Tenancy:
         async with self._database.tenant_transaction(principal) as connection:
             held = found(await store.hold_workspace(connection, slug), _NO_WORKSPACE)
             expected.check(held.version, held.id)
+            for step in self._with_workspace:
+                await step(connection, principal, held.id)
             id_ = found(await store.delete_workspace(connection, slug), _NO_WORKSPACE)
             entry = audit_entry("workspace.deleted", f"workspace:{id_}", slug=slug)
             await self._audit.record(connection, principal, entry)

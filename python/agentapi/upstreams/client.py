@@ -297,6 +297,10 @@ class UpstreamClient:
         """
         await self._pool.end(lambda key: key.session_id == session_id)
 
+    def drop_session(self, session_id: SessionId) -> None:
+        """Do the same at once, without a wait."""
+        self._pool.close(lambda key: key.session_id == session_id)
+
     async def _wanted(self, upstream: Upstream, caller: Caller, credential: Credential, *, logs: bool) -> Wanted:
         era = self.era(upstream)
         if era is None:

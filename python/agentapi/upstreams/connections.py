@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from agentapi.principal import OrgId, UserId
     from agentapi.upstreams.channel import Channel
     from agentapi.upstreams.session import Link
     from agentapi.upstreams.wanted import ConnectionKey, Limits, Wanted
@@ -86,6 +87,8 @@ class ConnectionPool:
         self._limits = limits
         self._clock = clock
         self._connections: dict[ConnectionKey, list[_Connection]] = {}
+        self._parting: set[_Connection] = set()
+        """Those that are to close, and have not closed yet."""
         self._backoff = Backoff(clock)
         self._turns = Turns(limits.connecting)
         self._tasks: TaskGroup | None = None
@@ -150,7 +153,12 @@ class ConnectionPool:
 
     async def end(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
         """Close the connections whose key is ``unwanted``, and wait until each is closed, or time is up."""
-        await self._end([connection for connection in self._all() if unwanted(connection.key)])
+        # Some may have been told to close a moment ago, and are on their way.
+        await self._end([connection for connection in {*self._all(), *self._parting} if unwanted(connection.key)])
+
+    async def end_member(self, org_id: OrgId, user_id: UserId) -> None:
+        """Close the connections of a user who is no member of an organisation any more, in the same way."""
+        await self.end(lambda key: (key.org_id, key.user_id) == (org_id, user_id))
 
     def retire(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
         """Give the connections whose key is ``unwanted`` to no further call; each is closed when its last has ended."""
@@ -240,6 +248,7 @@ class ConnectionPool:
             if connection.link is None and connection.failure is None:
                 connection.failure = UpstreamUnaskedError("The gateway is shutting down.")
             self._discard(connection)
+            self._parting.discard(connection)
             connection.ready.set()
             connection.closed.set()
 
@@ -283,6 +292,7 @@ class ConnectionPool:
             siblings.remove(connection)
             if not siblings:
                 del self._connections[connection.key]
+            self._parting.add(connection)
         connection.closing.set()
 
     def _all(self) -> list[_Connection]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionDirectory", "TransportFactory"]
 
-SessionDirectory = Callable[[OrgId, SessionId], Path]
+SessionDirectory = Callable[[OrgId, SessionId], Awaitable[Path]]
 """Says where the directory of an organisation's session is."""
 
 
@@ -114,7 +114,7 @@ class TransportFactory:
             raise AssertionError(upstream.id)
         place = None
         if session_id is not None and self._session_directory is not None:
-            directory = self._session_directory(upstream.org_id, session_id)
+            directory = await self._session_directory(upstream.org_id, session_id)
             place = SessionPlace(f"{upstream.org_id}/{session_id}", directory)
         async with self._commands.run(upstream.command, credential.environment, place) as run:
             calls: dict[str | int, Call] = {}

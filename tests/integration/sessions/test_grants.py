@@ -16,7 +16,7 @@ from agentapi.errors import ForbiddenError, UnauthenticatedError
 from agentapi.identity.api_keys.book import KeyBook
 from agentapi.identity.api_keys.directory import KeyDirectory
 from agentapi.principal import Role
-from agentapi.tenancy.store import assign_role, upsert_member
+from agentapi.tenancy.store import assign_role, find_workspace, upsert_member
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -40,7 +40,11 @@ async def test_a_token_stands_for_its_user_in_the_session(process: Process, besi
     for each in (process, beside):
         found = await each.principal(started)
         expected = replace(alice, role=Role.MEMBER, scopes=frozenset({"mcp:tools"}), session_id=started.session.id)
-        assert found == expected
+        assert replace(found, workspace_id=None) == expected
+        async with process.database.tenant_transaction(alice) as connection:
+            workspace = await find_workspace(connection, "main")
+        assert workspace is not None
+        assert found.workspace_id == workspace.id
 
 
 async def test_an_end_holds_at_once_here_and_a_second_later_everywhere(

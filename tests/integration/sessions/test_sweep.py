@@ -154,3 +154,36 @@ async def test_a_session_whose_directory_cannot_be_made_does_not_begin(process: 
     with pytest.raises(StorageUnavailableError, match="directory"):
         await process.book.create(alice, Wish(workspace="main"))
     assert await superuser.fetchval("SELECT count(*) FROM sessions WHERE org_id = $1", alice.org_id) == 1
+
+
+async def test_the_directory_of_a_session_that_ended_is_made_by_nobody(process: Process) -> None:
+    """A call that came while it lived may ask for it later."""
+    alice = await process.member()
+    started = await process.start(alice)
+    path, ids = path_of(process, started), (started.session.org_id, started.session.id)
+    path.rmdir()
+    assert await process.book.directory(*ids) == path
+    # The host lacked it, where another one made the session.
+    assert path.is_dir()
+    await process.book.end(alice, started.session.id)
+    process.directories.remove(*ids)
+    assert await process.book.directory(*ids) == path
+    assert not path.exists()
+
+
+async def test_what_runs_of_a_session_ends_before_its_directory_goes(process: Process, clock: Clock) -> None:
+    closed: list[tuple[SessionId, bool]] = []
+    alice = await process.member()
+    started = await process.start(alice)
+
+    async def close(session_id: SessionId) -> None:
+        if session_id == started.session.id:
+            closed.append((session_id, path_of(process, started).is_dir()))
+
+    process.book.before_removal(close)
+    clock.advance(timedelta(days=2))
+    await process.book.expire()
+    assert closed == [(started.session.id, True)]
+    await process.book._remove({"org": str(started.session.org_id), "session": str(started.session.id)})
+    assert closed == [(started.session.id, True)] * 2
+    assert not path_of(process, started).exists()

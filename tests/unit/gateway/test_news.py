@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -58,7 +58,7 @@ class World:
             catalogue=SimpleNamespace(changed=note("dropped"), doubt=note("doubted")),
             subscriptions=SimpleNamespace(announce=note("announced"), announce_to=note("announced_to")),
         )
-        client = SimpleNamespace(on_change=self.heard.append)
+        client = SimpleNamespace(on_change=self.heard.append, drop_session=note("session_dropped"))
         self.streams = OpenStreams(most=10, most_per_user=10)
         self.news = News(self.feed, cast("Router", router), cast("UpstreamClient", client), self.streams)
 
@@ -160,3 +160,9 @@ def test_the_streams_of_whoever_is_changed_end(change: Change, ended: list[str])
     ):
         world.feed.changed[change.topic](change)
     assert came == ended
+
+
+def test_what_runs_of_a_session_ends_in_every_process_once_the_session_has() -> None:
+    world, session_id = World(), uuid4()
+    world.feed.changed["sessions"](Change("sessions", ALICE.org_id, user_id=ALICE.user_id, id=session_id))
+    assert world.calls == [("session_dropped", session_id)]

@@ -25,6 +25,7 @@ from unit.upstreams.servers import ALICE, BOB, World, call, stdio, text_of, worl
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from agentapi.principal import OrgId, SessionId
     from agentapi.upstreams.link import Caller
 
 HOST: Final = SandboxSupport.detect()
@@ -118,7 +119,10 @@ async def arena(
         watched=Watched(clock=clock, interval_s=0.1),
     )
 
-    async with world(allowed=allowed, session_directory=lambda _org, session: base / "sessions" / str(session)) as made:
+    async def directory(_: OrgId, session: SessionId) -> Path:
+        return base / "sessions" / str(session)
+
+    async with world(allowed=allowed, session_directory=directory) as made:
         held = Arena(made, base)
         await held.neighbour_answers()
         yield held

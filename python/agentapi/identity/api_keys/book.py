@@ -25,11 +25,11 @@ from agentapi.preconditions import ANY, IfMatch
 from agentapi.principal import Role, UserId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from agentapi.audit.log import AuditLog
     from agentapi.identity.api_keys.directory import KeyDirectory
-    from agentapi.principal import Principal
+    from agentapi.principal import OrgId, Principal
     from agentapi.storage.database import Database
 
 __all__ = ["NO_KEY", "KeyBook"]
@@ -45,6 +45,7 @@ class KeyBook:
         audit: Where changes are recorded.
         directory: Told of changes.
         asks_scopes: Whether the tokens of an issuer must carry scopes by operation.
+        after_revocation: Run with every key that was revoked, for what was made with it.
         now: The time.
     """
 
@@ -55,12 +56,14 @@ class KeyBook:
         audit: AuditLog,
         directory: KeyDirectory,
         asks_scopes: Callable[[str], bool],
+        after_revocation: Sequence[Callable[[OrgId, KeyId], Awaitable[object]]] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._database = database
         self._audit = audit
         self._directory = directory
         self._asks_scopes = asks_scopes
+        self._after_revocation = after_revocation
         self._now = now
 
     async def create(
@@ -159,7 +162,7 @@ class KeyBook:
         return await self.get(principal, key_id), text
 
     async def revoke(self, principal: Principal, key_id: KeyId, *, expected: IfMatch = ANY) -> None:
-        """End a key, and the one from before its rotation; a second time changes nothing.
+        """End a key, and the one from before its rotation; a second time does what failed at last.
 
         Raises:
             NotFoundError: There is none that the principal may know of.
@@ -171,6 +174,8 @@ class KeyBook:
             if await store.revoke(connection, key_id, now=self._now()):
                 await self._audit.record(connection, principal, _entry("revoked", key_id))
         self._directory.forget(key.org_id, key.id)
+        for step in self._after_revocation:
+            await step(key.org_id, key.id)
 
 
 def _known(principal: Principal, key: ApiKey | None) -> ApiKey:
