@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import math
 import time
@@ -33,6 +34,7 @@ from agentapi._core import (
 from agentapi.errors import AgentAPIError, StartupError, UnauthenticatedError
 from agentapi.identity.api_keys.models import KEY_ISSUER
 from agentapi.identity.presets import PRESETS, effective_claims
+from agentapi.principal import Bearer
 from agentapi.settings import IssuerSettings
 from agentapi.storage.notifier import DEAF
 
@@ -121,6 +123,7 @@ class IssuerDirectory:
         own: OwnIssuer | None = None,
     ) -> None:
         self._clock = clock
+        self._own = None if own is None else own.issuer
         self._sources: dict[str, _KeySource] = {}
         self._required_scopes = {settings.issuer: settings.required_scopes for settings in issuers}
         self._operation_scopes = frozenset(settings.issuer for settings in issuers if settings.operation_scopes)
@@ -208,7 +211,7 @@ class IssuerDirectory:
         except UnknownKeyError as error:
             verified = await self._verify_after_refresh(token, audience, error)
         except TokenError as error:
-            raise UnauthenticatedError(error.reason, presented=True) from None
+            raise self._refused(token, error) from None
         source = self._sources.get(verified.issuer)
         if source is None or not source.is_old(self._clock()):
             return verified
@@ -222,7 +225,7 @@ class IssuerDirectory:
         try:
             return self._verifier.verify(token, audience)
         except TokenError as error:
-            raise UnauthenticatedError(error.reason, presented=True) from None
+            raise self._refused(token, error) from None
 
     def revoke(self, issuer: str, token_id: str, expires_at: int) -> None:
         """Refuse a token in this process from now on, by its ``jti``.
@@ -250,7 +253,14 @@ class IssuerDirectory:
         try:
             return self._verifier.verify(token, audience)
         except TokenError as again:
-            raise UnauthenticatedError(again.reason, presented=True) from None
+            raise self._refused(token, again) from None
+
+    def _refused(self, token: str, error: TokenError) -> UnauthenticatedError:
+        # Only a token whose signature and times are good is found to be revoked, so that what it says is known by then.
+        bearer = _bearer(token) if error.reason == "revoked" else None
+        if bearer is not None and bearer.issuer != self._own:
+            bearer = None
+        return UnauthenticatedError(error.reason, presented=True, bearer=bearer)
 
     async def _refresh(self, source: _KeySource) -> bool:
         """Fetch the key set unless that was tried too recently; return whether there is a newer one."""
@@ -315,6 +325,14 @@ class _PublishedKeys:
         if not isinstance(jwks_uri, str):
             raise ValueError("the discovery document has no jwks_uri")  # noqa: TRY004 - the document is wrong, not a type
         return jwks_uri
+
+
+def _bearer(token: str) -> Bearer | None:
+    """Return whose a verified token is, if it is one of a session."""
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    found = tuple(claims.get(name) for name in ("iss", "organization", "sid"))
+    return Bearer(*found) if all(isinstance(each, str) for each in found) else None
 
 
 def _policy(settings: IssuerSettings) -> IssuerPolicy:
