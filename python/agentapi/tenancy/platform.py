@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agentapi.tenancy.models import Organization
     from agentapi.tenancy.requests import NewOrganizationInput, PlatformInput
 
-__all__ = ["NO_ORGANIZATION", "Platform", "audit_entry", "found"]
+__all__ = ["NO_ORGANIZATION", "Platform", "audit_entry", "changed_entry", "found"]
 
 _T = TypeVar("_T")
 
@@ -102,7 +102,7 @@ class Platform:
             stored = found(await store.lock_organization(connection, org_id), NO_ORGANIZATION)
             expected.check(stored.version, stored.id)
             changed = await store.update_organization(connection, _decided(stored, given))
-            entry = audit_entry("organization.decided", f"organization:{org_id}", suspended=given.suspended)
+            entry = changed_entry("organization.decided", stored, changed)
             await self._audit.record(connection, Actor(org_id, principal.user_id), entry)
         self._changed(org_id)
         return changed
@@ -144,7 +144,26 @@ def _decided(organization: Organization, given: PlatformInput) -> Organization:
     return replace(organization, suspended_at=suspended_at, plan=given.plan(), owner_id=owner_id)
 
 
-def audit_entry(action: str, resource: str, **details: str | bool | None) -> Entry:
+def changed_entry(action: str, stored: Organization, changed: Organization) -> Entry:
+    """Return a change of an organisation as the audit log has it: what each field that differs is, and was."""
+    before, after = _plain(stored), _plain(changed)
+    differing = [name for name, value in after.items() if before[name] != value]
+    details = {name: after[name] for name in differing} | {f"{name}_was": before[name] for name in differing}
+    return audit_entry(action, f"organization:{stored.id}", **details)
+
+
+def _plain(organization: Organization) -> dict[str, str | int | None]:
+    return {
+        "slug": organization.slug,
+        "name": organization.name,
+        "join_rule": str(organization.join_rule),
+        "suspended": organization.suspended_at is not None,
+        "owner_id": None if organization.owner_id is None else str(organization.owner_id),
+        **asdict(organization.plan),
+    }
+
+
+def audit_entry(action: str, resource: str, **details: str | int | None) -> Entry:
     """Return a change as the audit log has it."""
     return Entry(action, Outcome.SUCCESS, resource, details)
 
