@@ -395,3 +395,17 @@ async def test_the_log_says_what_of_an_organisation_was_changed_and_what_it_was(
             },
         ),
     ]
+
+
+async def test_the_platform_admin_makes_nobody_but_an_admin_of_the_organisation_its_owner(api: Api) -> None:
+    alice = await seen(api, Role.ORG_ADMIN, "alice")
+    await seen(api, Role.MEMBER, "bob")
+    await seen(api, Role.ORG_ADMIN, "gone")
+    assert (await alice.request("DELETE", f"{MEMBERS}/{me('gone')}")).status_code == 204
+    for nobody in (str(uuid4()), me("bob"), me("gone")):
+        answer = await decide(api, owner_id=nobody)
+        assert answer.status_code == 422
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/owner_id"]
+    assert (await decide(api, owner_id=me("alice"))).json()["owner_id"] == me("alice")
+    assert (await decide(api, max_members=9)).json()["owner_id"] == me("alice")
+    assert (await decide(api, owner_id=None)).json()["owner_id"] is None
