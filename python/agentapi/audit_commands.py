@@ -30,6 +30,12 @@ __all__ = ["audit_commands"]
 _TIMEOUT_S: Final = 60.0
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
+_public_keys_option = click.option(
+    "--public-keys",
+    type=_FILE,
+    help="What `agentapi audit keys` printed; added to those of the keyring, if there is one.",
+)
+
 # As in cli: commands import what they need when they run.
 
 
@@ -42,7 +48,7 @@ def audit_commands() -> None:
 @click.option(
     "--organization", "slugs", multiple=True, metavar="SLUG", help="Repeatable.  [default: all, as the owner]"
 )
-@click.option("--public-keys", type=_FILE, help="What `agentapi audit keys` printed.  [default: those of the keyring]")
+@_public_keys_option
 @click.option("--anchors", type=_FILE, help="Checkpoints that were kept elsewhere: log lines, or NDJSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @data_option
@@ -97,14 +103,16 @@ def keys_command(*, data_dir: Path | None) -> None:
 
 @audit_commands.command("retain")
 @click.option("--days", type=click.IntRange(1), help="Keep this many.  [default: AGENTAPI_AUDIT_RETENTION_DAYS]")
+@_public_keys_option
 @data_option
-def retain_command(*, days: int | None, data_dir: Path | None) -> None:
+def retain_command(*, days: int | None, public_keys: Path | None, data_dir: Path | None) -> None:
     """Drop the months that are older than rows are kept, and make the partitions of those to come.
 
-    It works as the owner of AGENTAPI_MIGRATION_DATABASE_URL; run it every month. A log that is not intact is left.
+    It works as the owner of AGENTAPI_MIGRATION_DATABASE_URL; run it every month. A log that is not intact is left;
+    with --public-keys that is checked with keys that have left the keyring, too.
     """
     keep = timedelta(days=days or settings_of(data_dir).audit_retention_days)
-    dropped = asyncio.run(_retain(data_dir, keep))
+    dropped = asyncio.run(_retain(data_dir, keep, public_keys))
     click.echo("\n".join(f"dropped {month}" for month in dropped) or "nothing to drop")
 
 
@@ -142,26 +150,35 @@ async def _export(data_dir: Path | None, slug: str, wanted: Any) -> None:  # noq
             click.echo(lines, nl=False)
 
 
-async def _retain(data_dir: Path | None, keep: timedelta) -> list[str]:
+async def _retain(data_dir: Path | None, keep: timedelta, public_keys: Path | None) -> list[str]:
     from agentapi.audit import store  # noqa: PLC0415
     from agentapi.audit.retention import MONTHS_AHEAD, drop_old_months  # noqa: PLC0415
     from agentapi.audit.signing import SigningKeys  # noqa: PLC0415
     from agentapi.keyring_source import load_keyring_text  # noqa: PLC0415
 
     keys = SigningKeys.from_keyring(load_keyring_text(settings_of(data_dir)))
+    public = keys.public if public_keys is None else _given_keys(public_keys).joined(keys.public)
     async with deployment(data_dir) as settings, _owner(settings) as connection:
         await store.create_partitions(connection, MONTHS_AHEAD)
-        return await drop_old_months(connection, keys, keys.public, now=datetime.now(UTC), keep=keep)
+        return await drop_old_months(connection, keys, public, now=datetime.now(UTC), keep=keep)
 
 
 def _public_keys(settings: Settings, file: Path | None) -> PublicKeys:
-    from agentapi.audit.signing import PublicKeys, SigningKeys  # noqa: PLC0415
-    from agentapi.keyring_source import load_keyring, load_keyring_text  # noqa: PLC0415
+    from agentapi.audit.signing import SigningKeys  # noqa: PLC0415
+    from agentapi.keyring_source import has_keyring, load_keyring, load_keyring_text  # noqa: PLC0415
 
-    if file is not None:
-        return PublicKeys.parse(file.read_text("utf-8"))
+    given = None if file is None else _given_keys(file)
+    if given is not None and not has_keyring(settings):
+        return given
     load_keyring(settings)  # Says what is wrong with it.
-    return SigningKeys.from_keyring(load_keyring_text(settings)).public
+    own = SigningKeys.from_keyring(load_keyring_text(settings)).public
+    return own if given is None else given.joined(own)
+
+
+def _given_keys(file: Path) -> PublicKeys:
+    from agentapi.audit.signing import PublicKeys  # noqa: PLC0415
+
+    return PublicKeys.parse(file.read_text("utf-8"))
 
 
 @contextlib.asynccontextmanager

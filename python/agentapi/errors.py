@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from agentapi.principal import UpstreamId
+    from agentapi.principal import Bearer, UpstreamId
 
 __all__ = [
     "AgentAPIError",
@@ -65,10 +65,12 @@ class UnauthenticatedError(AgentAPIError):
 
     code = "unauthenticated"
 
-    def __init__(self, reason: str, *, presented: bool) -> None:
+    def __init__(self, reason: str, *, presented: bool, bearer: Bearer | None = None) -> None:
         super().__init__("The access token is missing, expired or not valid for this server.", reason=reason)
         self.reason = reason
         self.presented = presented
+        self.bearer = bearer
+        """Whose the credential was, where the gateway itself has signed it."""
 
 
 class ForbiddenError(AgentAPIError):

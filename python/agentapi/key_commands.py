@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["keys", "sealed_columns"]
 
+_STORE_PUBLIC_KEY = (
+    "Before this keyring is put in place, store what `agentapi audit keys` prints: it has the public key of {}, without"
+    " which `agentapi audit verify` and `retain` cannot check what that key has signed (--public-keys)."
+)
+
 # Commands import what they need when they run: `agentapi --help` must not load a database driver.
 
 
@@ -87,6 +92,7 @@ def remove(*, key_id: str, data_dir: Path | None) -> None:
     if needing:
         told = ", ".join(f"{count} in {column}" for column, count in needing.items())
         raise KeysError(f"{key_id} is still needed: {told}. `agentapi keys rotate` seals these values anew.")
+    click.echo(_STORE_PUBLIC_KEY.format(key_id), err=True)
     click.echo(_text({id_: key for id_, key in document["keys"].items() if id_ != key_id}, active=document["active"]))
 
 

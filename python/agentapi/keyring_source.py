@@ -17,11 +17,16 @@ from agentapi.errors import StartupError
 if TYPE_CHECKING:
     from agentapi.settings import Settings
 
-__all__ = ["load_keyring", "load_keyring_text"]
+__all__ = ["has_keyring", "load_keyring", "load_keyring_text"]
 
 _COMMAND_S: Final = 30.0
 _MAX_OUTPUT: Final = 64 * 1024
 _NO_KEYRING: Final = "holds no keyring; `agentapi keys generate` makes one."
+
+
+def has_keyring(settings: Settings) -> bool:
+    """Return whether the settings say where a keyring comes from."""
+    return any(each is not None for each in (settings.keyring, settings.keyring_file, settings.keyring_command))
 
 
 def load_keyring(settings: Settings) -> Keyring:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NewType
 from uuid import UUID
 
-__all__ = ["OrgId", "Principal", "Role", "SessionId", "UpstreamId", "UserId", "WorkspaceId"]
+__all__ = ["Bearer", "OrgId", "Principal", "Role", "SessionId", "UpstreamId", "UserId", "WorkspaceId"]
 
 OrgId = NewType("OrgId", UUID)
 UserId = NewType("UserId", UUID)
@@ -24,6 +24,15 @@ class Role(StrEnum):
     MEMBER = "member"
     VIEWER = "viewer"
     AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """Of which session a token of the gateway's own issuer says that it is; it may be good no more."""
+
+    issuer: str
+    organization: str
+    session_id: str
 
 
 @dataclass(frozen=True, slots=True)

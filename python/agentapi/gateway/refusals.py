@@ -1,7 +1,8 @@
 """Refused credentials in the audit log, at most so many a minute: whoever guesses tokens must not fill it.
 
 Of a token that nobody can vouch for it is not known whose it is, and what the path says is the stranger's own word; so
-its refusal is the deployment's. That of a verified token belongs to the organisation of its owner.
+its refusal is the deployment's. That of a verified token belongs to the organisation of its owner; and so does that of
+a token which the gateway itself has signed, and which is good no more since it was revoked or its session has ended.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from agentapi.audit.models import DEPLOYMENT, Actor, Entry, Outcome
 from agentapi.errors import AgentAPIError, ForbiddenError, NotFoundError, UnauthenticatedError
 from agentapi.gateway.resource import NO_WORKSPACE
 from agentapi.identity.api_keys.models import KeyGrant
+from agentapi.principal import Bearer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,14 +67,14 @@ class Refusals:
         if token is None:
             if not isinstance(error, UnauthenticatedError) or not error.presented:
                 return
-        elif not isinstance(error, ForbiddenError | ForeignOrganizationError):
+        elif not isinstance(error, ForbiddenError | ForeignOrganizationError | UnauthenticatedError):
             return
         if not self._may_note():
             return
         code = "foreign_organization" if isinstance(error, ForeignOrganizationError) else error.code
         reason = error.reason if isinstance(error, UnauthenticatedError) else None
         entry = Entry(_ACTION, Outcome.DENIED, details={"code": code, "reason": reason})
-        self._audit.note(_DEPLOYMENT if token is None else await self._owner(token), entry)
+        self._audit.note(await self._owner(error, token), entry)
 
     def _may_note(self) -> bool:
         now = self._clock()
@@ -87,11 +89,20 @@ class Refusals:
         self._noted += 1
         return True
 
-    async def _owner(self, token: VerifiedToken | KeyGrant) -> Doer:
+    async def _owner(self, error: AgentAPIError, token: VerifiedToken | KeyGrant | None) -> Doer:
         if isinstance(token, KeyGrant):
             return token.principal
         try:
-            return await self._admission.admit(token)
+            if isinstance(error, UnauthenticatedError):
+                bearer = error.bearer if token is None else _bearer(token)
+                return (None if bearer is None else await self._admission.owner(bearer)) or _DEPLOYMENT
+            return _DEPLOYMENT if token is None else await self._admission.admit(token)
         except AgentAPIError:
             # It names an organisation or a role that does not exist, so it is nobody's here.
             return _DEPLOYMENT
+
+
+def _bearer(token: VerifiedToken) -> Bearer | None:
+    if token.organization is None or token.session_id is None:
+        return None
+    return Bearer(token.issuer, token.organization, token.session_id)

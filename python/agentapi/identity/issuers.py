@@ -5,13 +5,17 @@ Invariants:
     * While an issuer is down its last key set stays in force.
     * What a token claims never chooses an address to fetch from.
     * The gateway's own issuer is one like the others: its tokens are verified by the same code, with keys that are read
-      from the database where others' are fetched.
+      from the database where others' are fetched. Before a token of it is believed the keys are read again, unless they
+      were ``_OWN_TTL_S`` ago at most and nothing was said to have changed since; while the database is away, what was
+      read last stands.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -30,12 +34,15 @@ from agentapi._core import (
 from agentapi.errors import AgentAPIError, StartupError, UnauthenticatedError
 from agentapi.identity.api_keys.models import KEY_ISSUER
 from agentapi.identity.presets import PRESETS, effective_claims
+from agentapi.principal import Bearer
 from agentapi.settings import IssuerSettings
+from agentapi.storage.notifier import DEAF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from agentapi.settings import Settings
+    from agentapi.storage.notifier import ChangeFeed
 
 __all__ = ["IssuerDirectory", "OwnIssuer"]
 
@@ -54,6 +61,8 @@ class OwnIssuer:
     issuer: str
     key_set: Callable[[], Awaitable[bytes]]
     """Reads the public keys as they are now."""
+    feed: ChangeFeed = DEAF
+    """Tells when they change."""
 
 
 @dataclass(slots=True)
@@ -67,6 +76,21 @@ class _KeySource:
     attempted: float | None = None
     fetched: float | None = None
     refresh: asyncio.Task[bool] | None = None
+    before_use: bool = False
+    """Whether an old key set is read again before a token is believed, and not while it is."""
+    changes: int = 0
+    """Grows with every change that is told of."""
+
+    def is_old(self, now: float) -> bool:
+        """Return whether the key set is to be read again."""
+        return self.fetched is not None and now - self.fetched >= self.ttl_s
+
+    def outdate(self) -> None:
+        """Have the key set read again before its next use, for it has changed; what is being read now is old, too."""
+        self.changes += 1
+        self.attempted = None
+        if self.fetched is not None:
+            self.fetched = -math.inf
 
 
 class IssuerDirectory:
@@ -99,6 +123,7 @@ class IssuerDirectory:
         own: OwnIssuer | None = None,
     ) -> None:
         self._clock = clock
+        self._own = None if own is None else own.issuer
         self._sources: dict[str, _KeySource] = {}
         self._required_scopes = {settings.issuer: settings.required_scopes for settings in issuers}
         self._operation_scopes = frozenset(settings.issuer for settings in issuers if settings.operation_scopes)
@@ -117,7 +142,9 @@ class IssuerDirectory:
         accepted = list(issuers)
         if own is not None:
             accepted.append(IssuerSettings(issuer=own.issuer))
-            self._sources[own.issuer] = _KeySource(own.issuer, own.key_set, _OWN_TTL_S, _OWN_MIN_INTERVAL_S)
+            source = _KeySource(own.issuer, own.key_set, _OWN_TTL_S, _OWN_MIN_INTERVAL_S, before_use=True)
+            self._sources[own.issuer] = source
+            own.feed.listen(("signing_keys",), lambda _: source.outdate(), source.outdate)
         try:
             self._verifier = TokenVerifier(
                 [_policy(settings) for settings in accepted], leeway_s=leeway_s, cache_entries=cache_entries
@@ -184,9 +211,21 @@ class IssuerDirectory:
         except UnknownKeyError as error:
             verified = await self._verify_after_refresh(token, audience, error)
         except TokenError as error:
-            raise UnauthenticatedError(error.reason, presented=True) from None
-        self._refresh_if_old(verified.issuer)
-        return verified
+            raise self._refused(token, error) from None
+        source = self._sources.get(verified.issuer)
+        if source is None or not source.is_old(self._clock()):
+            return verified
+        if not source.before_use:
+            self._start_refresh(source)
+            return verified
+        await self._refresh(source)
+        if source.is_old(self._clock()):
+            # It changed while it was read; or the database is away, and it is not asked again so soon.
+            await self._refresh(source)
+        try:
+            return self._verifier.verify(token, audience)
+        except TokenError as error:
+            raise self._refused(token, error) from None
 
     def revoke(self, issuer: str, token_id: str, expires_at: int) -> None:
         """Refuse a token in this process from now on, by its ``jti``.
@@ -214,12 +253,14 @@ class IssuerDirectory:
         try:
             return self._verifier.verify(token, audience)
         except TokenError as again:
-            raise UnauthenticatedError(again.reason, presented=True) from None
+            raise self._refused(token, again) from None
 
-    def _refresh_if_old(self, issuer: str) -> None:
-        source = self._sources.get(issuer)
-        if source is not None and source.fetched is not None and self._clock() - source.fetched >= source.ttl_s:
-            self._start_refresh(source)
+    def _refused(self, token: str, error: TokenError) -> UnauthenticatedError:
+        # Only a token whose signature and times are good is found to be revoked, so that what it says is known by then.
+        bearer = _bearer(token) if error.reason == "revoked" else None
+        if bearer is not None and bearer.issuer != self._own:
+            bearer = None
+        return UnauthenticatedError(error.reason, presented=True, bearer=bearer)
 
     async def _refresh(self, source: _KeySource) -> bool:
         """Fetch the key set unless that was tried too recently; return whether there is a newer one."""
@@ -237,14 +278,15 @@ class IssuerDirectory:
         return source.refresh
 
     async def _fetch_keys(self, source: _KeySource) -> bool:
-        issuer = source.issuer
+        issuer, changes = source.issuer, source.changes
         try:
             count = self._verifier.replace_keys(issuer, await source.read())
         except (AgentAPIError, KeySetError, ValueError, RecursionError) as error:
             source.rediscover()
             _log.warning("key_set_refresh_failed", issuer=issuer, reason=str(error), stale=source.fetched is not None)
             return False
-        first, source.fetched = source.fetched is None, self._clock()
+        first = source.fetched is None
+        source.fetched = self._clock() if changes == source.changes else -math.inf
         log = _log.info if first or source.ttl_s > _OWN_TTL_S else _log.debug
         log("key_set_refreshed", issuer=issuer, keys=count)
         return True
@@ -283,6 +325,14 @@ class _PublishedKeys:
         if not isinstance(jwks_uri, str):
             raise ValueError("the discovery document has no jwks_uri")  # noqa: TRY004 - the document is wrong, not a type
         return jwks_uri
+
+
+def _bearer(token: str) -> Bearer | None:
+    """Return whose a verified token is, if it is one of a session."""
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    found = tuple(claims.get(name) for name in ("iss", "organization", "sid"))
+    return Bearer(*found) if all(isinstance(each, str) for each in found) else None
 
 
 def _policy(settings: IssuerSettings) -> IssuerPolicy:

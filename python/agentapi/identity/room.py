@@ -78,7 +78,7 @@ class IdentityRoom:
             settings,
             issuers,
             fetch=partial(egress.get_bytes, max_bytes=_MAX_KEY_SET_BYTES),
-            own=OwnIssuer(ring.issuer, ring.published),
+            own=OwnIssuer(ring.issuer, ring.published, feed),
         )
         revocations = RevocationWatch(database, directory, feed=feed)
         jobs.every("revocations.forget", "37 * * * *", revocations.forget_over)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentapi._core import VerifiedToken
-    from agentapi.principal import OrgId
+    from agentapi.principal import OrgId, UserId
     from agentapi.sessions.models import Standing
     from agentapi.storage.database import Database
     from agentapi.storage.notifier import ChangeFeed
@@ -126,6 +126,18 @@ class SessionGrants:
             session_id=session.id,
             workspace_id=standing.workspace_id,
         )
+
+    async def owner(self, org_id: OrgId, session_id: str) -> UserId | None:
+        """Return whose a session of the organisation is or was, or None if it has no such session.
+
+        Raises:
+            StorageUnavailableError: The database cannot be asked.
+        """
+        try:
+            standing = await self._read(org_id, SessionId(UUID(session_id)))
+        except ValueError:
+            return None
+        return None if standing is None else standing.session.user_id
 
     def forget(self, org_id: OrgId) -> None:
         """Read the sessions of an organisation anew when they are used next, for one was changed by this process."""

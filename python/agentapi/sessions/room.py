@@ -71,7 +71,7 @@ class SessionRoom:
             asks_scopes=asks_scopes,
         )
         book.attach()
-        admission.leave_to(ring.issuer, grants.principal)
+        admission.leave_to(ring.issuer, grants.principal, owner=grants.owner)
         sweep = SessionSweep(
             book,
             directories,

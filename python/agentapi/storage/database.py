@@ -228,7 +228,7 @@ class Database:
             self._acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            await connection.fetchrow(_SET_CONTEXT, str(org_id), "", "", "")
+            await _see(connection, org_id=str(org_id))
             yield connection
 
     @asynccontextmanager
@@ -276,7 +276,7 @@ class Database:
         together = Together.current()
         with _plans():
             async with self._begun() if together is None else together.part() as connection:
-                await connection.fetchrow(_SET_CONTEXT, org_id, user_id, org_slug, platform)
+                await _see(connection, org_id=org_id, user_id=user_id, org_slug=org_slug, platform=platform)
                 yield connection
 
     @asynccontextmanager
@@ -303,6 +303,13 @@ class Database:
             if acquired:
                 raise
             raise StorageUnavailableError(_AWAY, reason=_reason(error)) from error
+
+
+async def _see(
+    connection: Connection, *, org_id: str = "", user_id: str = "", org_slug: str = "", platform: str = ""
+) -> None:
+    """Set whose rows the open transaction sees: nobody's, of what is not given."""
+    await connection.fetchrow(_SET_CONTEXT, org_id, user_id, org_slug, platform)
 
 
 @contextmanager

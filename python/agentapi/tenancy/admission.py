@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
+from agentapi.audit.models import Actor
 from agentapi.errors import ForbiddenError, NotFoundError
 from agentapi.principal import Principal, Role
 from agentapi.storage.notifier import DEAF, WITHIN_S
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentapi._core import VerifiedToken
-    from agentapi.principal import OrgId, UserId
+    from agentapi.principal import Bearer, OrgId, UserId
     from agentapi.storage.database import Database
     from agentapi.storage.notifier import ChangeFeed
     from agentapi.tenancy.models import Member, Organization
@@ -58,6 +59,7 @@ class Admission:
         """Grows with every change, so that what was read before one is not remembered after it."""
         self._requests_per_minute: dict[OrgId, int] = {}
         self._elsewhere: dict[str, Callable[[VerifiedToken], Awaitable[Principal]]] = {}
+        self._owners: dict[str, Callable[[OrgId, str], Awaitable[UserId | None]]] = {}
         self._principals: WeakKeyDictionary[VerifiedToken, tuple[float, Principal]] = WeakKeyDictionary()
         """When it began to be read, and what was."""
 
@@ -85,9 +87,34 @@ class Admission:
             self._principals[token] = (now, principal)
         return principal
 
-    def leave_to(self, issuer: str, admit: Callable[[VerifiedToken], Awaitable[Principal]]) -> None:
-        """Have ``admit`` say, every time, whom tokens of an issuer stand for: by these nobody becomes a member."""
+    def leave_to(
+        self,
+        issuer: str,
+        admit: Callable[[VerifiedToken], Awaitable[Principal]],
+        *,
+        owner: Callable[[OrgId, str], Awaitable[UserId | None]],
+    ) -> None:
+        """Have ``admit`` say, every time, whom tokens of an issuer stand for: by these nobody becomes a member.
+
+        ``owner`` says whose a session is or was, by its organisation and id.
+        """
         self._elsewhere[issuer] = admit
+        self._owners[issuer] = owner
+
+    async def owner(self, bearer: Bearer) -> Actor | None:
+        """Return whose a token of a session was that is good no more, or None if nobody knows the session.
+
+        Raises:
+            StorageUnavailableError: The database cannot be asked.
+        """
+        ask = self._owners.get(bearer.issuer)
+        if ask is None:
+            return None
+        async with self._database.directory_transaction(bearer.organization) as connection:
+            organization = await store.find_organization(connection, bearer.organization)
+        # The slug may be another organisation's by now, which has no such session.
+        user_id = None if organization is None else await ask(organization.id, bearer.session_id)
+        return None if organization is None or user_id is None else Actor(organization.id, user_id)
 
     def forget(self, org_id: OrgId, user_id: UserId | None = None) -> None:
         """Ask anew about an organisation's members, or about one, from the next request on."""

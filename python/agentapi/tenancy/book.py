@@ -21,7 +21,7 @@ from agentapi.principal import OrgId, Role, UserId, WorkspaceId
 from agentapi.tenancy import store
 from agentapi.tenancy.invitations.book import Invitations
 from agentapi.tenancy.offices import keep_an_admin
-from agentapi.tenancy.platform import NO_ORGANIZATION, Platform, audit_entry, found
+from agentapi.tenancy.platform import NO_ORGANIZATION, Platform, audit_entry, changed_entry, found
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -97,7 +97,7 @@ class Tenancy:
             expected.check(stored.version, stored.id)
             changed = replace(stored, slug=given.slug, name=given.name, join_rule=given.join_rule)
             changed = await store.update_organization(connection, changed)
-            entry = audit_entry("organization.changed", f"organization:{stored.id}", slug=given.slug, was=stored.slug)
+            entry = changed_entry("organization.changed", stored, changed)
             await self._audit.record(connection, principal, entry)
         self._changed(principal.org_id)
         return changed

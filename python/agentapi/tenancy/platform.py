@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
 from agentapi.audit.models import Actor, Entry, Outcome
-from agentapi.errors import NotFoundError
+from agentapi.errors import FieldError, InvalidRequestError, NotFoundError
 from agentapi.preconditions import ANY, IfMatch
-from agentapi.principal import OrgId, UserId
+from agentapi.principal import OrgId, Role, UserId
 from agentapi.tenancy import store
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from agentapi.audit.log import AuditLog
     from agentapi.principal import Principal
-    from agentapi.storage.database import Database
+    from agentapi.storage.database import Connection, Database
     from agentapi.tenancy.models import Organization
     from agentapi.tenancy.requests import NewOrganizationInput, PlatformInput
 
-__all__ = ["NO_ORGANIZATION", "Platform", "audit_entry", "found"]
+__all__ = ["NO_ORGANIZATION", "Platform", "audit_entry", "changed_entry", "found"]
 
 _T = TypeVar("_T")
 
@@ -92,17 +92,21 @@ class Platform:
     async def decide(
         self, principal: Principal, slug: str, given: PlatformInput, *, expected: IfMatch = ANY
     ) -> Organization:
-        """Suspend an organisation or let it go on, and set its plan and owner.
+        """Suspend an organisation or let it go on, set its plan, and its owner where one is given.
 
         Raises:
             NotFoundError: There is none.
+            InvalidRequestError: The new owner is no admin of it.
         """
         org_id = (await self.named(slug)).id
         async with self._database.organization_transaction(org_id) as connection:
             stored = found(await store.lock_organization(connection, org_id), NO_ORGANIZATION)
             expected.check(stored.version, stored.id)
-            changed = await store.update_organization(connection, _decided(stored, given))
-            entry = audit_entry("organization.decided", f"organization:{org_id}", suspended=given.suspended)
+            decided = _decided(stored, given)
+            if decided.owner_id is not None and decided.owner_id != stored.owner_id:
+                await _require_admin(connection, decided.owner_id)
+            changed = await store.update_organization(connection, decided)
+            entry = changed_entry("organization.decided", stored, changed)
             await self._audit.record(connection, Actor(org_id, principal.user_id), entry)
         self._changed(org_id)
         return changed
@@ -140,11 +144,39 @@ class Platform:
 
 def _decided(organization: Organization, given: PlatformInput) -> Organization:
     suspended_at = (organization.suspended_at or datetime.now(UTC)) if given.suspended else None
-    owner_id = None if given.owner_id is None else UserId(given.owner_id)
+    owner_id = organization.owner_id
+    if "owner_id" in given.model_fields_set:
+        owner_id = None if given.owner_id is None else UserId(given.owner_id)
     return replace(organization, suspended_at=suspended_at, plan=given.plan(), owner_id=owner_id)
 
 
-def audit_entry(action: str, resource: str, **details: str | bool | None) -> Entry:
+async def _require_admin(connection: Connection, user_id: UserId) -> None:
+    member = await store.get_member(connection, user_id)
+    if member is None or member.removed_at is not None or (member.assigned_role or member.role) is not Role.ORG_ADMIN:
+        detail = "The owner has to be an admin of the organisation."
+        raise InvalidRequestError(detail, (FieldError("/owner_id", detail),))
+
+
+def changed_entry(action: str, stored: Organization, changed: Organization) -> Entry:
+    """Return a change of an organisation as the audit log has it: what each field that differs is, and was."""
+    before, after = _plain(stored), _plain(changed)
+    differing = [name for name, value in after.items() if before[name] != value]
+    details = {name: after[name] for name in differing} | {f"{name}_was": before[name] for name in differing}
+    return audit_entry(action, f"organization:{stored.id}", **details)
+
+
+def _plain(organization: Organization) -> dict[str, str | int | None]:
+    return {
+        "slug": organization.slug,
+        "name": organization.name,
+        "join_rule": str(organization.join_rule),
+        "suspended": organization.suspended_at is not None,
+        "owner_id": None if organization.owner_id is None else str(organization.owner_id),
+        **asdict(organization.plan),
+    }
+
+
+def audit_entry(action: str, resource: str, **details: str | int | None) -> Entry:
     """Return a change as the audit log has it."""
     return Entry(action, Outcome.SUCCESS, resource, details)
 

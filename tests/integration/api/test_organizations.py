@@ -361,3 +361,51 @@ async def test_a_key_ends_with_the_membership_and_rests_with_the_organisation(ap
     await decide(api, suspended=False)
     assert (await api.caller().request("DELETE", f"{MEMBERS}/{me('bob')}")).status_code == 204
     assert (await key.request("GET", ORGANIZATIONS)).status_code == 401
+
+
+async def test_the_log_says_what_of_an_organisation_was_changed_and_what_it_was(api: Api) -> None:
+    alice = await seen(api, Role.ORG_ADMIN, "alice")
+    path, slug = f"{ORGANIZATIONS}/{api.tenant.principal.org_id}", api.tenant.principal.org_slug
+    body = {"slug": slug, "name": "Acme", "join_rule": "invitation"}
+    assert (await alice.request("PUT", path, json=body)).status_code == 200
+    for given in (
+        {"suspended": True, "max_upstreams": 3},
+        {"suspended": False, "max_upstreams": 4, "owner_id": me("alice")},
+    ):
+        assert (await decide(api, **given)).status_code == 200
+    rows = (await alice.request("GET", "/api/v1/audit", params={"limit": 50})).json()["items"]
+    assert [(row["action"], row["details"]) for row in reversed(rows) if row["action"].startswith("organization.")] == [
+        (
+            "organization.changed",
+            {"name": "Acme", "name_was": "Test", "join_rule": "invitation", "join_rule_was": "token"},
+        ),
+        (
+            "organization.decided",
+            {"suspended": True, "suspended_was": False, "max_upstreams": 3, "max_upstreams_was": None},
+        ),
+        (
+            "organization.decided",
+            {
+                "suspended": False,
+                "suspended_was": True,
+                "max_upstreams": 4,
+                "max_upstreams_was": 3,
+                "owner_id": me("alice"),
+                "owner_id_was": None,
+            },
+        ),
+    ]
+
+
+async def test_the_platform_admin_makes_nobody_but_an_admin_of_the_organisation_its_owner(api: Api) -> None:
+    alice = await seen(api, Role.ORG_ADMIN, "alice")
+    await seen(api, Role.MEMBER, "bob")
+    await seen(api, Role.ORG_ADMIN, "gone")
+    assert (await alice.request("DELETE", f"{MEMBERS}/{me('gone')}")).status_code == 204
+    for nobody in (str(uuid4()), me("bob"), me("gone")):
+        answer = await decide(api, owner_id=nobody)
+        assert answer.status_code == 422
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/owner_id"]
+    assert (await decide(api, owner_id=me("alice"))).json()["owner_id"] == me("alice")
+    assert (await decide(api, max_members=9)).json()["owner_id"] == me("alice")
+    assert (await decide(api, owner_id=None)).json()["owner_id"] is None

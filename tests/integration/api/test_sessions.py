@@ -337,6 +337,26 @@ async def test_an_organisation_that_is_deleted_leaves_no_session_and_no_director
     assert not directory_of(api, state_dir, session).parent.exists()
 
 
+async def test_what_a_session_shows_once_it_has_ended_or_was_revoked_is_in_its_organisations_log(api: Api) -> None:
+    alice = api.caller(Role.MEMBER)
+    session = await started(alice)
+    more = (await alice.request("POST", f"{SESSIONS}/{session['id']}/tokens")).json()["token"]
+    assert (await alice.request("POST", "/api/v1/tokens/revoke", json={"token": more})).status_code == 204
+    assert await status(api, more) == 401
+    assert (await end(alice, session)).status_code < 300
+    assert await status(api, session["token"]) == 401
+
+    async def refusals() -> list[tuple[str, str]]:
+        page = await api.caller().request("GET", "/api/v1/audit", params={"action": "auth.refused"})
+        return [(row["actor_id"], row["details"]["reason"]) for row in reversed(page.json()["items"])]
+
+    async def both() -> bool:
+        return len(await refusals()) == 2
+
+    await eventually(both)
+    assert await refusals() == [(session["user_id"], "revoked"), (session["user_id"], "session_ended")]
+
+
 async def test_a_suspended_organisation_has_no_sessions_to_use(api: Api) -> None:
     session = await started(api.caller())
     root, slug = api.caller(Role.PLATFORM_ADMIN, "root"), api.tenant.principal.org_slug

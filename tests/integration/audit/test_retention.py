@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -21,11 +22,19 @@ from agentapi.storage.database import Database
 from agentapi.storage.embedded import APP_ROLE, OWNER_ROLE, EmbeddedPostgres
 from agentapi.storage.migrations import migrate
 from integration.audit.logs import rows_of, running
+from integration.audit.test_commands import audit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 KEYS = SigningKeys.from_keyring(Keyring.generate("k1"))
+PAST = """
+CREATE TABLE audit_log_2024_01 PARTITION OF audit_log FOR VALUES FROM ('2024-01-01Z') TO ('2024-02-01Z');
+CREATE TABLE audit_checkpoints_2024_01 PARTITION OF audit_checkpoints
+    FOR VALUES FROM ('2024-01-01Z') TO ('2024-02-01Z');
+SELECT audit_seal_partition('audit_log_2024_01'), audit_seal_partition('audit_checkpoints_2024_01');
+"""
 CALLED = Entry("tools.call", Outcome.SUCCESS)
 YEAR = timedelta(days=365)
 
@@ -124,3 +133,32 @@ async def test_partitions_are_made_ahead_and_a_month_without_one_keeps_its_rows(
     await store.create_partitions(owner, before + 2)
     assert len(await store.partitioned_months(owner)) == before + 2
     assert (await verified(owner, org_id)).findings == []
+
+
+async def test_the_command_drops_what_a_key_signed_that_has_left_the_keyring(
+    fresh: tuple[Database, asyncpg.Connection[Any]], postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    database, owner = fresh
+    await owner.execute(PAST)
+    org_id = OrgId(uuid4())
+    await written(database, org_id, datetime(2024, 1, 15, tzinfo=UTC), datetime.now(UTC))
+    keyring, kept = tmp_path / "keyring.json", tmp_path / "audit-keys.json"
+    keyring.write_text(Keyring.generate("k2"))
+    kept.write_text(KEYS.public.as_json())
+    name = await owner.fetchval("SELECT current_database()")
+    dsn = postgres.owner_dsn.replace("/agentapi?", f"/{name}?")
+    env = {"AGENTAPI_MIGRATION_DATABASE_URL": dsn, "AGENTAPI_KEYRING_FILE": str(keyring)}
+    given = ("--public-keys", str(kept))
+    status, _, complaint = await audit(env, "retain")
+    assert (status, "checkpoint_key_unknown" in complaint) == (1, True), complaint
+    status, out, complaint = await audit(env, "retain", *given)
+    assert (status, out.splitlines()[-1:]) == (0, ["dropped 2024-01"]), complaint
+    # What vouches for the month that is gone was signed with the new key, and what stays with the old one.
+    assert (await audit(env, "verify"))[0] == 1
+    status, out, complaint = await audit(env, "verify", *given)
+    assert status == 0, out + complaint
+    # Whoever checks elsewhere has no keyring.
+    new = {**json.loads(KEYS.public.as_json()), **json.loads((await audit(env, "keys"))[1])}
+    kept.write_text(json.dumps(new))
+    status, out, complaint = await audit({"AGENTAPI_MIGRATION_DATABASE_URL": dsn}, "verify", *given)
+    assert status == 0, out + complaint

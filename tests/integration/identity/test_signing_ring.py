@@ -19,10 +19,14 @@ from agentapi.identity.signing_keys.models import MAX_TOKEN_LIFE, PUBLISHED_AHEA
 from agentapi.identity.signing_keys.ring import NoSigningKeyError, SigningRing
 from agentapi.identity.token_issuer import TokenIssuer, new_signing_key
 from agentapi.principal import Role
+from agentapi.storage.notifier import DEAF, Notifier
 from support.clock import Clock
+from support.tasks import eventually
 
 if TYPE_CHECKING:
     from agentapi.storage.database import Database
+    from agentapi.storage.embedded import EmbeddedPostgres
+    from agentapi.storage.notifier import ChangeFeed
 
 URL = "https://gateway.example"
 MCP = f"{URL}/mcp/acme/main"
@@ -32,7 +36,7 @@ MONTH = timedelta(days=30)
 class Process:
     """One process of a gateway: it signs, and verifies what others sign."""
 
-    def __init__(self, database: Database, keyring: str, clock: Clock) -> None:
+    def __init__(self, database: Database, keyring: str, clock: Clock, feed: ChangeFeed = DEAF) -> None:
         self.ring = SigningRing(
             database,
             keyring=Keyring.parse(keyring),
@@ -50,7 +54,7 @@ class Process:
             ttl_s=600,
             min_interval_s=60,
             clock=clock.seconds,
-            own=OwnIssuer(URL, self.ring.published),
+            own=OwnIssuer(URL, self.ring.published, feed),
         )
 
     async def sign(self) -> str:
@@ -159,6 +163,59 @@ async def test_a_key_that_leaked_is_replaced_at_once(one: Process, two: Process,
     clock.advance(timedelta(seconds=2))
     assert await two.believes(await one.sign())
     assert await one.believes(await two.sign())
+
+
+async def test_a_process_that_was_idle_believes_no_token_of_a_key_that_was_replaced(
+    one: Process, two: Process, clock: Clock
+) -> None:
+    await one.ring.rotate_if_due()
+    stolen = await one.sign()
+    assert await two.believes(stolen)
+    await one.ring.replace()
+    clock.advance(timedelta(hours=20))
+    assert not await two.believes(stolen)
+
+
+async def test_a_process_is_told_of_a_key_that_was_replaced(
+    one: Process, database: Database, postgres: EmbeddedPostgres, ring_keyring: str, clock: Clock
+) -> None:
+    feed = Notifier(postgres.app_dsn, timeout_s=5.0, every_s=0.02)
+    two = Process(database, ring_keyring, clock, feed)
+    async with feed.run():
+        await feed.wait()
+        await one.ring.rotate_if_due()
+        stolen = await one.sign()
+        assert await two.believes(stolen)
+        await one.ring.replace()
+
+        async def refused() -> bool:
+            return not await two.believes(stolen)
+
+        # No time passes by the clock, so that nothing is read again for its age.
+        await eventually(refused)
+
+
+async def test_a_key_set_that_changes_while_it_is_read_is_read_once_more(one: Process) -> None:
+    await one.ring.rotate_if_due()
+    token, read = await one.sign(), one.ring.published
+    directory = one.issuers
+    source = directory._sources[URL]
+    reads = 0
+
+    async def changing() -> bytes:
+        nonlocal reads
+        reads += 1
+        found = await read()
+        if reads == 1:
+            await one.ring.replace()
+            source.outdate()
+        return found
+
+    assert await one.believes(token)
+    source.read = changing
+    source.outdate()
+    assert not await one.believes(token)
+    assert reads == 2
 
 
 async def test_a_command_adds_the_next_key_ahead_of_its_time(one: Process, clock: Clock) -> None:

@@ -349,6 +349,8 @@ async def test_the_commands_lead_from_one_key_to_the_next(
     }
     assert "upstreams.secret: 1 sealed anew" in complaint
     assert "k1: 0 values, not needed by anything stored" in (await keys("status"))[1]
+    _, _, advice = await keys("remove", "k1")
+    assert "store what `agentapi audit keys` prints: it has the public key of k1" in advice
     await store("remove", "k1")
     assert json.loads(file.read_text())["keys"].keys() == {"k2"}
     status, out, _ = await keys("status", "--json")
