@@ -13,7 +13,7 @@ from agentapi._core import Keyring
 from agentapi.errors import MethodNotAllowedError, NotAcceptableError, UpstreamError
 from agentapi.gateway.reply import StreamLimits
 from agentapi.gateway.session_ids import SessionIds, UnknownSessionError
-from agentapi.principal import OrgId, UserId, WorkspaceId
+from agentapi.principal import OrgId, SessionId, UserId, WorkspaceId
 from unit.gateway.fronts import (
     ALICE,
     INITIALIZE,
@@ -97,6 +97,8 @@ OTHERS: dict[str, Callable[[], Call]] = {
     "other_organization": lambda: call(replace(ALICE, org_id=OrgId(UUID(int=20)))),
     "other_user": lambda: call(replace(ALICE, user_id=UserId(UUID(int=10)))),
     "other_workspace": lambda: call(workspace=replace(WORKSPACE, id=WorkspaceId(UUID(int=30)))),
+    "other_session": lambda: call(replace(ALICE, session_id=SessionId(UUID(int=40)))),
+    "other_key": lambda: call(replace(ALICE, key_id=UUID(int=50))),
     "other_toolset": lambda: call(toolset="small"),
 }
 
@@ -475,10 +477,12 @@ async def test_a_session_hears_of_changes_and_of_resources_it_subscribed_to() ->
             assert interest.uris == (frozenset({"a:1"}) if method == "resources/subscribe" else frozenset())
             gateway.router.tell("notifications/resources/updated", uri="a:1")
             gateway.router.tell("notifications/resources/updated", uri="a:2")
+            gateway.router.tell("notifications/resources/updated", uri="a:1#part")
             gateway.router.tell("notifications/tools/list_changed")
             heard = await stream.client.event()
             if method == "resources/subscribe":
                 assert heard["params"] == {"uri": "a:1"}
+                assert (await stream.client.event())["params"] == {"uri": "a:1#part"}
                 heard = await stream.client.event()
             assert heard["method"] == "notifications/tools/list_changed"
     assert gateway.router.listeners == {}

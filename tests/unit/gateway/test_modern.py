@@ -438,11 +438,14 @@ async def test_a_listener_is_acknowledged_first_and_hears_what_it_asked_for() ->
         }
         world.router.tell("notifications/prompts/list_changed")
         world.router.tell("notifications/resources/updated", uri="a:3")
+        world.router.tell("notifications/resources/updated", uri="a:22")
         world.router.tell("notifications/resources/updated", uri="a:2", _meta={"x": 1})
+        world.router.tell("notifications/resources/updated", uri="a:2/part")
         world.router.tell("notifications/tools/list_changed")
         assert (await asked.client.event())["params"] == {"uri": "a:2", "_meta": {"x": 1, SUBSCRIPTION: "s"}}
+        assert (await asked.client.event())["params"] == {"uri": "a:2/part", "_meta": {SUBSCRIPTION: "s"}}
         assert (await asked.client.event())["method"] == "notifications/tools/list_changed"
-    assert len(asked.client.events) == 3
+    assert len(asked.client.events) == 4
     assert world.router.listeners == {}
     assert len(world.streams) == 0
 
