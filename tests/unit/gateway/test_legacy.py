@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -91,6 +92,34 @@ async def test_a_client_without_a_session_is_served_and_cannot_be_asked() -> Non
     client = await world(answer).ask_legacy(CALL).answered()
     assert client.events[0]["method"] == "notifications/progress"
     assert client.events[1]["result"] == {}
+
+
+@pytest.mark.parametrize("ping_s", [0.01, 60.0])
+async def test_the_stream_of_a_request_ends_with_its_token(ping_s: float) -> None:
+    cancelled = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> dict[str, Any]:
+        await exchange.peer.notify("notifications/progress", {"progressToken": 7, "progress": 0.5})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    gateway = World(StubRouter({"tools/call": answer}), StreamLimits(ping_s=ping_s))
+    client = await gateway.ask_legacy(CALL, by=call(expires_at=time.time() + 0.2)).answered()
+    first, last = client.events
+    assert first["method"] == "notifications/progress"
+    assert last["error"]["data"] == {"code": "token_ended"}
+    assert cancelled.is_set()
+
+
+async def test_an_answer_without_a_stream_may_come_after_the_token_ended() -> None:
+    async def silent(_: Exchange) -> dict[str, Any]:
+        return {"resultType": "complete"}
+
+    client = await World(StubRouter({"tools/call": silent})).ask_legacy(CALL, by=call(expires_at=1)).answered()
+    assert "result" in client.json()
 
 
 OTHERS: dict[str, Callable[[], Call]] = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,34 @@ async def test_a_notification_turns_the_answer_into_a_stream() -> None:
         "params": {"progressToken": 7, "progress": 0.5, "x": "kept"},
     }
     assert last["result"]["resultType"] == "complete"
+
+
+@pytest.mark.parametrize("ping_s", [0.01, 60.0])
+async def test_the_stream_of_a_request_ends_with_its_token(ping_s: float) -> None:
+    cancelled = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> dict[str, Any]:
+        await exchange.peer.notify("notifications/progress", {"progressToken": 7, "progress": 0.5})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    gateway = World(StubRouter({"tools/call": answer}), StreamLimits(ping_s=ping_s))
+    client = await gateway.ask_modern(CALL, by=call(expires_at=time.time() + 0.2)).answered()
+    first, last = client.events
+    assert first["method"] == "notifications/progress"
+    assert last["error"]["data"] == {"code": "token_ended"}
+    assert cancelled.is_set()
+
+
+async def test_an_answer_without_a_stream_may_come_after_the_token_ended() -> None:
+    async def silent(_: Exchange) -> dict[str, Any]:
+        return {"resultType": "complete"}
+
+    client = await World(StubRouter({"tools/call": silent})).ask_modern(CALL, by=call(expires_at=1)).answered()
+    assert "result" in client.json()
 
 
 async def test_silence_is_broken_by_a_comment() -> None:
