@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import heapq
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, REQUEST_TIMEOUT
 
+from agentapi.errors import TooManyStreamsError
 from agentapi.gateway.listening import MAX_URIS
 from agentapi.gateway.rpc import notification_message, request_message
 from agentapi.gateway.session_ids import UnknownSessionError
@@ -31,13 +33,17 @@ __all__ = ["Conversation", "Conversations"]
 
 _MAX_ASKED: Final = 64
 _MAX_ENDED: Final = 100_000
-_MAX_LOOKED_AT: Final = 64
 
 
 class Conversation:
-    """One session of an older client."""
+    """One session of an older client.
 
-    def __init__(self) -> None:
+    Args:
+        on_turn: Called with it when it may have turned busy or idle.
+    """
+
+    def __init__(self, on_turn: Callable[[Conversation], None] = lambda _: None) -> None:
+        self._on_turn = on_turn
         self.log_level: str | None = None
         self.uris: frozenset[str] = frozenset()
         self.uris_changed = asyncio.Event()
@@ -82,12 +88,14 @@ class Conversation:
         if self._end_standing is not None:
             self._end_standing()
         self.standing, self._end_standing = reply, end
+        self._on_turn(self)
         try:
             yield
         finally:
             if self.standing is reply:
                 self.standing = self._end_standing = None
                 self.caught_up.set()
+                self._on_turn(self)
 
     @contextlib.contextmanager
     def tracking(self, request_id: str | int) -> Iterator[None]:
@@ -100,10 +108,12 @@ class Conversation:
         if request_id in self._under_way or task is None:
             raise MCPError(code=INVALID_REQUEST, message="A request of this id is under way.")
         self._under_way[request_id] = task
+        self._on_turn(self)
         try:
             yield
         finally:
             del self._under_way[request_id]
+            self._on_turn(self)
 
     def cancel(self, request_id: object) -> None:
         """Cancel a request of the client; one that is not under way has been answered."""
@@ -169,14 +179,17 @@ class Conversations:
     """The sessions that this process knows of.
 
     Args:
-        most: Bound on those that are remembered; of idle ones the one that was quiet longest is forgotten first.
+        most: Bound on those that are remembered; of idle ones the one that was quiet longest is forgotten first, and
+            when there is none, a session that is new here has to wait.
         clock: Unix seconds.
     """
 
     def __init__(self, *, clock: Callable[[], float], most: int = 10_000) -> None:
         self._most = most
         self._clock = clock
-        self._known: OrderedDict[str, Conversation] = OrderedDict()
+        self._known: dict[str, Conversation] = {}
+        self._idle: OrderedDict[str, None] = OrderedDict()
+        """Those of them that are, the one that was quiet longest first."""
         self._ended: set[str] = set()
         self._ends: list[tuple[int, str]] = []
 
@@ -188,6 +201,7 @@ class Conversations:
 
         Raises:
             UnknownSessionError: It has ended.
+            TooManyStreamsError: There is no room for it.
         """
         identifier = session.client.conversation
         if identifier in self._ended:
@@ -195,14 +209,15 @@ class Conversations:
         known = self._known.get(identifier)
         if known is None:
             self._make_room()
-            known = self._known[identifier] = Conversation()
-        self._known.move_to_end(identifier)
+            known = self._known[identifier] = Conversation(partial(self._turned, identifier))
+        self._turned(identifier, known)
         return known
 
     def end(self, session: Session) -> None:
         """End a conversation before its time: its id is refused from now on, in this process."""
         identifier = session.client.conversation
         known = self._known.pop(identifier, None)
+        self._idle.pop(identifier, None)
         if known is not None:
             known.end()
         self._ended.add(identifier)
@@ -213,8 +228,15 @@ class Conversations:
     def _make_room(self) -> None:
         if len(self._known) < self._most:
             return
-        oldest = [identifier for identifier, _ in zip(self._known, range(_MAX_LOOKED_AT), strict=False)]
-        idle = next((identifier for identifier in oldest if self._known[identifier].is_idle), None)
-        # When so many are busy, the number of open streams and requests is the bound.
-        if idle is not None:
-            del self._known[idle]
+        if not self._idle:
+            raise TooManyStreamsError("Too many sessions are at work; try again when some are idle.")
+        identifier, _ = self._idle.popitem(last=False)
+        del self._known[identifier]
+
+    def _turned(self, identifier: str, conversation: Conversation) -> None:
+        """Take note of a conversation that was busy just now, or still is."""
+        if self._known.get(identifier) is not conversation:
+            return
+        self._idle.pop(identifier, None)
+        if conversation.is_idle:
+            self._idle[identifier] = None

@@ -50,6 +50,8 @@ class Exchange(Visitor):
 
     method: str
     peer: Peer
+    expires_at: float
+    """When the access token ends, in Unix seconds."""
     incoming: Incoming = field(repr=False)
     """The message itself."""
     inner: bool = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +29,7 @@ from agentapi.errors import AgentAPIError, MethodNotAllowedError
 from agentapi.gateway.call import check_accept, failure
 from agentapi.gateway.capabilities import required_capability
 from agentapi.gateway.exchange import ClientTraits, Exchange, Visitor
-from agentapi.gateway.reply import Answer, Reply
+from agentapi.gateway.reply import Answer, Expiry, Reply
 from agentapi.gateway.rpc import REQUEST_CANCELLED, check_params, error_message, result_message
 from agentapi.gateway.session_ids import UnknownSessionError
 from agentapi.gateway.standing import StandingStream, visitor_of
@@ -146,11 +147,14 @@ class LegacyFront:
             client=client,
             method=incoming.method,
             peer=_Peer(reply, client, conversation, self._answer_timeout_s),
+            expires_at=call.expires_at,
             incoming=incoming.read_as(_with_level(incoming.params, conversation)),
         )
         error = {"code": REQUEST_CANCELLED, "message": "The client has cancelled the request."}
         cancelled = Answer(error_message(incoming.id_json, error))
-        await reply.run(self._answer(call, incoming, exchange, conversation), cancelled=cancelled)
+        failed = partial(failure, call, Era.LEGACY, incoming.id_json)
+        work = self._answer(call, incoming, exchange, conversation)
+        await reply.run(work, cancelled=cancelled, expiry=Expiry(call.expires_at, failed))
 
     async def _answer(
         self, call: Call, incoming: Incoming, exchange: Exchange, conversation: Conversation | None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentapi.errors import TooManyStreamsError
 from agentapi.gateway.exchange import Interest
+from agentapi.upstreams.listening import whole_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ __all__ = ["MAX_URIS", "Changes", "OpenStreams", "filter_of", "interest_of"]
 
 MAX_URIS: Final = 256
 """Most resources that one client is told of."""
+_UPDATED: Final = "notifications/resources/updated"
 
 
 def interest_of(params: Mapping[str, Any]) -> Interest:
@@ -53,7 +55,8 @@ class Changes:
     """Events that wait to be written, each of them once.
 
     Every one says that something changed and no more, so that a client that reads slowly misses nothing when the
-    same is said once instead of twice, and what waits for it is bounded by what it listens to.
+    same is said once instead of twice, and what waits for it is bounded: of parts of resources there may be any number,
+    so when many wait, what is listened to is reported in their place.
     """
 
     def __init__(self, interest: Interest) -> None:
@@ -63,8 +66,14 @@ class Changes:
 
     def add(self, method: str, params: dict[str, Any]) -> None:
         """Keep an event that is listened to, unless it waits already."""
-        uri = params.get("uri") if method == "notifications/resources/updated" else None
-        if not self._listened_to(method, uri):
+        uri = None
+        if method == _UPDATED:
+            uri, whole = params.get("uri"), whole_of(params.get("uri"), self.interest.uris)
+            if whole is None:
+                return
+            if len(self._waiting) >= MAX_URIS and (method, uri) not in self._waiting:
+                uri, params = whole, {**params, "uri": whole}
+        elif not self._listened_to(method):
             return
         self._waiting[method, uri] = params
         self._filled.set()
@@ -81,9 +90,7 @@ class Changes:
                 marked = {**(own if isinstance(own, dict) else {}), **meta} if meta else own
                 await reply.notify(method, params if marked is own else {**params, "_meta": marked})
 
-    def _listened_to(self, method: str, uri: object) -> bool:
-        if method == "notifications/resources/updated":
-            return uri in self.interest.uris
+    def _listened_to(self, method: str) -> bool:
         return {
             "notifications/tools/list_changed": self.interest.tools,
             "notifications/prompts/list_changed": self.interest.prompts,

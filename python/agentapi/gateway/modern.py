@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -42,7 +43,7 @@ from agentapi.gateway.forwarding import UpstreamResult
 from agentapi.gateway.introductions import Introductions
 from agentapi.gateway.listening import MAX_URIS, Changes, filter_of, interest_of
 from agentapi.gateway.pages import RawResult
-from agentapi.gateway.reply import Answer, Reply
+from agentapi.gateway.reply import Answer, Expiry, Reply
 from agentapi.gateway.rpc import RpcRefusalError, check_params, result_message
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.notices import LEVELS, passes
@@ -113,6 +114,7 @@ class ModernFront:
             client=client,
             method=incoming.method,
             peer=_Peer(reply, incoming),
+            expires_at=call.expires_at,
             incoming=incoming,
         )
         if incoming.method == _LISTEN:
@@ -140,7 +142,8 @@ class ModernFront:
                 answer = failure(call, Era.MODERN, incoming.id_json, error)
                 await reply.run(_at_once(answer))
             return
-        await reply.run(self._guard(call, incoming, lambda: self._router.answer(exchange)))
+        expiry = Expiry(call.expires_at, partial(failure, call, Era.MODERN, incoming.id_json))
+        await reply.run(self._guard(call, incoming, lambda: self._router.answer(exchange)), expiry=expiry)
 
     async def _guard(self, call: Call, incoming: Incoming, work: Callable[[], Awaitable[dict[str, Any]]]) -> Answer:
         """Return what ``work`` comes to as a message."""

@@ -136,7 +136,7 @@ class ByteRelay:
             AuditUnavailableError: It could not be recorded, so that it is not begun.
         """
         record = self._recorder.begin(exchange, target)
-        stream = ClientStream(send, self._stream_limits)
+        stream = ClientStream(send, self._stream_limits, exchange.expires_at)
         passage = Passage(exchange, target, stream=stream, receive=receive, limits=self._limits, finish=self._finish)
         try:
             try:

@@ -7,12 +7,14 @@ upstream and nobody buffers for it.
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from agentapi.deadlines import within
+from agentapi.gateway.reply import TokenEndedError
 from agentapi.request_body import ClientGoneError
 
 if TYPE_CHECKING:
@@ -41,14 +43,16 @@ class ClientStream:
     Args:
         send: Where it goes.
         limits: Of the stream.
+        expires_at: When a stream ends, in Unix seconds; an answer that needs none may come later.
     """
 
-    def __init__(self, send: Send, limits: StreamLimits) -> None:
+    def __init__(self, send: Send, limits: StreamLimits, expires_at: float) -> None:
         self._send = send
         self._time = asyncio.get_running_loop().time
         self._ping_s = limits.ping_s
         self.ping_due = self._time() + limits.ping_s
-        """When the client has heard nothing for so long that it is to be told of life."""
+        """When the client has heard nothing for so long that it is to be told of life, or its stream is to end."""
+        self._end = self._time() + expires_at - time.time()
         self._write_timeout_s = limits.write_timeout_s
         self._streaming = False
         self.heard = False
@@ -59,6 +63,7 @@ class ClientStream:
 
         Raises:
             ClientGoneError: Nobody reads it.
+            TokenEndedError: There is no time left for it.
         """
         self.heard = True
         await self._write(_event(message))
@@ -68,6 +73,7 @@ class ClientStream:
 
         Raises:
             ClientGoneError: Nobody reads it.
+            TokenEndedError: There is no time left for it.
         """
         await self._write(_PING)
 
@@ -85,11 +91,13 @@ class ClientStream:
         await self._pass_on(start, _body(answer.body, more=False))
 
     async def _write(self, event: bytes) -> None:
+        if self._time() >= self._end:
+            raise TokenEndedError
         if not self._streaming:
             self._streaming = True
             await self._pass_on({"type": "http.response.start", "status": HTTPStatus.OK, "headers": [*_STREAM]})
         await self._pass_on(_body(event, more=True))
-        self.ping_due = self._time() + self._ping_s
+        self.ping_due = min(self._time() + self._ping_s, self._end)
 
     async def _pass_on(self, *messages: Message) -> None:
         try:

@@ -292,6 +292,8 @@ class Passage:
                     if await self._notified(data, message):
                         deadline = self._loop.time() + self._limits.call_timeout_s
                 # Whatever comes besides events for the client may come without a pause.
+                if self._loop.time() >= self._stream.ping_due:
+                    await self._stream.ping()
                 if self._loop.time() >= min(deadline, self._end):
                     raise self._late()
             elif connection.complete:

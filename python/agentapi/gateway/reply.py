@@ -7,6 +7,8 @@ them stands a buffer bounded in bytes: whoever notifies a client that reads slow
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from agentapi.errors import UpstreamError
+from agentapi.errors import ForbiddenError, UpstreamError
 from agentapi.gateway.rpc import notification_message
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from starlette.types import Receive, Send
 
-__all__ = ["Answer", "Outbox", "Reply", "StreamLimits"]
+__all__ = ["Answer", "Expiry", "Outbox", "Reply", "StreamLimits", "TokenEndedError"]
 
 _log = structlog.get_logger(__name__)
 
@@ -56,6 +58,25 @@ class Answer:
     body: bytes
     status: int = HTTPStatus.OK
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class TokenEndedError(ForbiddenError):
+    """The access token ended while the answer was still under way on a stream."""
+
+    code = "token_ended"
+
+    def __init__(self) -> None:
+        super().__init__("The access token ended before the answer was complete.")
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """When a stream ends, whatever is still to come."""
+
+    expires_at: float
+    """Unix seconds."""
+    failed: Callable[[Exception], Answer]
+    """Makes the answer of what the request then comes to."""
 
 
 class Outbox:
@@ -127,6 +148,7 @@ class Reply:
         self._send = send
         self._limits = limits
         self._streaming = at_once
+        self._expires_at = math.inf
         self._gone = False
 
     @cached_property
@@ -151,18 +173,30 @@ class Reply:
         """Write ``message`` before the answer if there is room now; return whether there was."""
         return self._outbox.offer(_event(message))
 
-    async def run(self, work: Coroutine[None, None, Answer | None], *, cancelled: Answer | None = None) -> None:
+    async def run(
+        self,
+        work: Coroutine[None, None, Answer | None],
+        *,
+        cancelled: Answer | None = None,
+        expiry: Expiry | None = None,
+    ) -> None:
         """Do ``work`` and write what it comes to, with the events before it.
 
         The client's departure cancels the work. When somebody else does, ``cancelled`` is the answer; without one,
-        the stream just ends.
+        the stream just ends. ``expiry`` ends a stream, and whatever would become one; an answer that needs none may
+        still come after it.
         """
+        if expiry is not None:
+            self._expires_at = expiry.expires_at
         task = asyncio.ensure_future(work)
         task.add_done_callback(lambda _: self._outbox.close())
         watcher = asyncio.ensure_future(self._watch(task))
         try:
             if await self._pump():
                 await self._finish(cancelled if task.cancelled() else task.result())
+        except TokenEndedError as error:
+            task.cancel()
+            await self._finish(expiry.failed(error) if expiry is not None else None)
         finally:
             watcher.cancel()
             task.cancel()
@@ -176,15 +210,25 @@ class Reply:
         task.cancel()
 
     async def _pump(self) -> bool:
-        """Write events until the work is done; return whether anybody is there for what follows."""
+        """Write events until the work is done; return whether anybody is there for what follows.
+
+        Raises:
+            TokenEndedError: There is no time left for more of them.
+        """
         if self._streaming and not await self._begin():
             return False
-        while (events := await self._outbox.take(self._limits.ping_s)) is not None:
+        while (events := await self._outbox.take(self._wait_s())) is not None:
+            if not self._gone and time.time() >= self._expires_at:
+                raise TokenEndedError
             if self._gone or not (self._streaming or await self._begin()):
                 return False
             if not await self._write(events or _PING, more=True):
                 return False
         return not self._gone
+
+    def _wait_s(self) -> float:
+        ping_s = self._limits.ping_s
+        return max(0.0, min(ping_s, self._expires_at - time.time())) if self._streaming else ping_s
 
     async def _finish(self, answer: Answer | None) -> None:
         if self._streaming:

@@ -2,8 +2,9 @@
 
 Invariants:
     * A client echoes the state and may change it, so nothing of it reaches an upstream that does not open here.
-    * It opens for the principal and the very request that it was sealed for (upstream, method, name and arguments),
-      before it expires, and nowhere else: what a user was asked about one request agrees to no other.
+    * It opens for the principal (user, agent session and API key) and the very request that it was sealed for
+      (upstream, method, name and arguments), before it expires, and nowhere else: what a user was asked about one
+      request agrees to no other.
     * Every failure to open reads alike, whatever its cause.
 """
 
@@ -113,6 +114,7 @@ def _aad(binding: Binding) -> bytes:
     principal = binding.principal
     # A client may spell the same arguments differently, or leave out that there are none.
     arguments = hashlib.sha256(json.dumps(binding.arguments or {}, sort_keys=True).encode()).hexdigest()
-    who = [str(principal.org_id), str(principal.user_id)]
+    acting = [principal.session_id and str(principal.session_id), principal.key_id and str(principal.key_id)]
+    who = [str(principal.org_id), str(principal.user_id), *acting]
     parts = [*who, str(binding.upstream_id), binding.method, binding.name, arguments]
     return f"gateway.request_state/{json.dumps(parts)}".encode()

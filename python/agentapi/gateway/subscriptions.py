@@ -21,6 +21,7 @@ from agentapi.errors import AgentAPIError
 from agentapi.gateway.background import Background
 from agentapi.gateway.exchange import Interest
 from agentapi.upstreams.link import Caller, Era
+from agentapi.upstreams.listening import whole_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -59,7 +60,7 @@ class _Listener:
 
     def hear(self, method: str, params: dict[str, Any]) -> None:
         if method == _UPDATED:
-            if params.get("uri") in self.source.uris:
+            if whole_of(params.get("uri"), self.source.uris) is not None:
                 self.on_event(method, self.source.rewriter.notification(method, params))
         elif _is_wanted(self.interest, method):
             self.on_event(method, params)

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from agentapi.upstreams.link import Caller
     from agentapi.upstreams.session import Link
 
-__all__ = ["Filter", "listen_on"]
+__all__ = ["Filter", "listen_on", "whole_of"]
 
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _UPDATED: Final = "notifications/resources/updated"
 _ANSWER_S: Final = 10.0
+_DELIMITERS: Final = ":/?#[]@"
 
 _names = itertools.count(1)
 
@@ -48,11 +49,27 @@ class Filter:
     def wants(self, method: str, params: Mapping[str, Any]) -> bool:
         """Return whether a notification is one of the changes."""
         if method == _UPDATED:
-            # The address may be that of a part of what was subscribed to.
-            uri = params.get("uri")
-            return isinstance(uri, str) and any(uri.startswith(each) for each in self.uris)
+            return whole_of(params.get("uri"), self.uris) is not None
         kind = method.removeprefix("notifications/").removesuffix("/list_changed")
         return {"tools": self.tools, "prompts": self.prompts, "resources": self.resources}.get(kind, False)
+
+
+def whole_of(uri: object, uris: frozenset[str]) -> str | None:
+    """Return the resource in ``uris`` that ``uri`` is, or is a part of; None if there is none.
+
+    A server may name a sub-resource of what was subscribed to (specification, ``ResourceUpdatedNotification``), which
+    does not say what one is. Here its address goes on behind a delimiter of RFC 3986, section 2.2: ``test://a/b`` and
+    ``test://a#b`` are parts of ``test://a``, and ``test://ab`` is none.
+    """
+    if not isinstance(uri, str):
+        return None
+    if uri in uris:
+        return uri
+    return next((each for each in uris if uri.startswith(each) and _has_border(uri, len(each))), None)
+
+
+def _has_border(uri: str, at: int) -> bool:
+    return any(character in _DELIMITERS for character in uri[max(0, at - 1) : at + 1])
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -226,5 +227,6 @@ def exchange(
         client=ClientTraits(era, revision, capabilities or {}, {"name": "test"}, conversation),
         method=method,
         peer=peer or Listener(),
+        expires_at=math.inf,
         incoming=read_message(json.dumps(message).encode(), max_bytes=1 << 24, max_depth=64),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -147,6 +148,7 @@ class Relaying:
         headers: list[tuple[bytes, bytes]] | None = None,
         client: AsgiClient | None = None,
         principal: Principal = PRINCIPAL,
+        expires_at: float = math.inf,
     ) -> AsgiClient:
         client = client or AsgiClient()
         if body is None:
@@ -161,6 +163,7 @@ class Relaying:
             client=ClientTraits(Era.MODERN, "2026-07-28"),
             method=method,
             peer=cast("Any", None),
+            expires_at=expires_at,
             incoming=read_message(body, max_bytes=1 << 24, max_depth=64),
         )
         scope = {"type": "http", "headers": headers or []}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from agentapi._core import Keyring
 from agentapi.errors import MethodNotAllowedError, NotAcceptableError, UpstreamError
 from agentapi.gateway.reply import StreamLimits
 from agentapi.gateway.session_ids import SessionIds, UnknownSessionError
-from agentapi.principal import OrgId, UserId, WorkspaceId
+from agentapi.principal import OrgId, SessionId, UserId, WorkspaceId
 from unit.gateway.fronts import (
     ALICE,
     INITIALIZE,
@@ -93,10 +94,40 @@ async def test_a_client_without_a_session_is_served_and_cannot_be_asked() -> Non
     assert client.events[1]["result"] == {}
 
 
+@pytest.mark.parametrize("ping_s", [0.01, 60.0])
+async def test_the_stream_of_a_request_ends_with_its_token(ping_s: float) -> None:
+    cancelled = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> dict[str, Any]:
+        await exchange.peer.notify("notifications/progress", {"progressToken": 7, "progress": 0.5})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    gateway = World(StubRouter({"tools/call": answer}), StreamLimits(ping_s=ping_s))
+    client = await gateway.ask_legacy(CALL, by=call(expires_at=time.time() + 0.2)).answered()
+    first, last = client.events
+    assert first["method"] == "notifications/progress"
+    assert last["error"]["data"] == {"code": "token_ended"}
+    assert cancelled.is_set()
+
+
+async def test_an_answer_without_a_stream_may_come_after_the_token_ended() -> None:
+    async def silent(_: Exchange) -> dict[str, Any]:
+        return {"resultType": "complete"}
+
+    client = await World(StubRouter({"tools/call": silent})).ask_legacy(CALL, by=call(expires_at=1)).answered()
+    assert "result" in client.json()
+
+
 OTHERS: dict[str, Callable[[], Call]] = {
     "other_organization": lambda: call(replace(ALICE, org_id=OrgId(UUID(int=20)))),
     "other_user": lambda: call(replace(ALICE, user_id=UserId(UUID(int=10)))),
     "other_workspace": lambda: call(workspace=replace(WORKSPACE, id=WorkspaceId(UUID(int=30)))),
+    "other_session": lambda: call(replace(ALICE, session_id=SessionId(UUID(int=40)))),
+    "other_key": lambda: call(replace(ALICE, key_id=UUID(int=50))),
     "other_toolset": lambda: call(toolset="small"),
 }
 
@@ -475,10 +506,12 @@ async def test_a_session_hears_of_changes_and_of_resources_it_subscribed_to() ->
             assert interest.uris == (frozenset({"a:1"}) if method == "resources/subscribe" else frozenset())
             gateway.router.tell("notifications/resources/updated", uri="a:1")
             gateway.router.tell("notifications/resources/updated", uri="a:2")
+            gateway.router.tell("notifications/resources/updated", uri="a:1#part")
             gateway.router.tell("notifications/tools/list_changed")
             heard = await stream.client.event()
             if method == "resources/subscribe":
                 assert heard["params"] == {"uri": "a:1"}
+                assert (await stream.client.event())["params"] == {"uri": "a:1#part"}
                 heard = await stream.client.event()
             assert heard["method"] == "notifications/tools/list_changed"
     assert gateway.router.listeners == {}

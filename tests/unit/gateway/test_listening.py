@@ -8,7 +8,7 @@ import pytest
 
 from agentapi.errors import TooManyStreamsError
 from agentapi.gateway.exchange import Interest
-from agentapi.gateway.listening import OpenStreams, filter_of, interest_of
+from agentapi.gateway.listening import MAX_URIS, Changes, OpenStreams, filter_of, interest_of
 from agentapi.principal import OrgId, UserId
 from unit.gateway.fronts import ALICE
 
@@ -44,3 +44,13 @@ def test_an_interest_is_written_as_it_was_asked_for() -> None:
     assert interest == Interest(prompts=True, resources=True, uris=frozenset({"a:1", "b:2"}))
     assert filter_of(interest) == asked
     assert filter_of(interest_of({"notifications": {"toolsListChanged": False}})) == {}
+
+
+def test_parts_wait_up_to_a_bound_and_then_what_is_listened_to() -> None:
+    changes = Changes(Interest(uris=frozenset({"test://a", "test://b"})))
+    for at in range(10 * MAX_URIS):
+        for whole in ("a", "b"):
+            changes.add("notifications/resources/updated", {"uri": f"test://{whole}/{at}"})
+    waiting = {params["uri"] for params in changes._waiting.values()}
+    assert len(waiting) == MAX_URIS + 2
+    assert {"test://a", "test://b", "test://a/0"} <= waiting

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,34 @@ async def test_a_notification_turns_the_answer_into_a_stream() -> None:
         "params": {"progressToken": 7, "progress": 0.5, "x": "kept"},
     }
     assert last["result"]["resultType"] == "complete"
+
+
+@pytest.mark.parametrize("ping_s", [0.01, 60.0])
+async def test_the_stream_of_a_request_ends_with_its_token(ping_s: float) -> None:
+    cancelled = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> dict[str, Any]:
+        await exchange.peer.notify("notifications/progress", {"progressToken": 7, "progress": 0.5})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    gateway = World(StubRouter({"tools/call": answer}), StreamLimits(ping_s=ping_s))
+    client = await gateway.ask_modern(CALL, by=call(expires_at=time.time() + 0.2)).answered()
+    first, last = client.events
+    assert first["method"] == "notifications/progress"
+    assert last["error"]["data"] == {"code": "token_ended"}
+    assert cancelled.is_set()
+
+
+async def test_an_answer_without_a_stream_may_come_after_the_token_ended() -> None:
+    async def silent(_: Exchange) -> dict[str, Any]:
+        return {"resultType": "complete"}
+
+    client = await World(StubRouter({"tools/call": silent})).ask_modern(CALL, by=call(expires_at=1)).answered()
+    assert "result" in client.json()
 
 
 async def test_silence_is_broken_by_a_comment() -> None:
@@ -438,11 +467,14 @@ async def test_a_listener_is_acknowledged_first_and_hears_what_it_asked_for() ->
         }
         world.router.tell("notifications/prompts/list_changed")
         world.router.tell("notifications/resources/updated", uri="a:3")
+        world.router.tell("notifications/resources/updated", uri="a:22")
         world.router.tell("notifications/resources/updated", uri="a:2", _meta={"x": 1})
+        world.router.tell("notifications/resources/updated", uri="a:2/part")
         world.router.tell("notifications/tools/list_changed")
         assert (await asked.client.event())["params"] == {"uri": "a:2", "_meta": {"x": 1, SUBSCRIPTION: "s"}}
+        assert (await asked.client.event())["params"] == {"uri": "a:2/part", "_meta": {SUBSCRIPTION: "s"}}
         assert (await asked.client.event())["method"] == "notifications/tools/list_changed"
-    assert len(asked.client.events) == 3
+    assert len(asked.client.events) == 4
     assert world.router.listeners == {}
     assert len(world.streams) == 0
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from mcp_types import INTERNAL_ERROR
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 
 from agentapi.gateway.upstream_errors import MAX_MESSAGE_BYTES
+from agentapi.upstreams.breakers import Operation, UpstreamBreakers
 from support.raw_upstream import Request, chunk, events, json_answer, serve_raw, sse
 from unit.gateway.relaying import LIMITS, AsgiClient, progress, relaying, result, target
+from unit.upstreams.doubles import PRINCIPAL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -113,6 +116,45 @@ async def test_a_stream_that_falls_silent_ends_with_its_time_as_a_whole() -> Non
     async with asyncio.timeout(5):
         _, error = await error_of(handler, limits=replace(LIMITS, call_timeout_s=10.0, stream_timeout_s=0.3))
     assert error["message"] == "Upstream 'one' did not complete its answer within 0.3 s."
+
+
+TOKEN_ENDED = {
+    "code": INVALID_REQUEST,
+    "message": "The access token ended before the answer was complete.",
+    "data": {"code": "token_ended"},
+}
+
+
+@pytest.mark.parametrize("lively", [True, False])
+async def test_a_stream_ends_with_the_token_of_its_request(lively: bool) -> None:
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(progress(0), end=False))
+        while lively:
+            writer.write(chunk(b": still here\n\n" * 100))
+            await writer.drain()
+        await asyncio.Event().wait()
+
+    breakers = UpstreamBreakers()
+    async with serve_raw(handler) as server, relaying(breakers=breakers) as relay:
+        wanted = target(server.url)
+        client = await relay.call(wanted, expires_at=time.time() + 0.3)
+        assert client.streamed[0] == progress(0)
+        assert client.error == TOKEN_ENDED
+        circuit = breakers.snapshots(wanted.upstream, PRINCIPAL.user_id)[Operation.CALL_TOOL]
+        assert circuit.failures == 0
+
+
+async def test_no_stream_begins_after_the_token_ended_and_a_plain_answer_is_given() -> None:
+    async def streaming(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(events(progress(0), result()))
+
+    async def plain(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(result()))
+
+    async with serve_raw(streaming) as server, relaying() as relay:
+        assert (await relay.call(target(server.url), expires_at=1)).error == TOKEN_ENDED
+    async with serve_raw(plain) as server, relaying() as relay:
+        assert (await relay.call(target(server.url), expires_at=1)).answer == result()
 
 
 async def test_a_stream_that_goes_on_and_on_is_ended() -> None:

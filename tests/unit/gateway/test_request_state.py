@@ -11,7 +11,7 @@ from mcp_types import INVALID_PARAMS
 from agentapi._core import Keyring
 from agentapi.errors import UpstreamError
 from agentapi.gateway.request_state import MAX_STATE_BYTES, Binding, InvalidRequestStateError, RequestStates
-from agentapi.principal import OrgId, UpstreamId, UserId
+from agentapi.principal import OrgId, SessionId, UpstreamId, UserId
 from unit.upstreams.doubles import PRINCIPAL, Clock
 
 KEYRING = Keyring.parse(Keyring.generate("k1"))
@@ -54,6 +54,8 @@ def test_a_client_cannot_read_a_state() -> None:
     [
         replace(BINDING, principal=replace(PRINCIPAL, user_id=UserId(UUID(int=99)))),
         replace(BINDING, principal=replace(PRINCIPAL, org_id=OrgId(UUID(int=99)))),
+        replace(BINDING, principal=replace(PRINCIPAL, session_id=SessionId(UUID(int=99)))),
+        replace(BINDING, principal=replace(PRINCIPAL, key_id=UUID(int=99))),
         replace(BINDING, upstream_id=UpstreamId(UUID(int=99))),
         replace(BINDING, method="prompts/get"),
         replace(BINDING, name="other"),
@@ -61,7 +63,18 @@ def test_a_client_cannot_read_a_state() -> None:
         replace(BINDING, arguments={"to": "Basel", "nights": 2}),
         replace(BINDING, arguments=None),
     ],
-    ids=["user", "organisation", "upstream", "method", "name", "parts shifted", "arguments", "no arguments"],
+    ids=[
+        "user",
+        "organisation",
+        "session",
+        "key",
+        "upstream",
+        "method",
+        "name",
+        "parts shifted",
+        "arguments",
+        "no arguments",
+    ],
 )
 def test_a_state_opens_nowhere_else(binding: Binding) -> None:
     with pytest.raises(InvalidRequestStateError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -113,6 +114,7 @@ def exchange(arguments: object) -> Exchange:
         client=ClientTraits(Era.MODERN, "2026-07-28"),
         method="tools/call",
         peer=cast("Any", None),
+        expires_at=math.inf,
         incoming=read_message(body, max_bytes=10_000, max_depth=64),
     )
 

@@ -64,6 +64,18 @@ async def test_a_change_reaches_who_listens_to_it_and_nobody_else() -> None:
     assert uris == [(UPDATED, {"uri": "mcp+one+test://a"})]
 
 
+@pytest.mark.parametrize("era", Era)
+async def test_a_change_of_a_part_reaches_who_listens_to_the_whole(era: Era) -> None:
+    client = world(era=era, capabilities={"resources": {"subscribe": True}})
+    heard: list[Event] = []
+    async with routed(client) as router:
+        interest = Interest(uris=frozenset({"mcp+one+test://a"}))
+        async with router.listen(visitor(), interest, lambda *event: heard.append(event)):
+            for uri in ("test://a/part", "test://a#part", "test://ab", "test:"):
+                client.hear(ONE, UPDATED, {"uri": uri})
+    assert heard == [(UPDATED, {"uri": f"mcp+one+test://a{part}"}) for part in ("/part", "#part")]
+
+
 async def test_the_list_is_new_by_the_time_the_client_hears_that_it_changed() -> None:
     client = world()
     async with routed(client) as router:
