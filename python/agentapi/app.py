@@ -263,7 +263,7 @@ async def _routes(
         bounds=Bounds(settings.upstream_stream_timeout_s, settings.max_stream_bytes),
     )
     registry.before_deletion(oauth.revoker.revoke_for)
-    registry.on_change(lambda upstream: client.close_upstream(upstream.id))
+    registry.on_end(client.close_upstream)
     tenancy = Tenancy(
         database,
         audit=audit,

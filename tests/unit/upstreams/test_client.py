@@ -330,7 +330,7 @@ async def test_what_was_changed_or_deleted_is_closed_at_once_and_not_opened_agai
     async with setting("legacy") as (made, up, journal):
         busy = asyncio.ensure_future(call(made.client, up, ALICE, "hang", name="h", repeatable=True))
         await asyncio.wait_for(journal.begun.get(), 5)
-        made.client.close_upstream(up.id)
+        made.client.close_upstream(up.id, up.version)
         with pytest.raises(UpstreamError, match="changed or deleted"):
             await asyncio.wait_for(busy, 5)
         assert len(made.pool) == 0
@@ -338,6 +338,18 @@ async def test_what_was_changed_or_deleted_is_closed_at_once_and_not_opened_agai
             await call(made.client, up, ALICE, "echo", text="x")
         newer = http(str(up.endpoint), version=2)
         assert text_of(await call(made.client, newer, ALICE, "echo", text="x")) == "x"
+
+
+async def test_the_version_that_replaces_another_is_open_to_calls_that_come_first() -> None:
+    async with setting("legacy") as (made, up, _):
+        newer = http(str(up.endpoint), version=up.version + 1)
+        await call(made.client, newer, ALICE, "echo", text="x")
+        made.client.close_upstream(up.id, up.version)
+        assert [key.version for key in made.pool._connections] == [newer.version]
+        assert text_of(await call(made.client, newer, ALICE, "echo", text="x")) == "x"
+        # Nobody had a connection to the old one, and nobody gets one any more.
+        with pytest.raises(UpstreamError, match="changed or deleted"):
+            await call(made.client, up, ALICE, "echo", text="x")
 
 
 async def test_a_conversation_that_ends_takes_its_connections_along() -> None:
