@@ -179,7 +179,8 @@ class UpstreamClient:
         left_s, told = timeout_s, None if peer is None else ToldPeer(peer)
 
         async def once(credential: Credential) -> dict[str, Any]:
-            async with self._pool.lease(await self._wanted(upstream, caller, credential, logs=logs)) as link:
+            wanted = await self._wanted(upstream, caller, credential, logs=logs)
+            async with self._pool.lease_for_request(wanted) as link:
                 try:
                     with self._breakers.guard(upstream, caller.user_id, operation):
                         return await link.request(

@@ -21,6 +21,7 @@ from agentapi.upstreams.backoff import Backoff
 from agentapi.upstreams.breakers import outcome_of
 from agentapi.upstreams.calls import current_call
 from agentapi.upstreams.failures import ProbeBrokeError
+from agentapi.upstreams.in_flight import InFlight
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.opening import is_everybodys, opening_failure
@@ -88,6 +89,7 @@ class ConnectionPool:
         self._connections: dict[ConnectionKey, list[_Connection]] = {}
         self._backoff = Backoff(clock)
         self._turns = Turns(limits.connecting)
+        self._in_flight = InFlight(limits)
         self._tasks: TaskGroup | None = None
 
     @contextlib.asynccontextmanager
@@ -105,6 +107,18 @@ class ConnectionPool:
 
     def __len__(self) -> int:
         return sum(map(len, self._connections.values()))
+
+    @contextlib.asynccontextmanager
+    async def lease_for_request(self, wanted: Wanted) -> AsyncIterator[Link]:
+        """Do the same as ``lease`` for one request, which counts among those of its user and organisation.
+
+        Raises:
+            UpstreamUnaskedError: There are too many of them.
+            UpstreamError: As for ``lease``.
+        """
+        with self._in_flight.request(wanted.key):
+            async with self.lease(wanted) as link:
+                yield link
 
     @contextlib.asynccontextmanager
     async def lease(self, wanted: Wanted) -> AsyncIterator[Link]:

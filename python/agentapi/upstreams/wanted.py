@@ -75,6 +75,11 @@ class Limits:
     per_upstream: int = 200
     per_user: int = 100
     """Of one user in one organisation, over all upstreams; a credential is a user's or narrower."""
+    requests_per_connection: int = 32
+    """Requests under way; a listener is none, since a connection has few."""
+    requests_per_user: int = 50
+    """The same of one user in one organisation, over all connections."""
+    requests_per_organization: int = 200
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:
@@ -87,4 +92,7 @@ class Limits:
             in_all=settings.upstream_max_connections,
             per_upstream=settings.upstream_max_connections_per_upstream,
             per_user=settings.upstream_max_connections_per_user,
+            requests_per_connection=settings.upstream_max_requests_per_connection,
+            requests_per_user=settings.upstream_max_requests_per_user,
+            requests_per_organization=settings.upstream_max_requests_per_organization,
         )
