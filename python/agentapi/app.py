@@ -264,7 +264,7 @@ async def _routes(
     )
     sessions.book.before_removal(client.close_session)
     registry.with_deletion(oauth.revoker.take_for)
-    registry.on_change(lambda upstream: client.close_upstream(upstream.id))
+    registry.on_end(client.close_upstream)
     tenancy = Tenancy(
         database,
         audit=audit,

@@ -198,7 +198,12 @@ class Settings(LimitSettings):
     upstream_idle_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     upstream_max_connections: Annotated[int, Field(ge=1, le=100_000)] = 500
     upstream_max_connections_per_upstream: Annotated[int, Field(ge=1, le=100_000)] = 200
+    upstream_max_connections_per_organization: Annotated[int, Field(ge=1, le=100_000)] = 250
     upstream_max_connections_per_user: Annotated[int, Field(ge=1, le=100_000)] = 100
+    upstream_max_requests_per_connection: Annotated[int, Field(ge=1, le=100_000)] = 32
+    """Requests under way over one connection; further ones are refused. The relay has bounds of its own."""
+    upstream_max_requests_per_user: Annotated[int, Field(ge=1, le=100_000)] = 50
+    upstream_max_requests_per_organization: Annotated[int, Field(ge=1, le=100_000)] = 200
     upstream_max_connecting_per_upstream: Annotated[int, Field(ge=1, le=100_000)] = 16
     """Connections to one upstream that are opened side by side; the others wait for their turn."""
     upstream_ping_after_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0

@@ -1,7 +1,10 @@
-"""One TLS context, one DNS cache and one connection pool per process, behind the address guard.
+"""One TLS context and one DNS cache per process, behind the address guard, and two pools of connections.
+
+One pool is for the calls to upstreams. The other is for what everybody needs whatever becomes of those: key sets,
+and authorization servers.
 
 Building a TLS context per request costs about 16 ms, so there is one for the life of the process; clients
-are cheap views on the shared pool, each with its own headers and cookie jar.
+are cheap views on a pool, each with its own headers and cookie jar.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ _log = structlog.get_logger(__name__)
 _MAX_REDIRECTS: Final = 3
 _MAX_RESPONSE_BYTES: Final = 32 * 1024 * 1024
 _SPARE_CONNECTIONS: Final = 64
+_RESERVED_CONNECTIONS: Final = 64
+"""For what is no call to an upstream."""
 _READ_TIMEOUT_S: Final = 300.0
 _REAP_S: Final = 2.0
 """How long a connection that its server has closed may hold a socket."""
@@ -73,7 +78,7 @@ class Egress:
             policy: What may be reached.
             timeout_s: Default bound on connecting, writing and waiting for the pool, and on the whole of
                 ``get_bytes``.
-            max_connections: Bound on open sockets.
+            max_connections: Bound on open sockets to upstreams; there are some more for all else.
             max_response_bytes: Bound on any body that is not an event stream.
             resolver: Names to addresses; by default the system's, cached.
             ssl_context: How servers are verified; by default ``default_tls_context()``.
@@ -85,11 +90,17 @@ class Egress:
         self._backend = GuardedBackend(policy, self._resolver, inner=network)
         context = ssl_context or default_tls_context()
         context.set_alpn_protocols(["http/1.1"])
-        self._pool = PooledTransport(self._backend, ssl_context=context, max_connections=max_connections)
+        self._own, self._upstreams = (
+            PooledTransport(self._backend, ssl_context=context, max_connections=bound)
+            for bound in (_RESERVED_CONNECTIONS, max_connections)
+        )
+        self._pools = (self._own, self._upstreams)
         self._reaper: asyncio.Task[None] | None = None
         self.dialer = Dialer(policy, self._backend, ssl_context=context)
         self.max_response_bytes = max_response_bytes
-        self.transport = GuardedTransport(self._pool, policy, max_response_bytes=max_response_bytes)
+        self.transport = GuardedTransport(self._own, policy, max_response_bytes=max_response_bytes)
+        self.to_upstreams = GuardedTransport(self._upstreams, policy, max_response_bytes=max_response_bytes)
+        """For the calls to upstreams, which may be many and long."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -98,13 +109,14 @@ class Egress:
             AddressPolicy(allow_networks=settings.egress_allow_networks, allow_http=settings.egress_allow_http),
             timeout_s=settings.egress_timeout_s,
             # A connection of the older revisions holds one socket for its stream and needs another for each call;
-            # key sets and connection tests need some besides.
+            # connection tests need some besides.
             max_connections=settings.upstream_max_connections * 2 + _SPARE_CONNECTIONS,
             max_response_bytes=settings.upstream_message_mb * 1024 * 1024,
         )
 
     async def __aenter__(self) -> Self:
-        await self._pool.__aenter__()
+        for pool in self._pools:
+            await pool.__aenter__()
         self._reaper = asyncio.create_task(self._reap())
         return self
 
@@ -117,7 +129,8 @@ class Egress:
         if self._reaper is not None:
             self._reaper.cancel()
         await self._resolver.aclose()
-        await self._pool.__aexit__(exc_type, exc_value, traceback)
+        for pool in self._pools:
+            await pool.__aexit__(exc_type, exc_value, traceback)
 
     def client(
         self,
@@ -127,13 +140,14 @@ class Egress:
         *,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> httpx2.AsyncClient:
-        """Return a client of the shared pool; closing it closes nothing but itself.
+        """Return a client of the pool that is not for upstreams; closing it closes nothing but itself.
 
         The signature is that of ``mcp``'s ``McpHttpClientFactory``, so the bound method serves as
         ``sse_client(httpx_client_factory=...)`` and its result as
         ``streamable_http_client(http_client=...)``. Redirects are not followed, the environment is not
         read, bodies come uncompressed. Reading may pause for five minutes by default, since a server may
-        hold a stream open. A ``transport`` of the caller's stands before ``self.transport``, which it calls.
+        hold a stream open. A ``transport`` of the caller's stands before ``self.transport``, or before
+        ``self.to_upstreams`` where that is what it calls.
         """
         return httpx2.AsyncClient(
             headers=headers,
@@ -193,10 +207,11 @@ class Egress:
     async def _reap(self) -> None:
         while True:
             await asyncio.sleep(_REAP_S)
-            try:
-                await self._pool.close_idle()
-            except Exception:  # noqa: BLE001 - a socket that does not close well must not keep the others open
-                _log.exception("idle_connection_not_closed")
+            for pool in self._pools:
+                try:
+                    await pool.close_idle()
+                except Exception:  # noqa: BLE001 - a socket that does not close well must not keep the others open
+                    _log.exception("idle_connection_not_closed")
 
     async def _get(self, url: httpx2.URL, max_bytes: int, headers: dict[str, str]) -> bytes:
         for _ in range(_MAX_REDIRECTS + 1):

@@ -88,7 +88,7 @@ class UpstreamClient:
         self._eras: OrderedDict[tuple[UpstreamId, int], _Known] = OrderedDict()
         self._profiles: OrderedDict[ConnectionKey, tuple[float, Profile]] = OrderedDict()
         self._retired: OrderedDict[UpstreamId, int] = OrderedDict()
-        """The last version of what was changed or deleted while there were connections to it."""
+        """The last version that was replaced or deleted."""
         self._listeners: list[Callable[[Upstream, UserId, str, dict[str, Any]], None]] = []
 
     def era(self, upstream: Upstream) -> Era | None:
@@ -179,7 +179,8 @@ class UpstreamClient:
         left_s, told = timeout_s, None if peer is None else ToldPeer(peer)
 
         async def once(credential: Credential) -> dict[str, Any]:
-            async with self._pool.lease(await self._wanted(upstream, caller, credential, logs=logs)) as link:
+            wanted = await self._wanted(upstream, caller, credential, logs=logs)
+            async with self._pool.lease_for_request(wanted) as link:
                 try:
                     with self._breakers.guard(upstream, caller.user_id, operation):
                         return await link.request(
@@ -261,13 +262,12 @@ class UpstreamClient:
         """Call ``callback`` with upstream, user, method and parameters of every change that any connection hears."""
         self._listeners.append(callback)
 
-    def close_upstream(self, upstream_id: UpstreamId) -> None:
-        """Close the connections of an upstream that was changed or deleted, at once, and open none like them."""
-        closed = self._pool.close(lambda key: key.upstream_id == upstream_id)
-        if closed:
-            self._retired[upstream_id] = max(key.version for key in closed)
-            while len(self._retired) > _MAX_REMEMBERED:
-                self._retired.popitem(last=False)
+    def close_upstream(self, upstream_id: UpstreamId, version: int) -> None:
+        """Close the connections to an upstream up to ``version``, which has ended, and open none like them."""
+        self._pool.close(lambda key: key.upstream_id == upstream_id and key.version <= version)
+        self._retired[upstream_id] = max(version, self._retired.pop(upstream_id, 0))
+        while len(self._retired) > _MAX_REMEMBERED:
+            self._retired.popitem(last=False)
 
     def close_organization(self, org_id: OrgId) -> None:
         """Close all connections of an organisation, and with them its processes and their directories, at once."""

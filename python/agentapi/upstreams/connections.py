@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -21,11 +20,13 @@ from agentapi.upstreams.backoff import Backoff
 from agentapi.upstreams.breakers import outcome_of
 from agentapi.upstreams.calls import current_call
 from agentapi.upstreams.failures import ProbeBrokeError
+from agentapi.upstreams.held import Held, giving_way
+from agentapi.upstreams.in_flight import InFlight
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import Transport
 from agentapi.upstreams.opening import is_everybodys, opening_failure
 from agentapi.upstreams.session import open_link
-from agentapi.upstreams.turns import NobodyThereError, Turn, Turns
+from agentapi.upstreams.turns import NobodyThereError, Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from agentapi.principal import OrgId, UserId
-    from agentapi.upstreams.channel import Channel
     from agentapi.upstreams.session import Link
     from agentapi.upstreams.wanted import ConnectionKey, Limits, Wanted
 
@@ -42,37 +42,6 @@ __all__ = ["ConnectionPool"]
 _CLOSE_S: Final = 8.0
 """How long a connection may take to close; stopping a process takes at most three times two seconds."""
 _TRIES: Final = 3
-
-
-@dataclass(slots=True, eq=False)
-class _Connection:
-    wanted: Wanted
-    ready: anyio.Event = field(default_factory=anyio.Event)
-    closing: anyio.Event = field(default_factory=anyio.Event)
-    closed: anyio.Event = field(default_factory=anyio.Event)
-    channel: Channel | None = None
-    link: Link | None = None
-    failure: UpstreamError | None = None
-    crashed: bool = False
-    """Whether its process ended, if it has one, and nobody told it to."""
-    retired: bool = False
-    """Whether no further call gets it, so that it ends with the last of those that have it."""
-    turn: Turn | None = None
-    """While it is being opened."""
-    in_flight: int = 0
-    last_used: float = 0.0
-
-    @property
-    def key(self) -> ConnectionKey:
-        return self.wanted.key
-
-    @property
-    def is_idle(self) -> bool:
-        return self.in_flight == 0 and self.ready.is_set()
-
-    def end_turn(self, failure: UpstreamError | None = None) -> None:
-        if self.turn is not None:
-            self.turn.end(failure)
 
 
 class ConnectionPool:
@@ -86,11 +55,12 @@ class ConnectionPool:
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = anyio.current_time) -> None:
         self._limits = limits
         self._clock = clock
-        self._connections: dict[ConnectionKey, list[_Connection]] = {}
-        self._parting: set[_Connection] = set()
+        self._connections: dict[ConnectionKey, list[Held]] = {}
+        self._closing: set[Held] = set()
         """Those that are to close, and have not closed yet."""
         self._backoff = Backoff(clock)
         self._turns = Turns(limits.connecting)
+        self._in_flight = InFlight(limits)
         self._tasks: TaskGroup | None = None
 
     @contextlib.asynccontextmanager
@@ -108,6 +78,18 @@ class ConnectionPool:
 
     def __len__(self) -> int:
         return sum(map(len, self._connections.values()))
+
+    @contextlib.asynccontextmanager
+    async def lease_for_request(self, wanted: Wanted) -> AsyncIterator[Link]:
+        """Do the same as ``lease`` for one request, which counts among those of its user and organisation.
+
+        Raises:
+            UpstreamUnaskedError: There are too many of them.
+            UpstreamError: As for ``lease``.
+        """
+        with self._in_flight.request(wanted.key):
+            async with self.lease(wanted) as link:
+                yield link
 
     @contextlib.asynccontextmanager
     async def lease(self, wanted: Wanted) -> AsyncIterator[Link]:
@@ -154,7 +136,7 @@ class ConnectionPool:
     async def end(self, unwanted: Callable[[ConnectionKey], bool]) -> None:
         """Close the connections whose key is ``unwanted``, and wait until each is closed, or time is up."""
         # Some may have been told to close a moment ago, and are on their way.
-        await self._end([connection for connection in {*self._all(), *self._parting} if unwanted(connection.key)])
+        await self._end([connection for connection in {*self._all(), *self._closing} if unwanted(connection.key)])
 
     async def end_member(self, org_id: OrgId, user_id: UserId) -> None:
         """Close the connections of a user who is no member of an organisation any more, in the same way."""
@@ -173,7 +155,7 @@ class ConnectionPool:
             if connection.is_idle and connection.last_used <= oldest:
                 self._discard(connection)
 
-    async def _connected(self, wanted: Wanted) -> _Connection:
+    async def _connected(self, wanted: Wanted) -> Held:
         """Return an open connection that counts the caller among its calls."""
         for _ in range(_TRIES):
             connection = self._at_hand(wanted.key) or self._begin(wanted)
@@ -191,24 +173,23 @@ class ConnectionPool:
             self._discard(connection)
         raise UpstreamError(f"Upstream '{wanted.name}' closes every connection as soon as it is open.")
 
-    def _at_hand(self, key: ConnectionKey) -> _Connection | None:
+    def _at_hand(self, key: ConnectionKey) -> Held | None:
         for connection in self._connections.get(key, ()):
             if not connection.retired and (not key.alone or connection.in_flight == 0):
                 return connection
         return None
 
-    def _begin(self, wanted: Wanted) -> _Connection:
+    def _begin(self, wanted: Wanted) -> Held:
         if self._tasks is None:
             raise UpstreamUnaskedError("The gateway is shutting down.")
         self.retire(lambda old: _is_superseded(old, wanted.key))
         self._backoff.check(wanted.key, wanted.name)
-        self._make_room(wanted.key)
-        connection = _Connection(wanted, last_used=self._clock())
+        connection = Held(wanted, last_used=self._clock(), after=self._make_room(wanted.key))
         self._connections.setdefault(wanted.key, []).append(connection)
         self._tasks.start_soon(self._own, connection)
         return connection
 
-    async def _is_sound(self, connection: _Connection) -> bool:
+    async def _is_sound(self, connection: Held) -> bool:
         """Return whether a connection can be used, asking a legacy server that was not used for a while."""
         link = connection.link
         if link is None or connection.closing.is_set() or not link.is_alive():
@@ -219,12 +200,13 @@ class ConnectionPool:
         connection.last_used = self._clock()
         return await link.ping(self._limits.ping_timeout_s)
 
-    async def _own(self, connection: _Connection) -> None:
+    async def _own(self, connection: Held) -> None:
         """Hold one connection open; never raises, for it shares its task group with all the others."""
         current_call.set(None)
         begun = self._clock()
         place, opening = (connection.key.upstream_id, connection.key.version), connection.wanted.opening
         try:
+            await self._wait_for_room(connection)
             opening.begin()
             connection.turn = await self._turns.take(place, timeout_s=self._limits.connect_timeout_s)
             try:
@@ -248,11 +230,11 @@ class ConnectionPool:
             if connection.link is None and connection.failure is None:
                 connection.failure = UpstreamUnaskedError("The gateway is shutting down.")
             self._discard(connection)
-            self._parting.discard(connection)
+            self._closing.discard(connection)
             connection.ready.set()
             connection.closed.set()
 
-    async def _hold(self, connection: _Connection, era: Era | None) -> None:
+    async def _hold(self, connection: Held, era: Era | None) -> None:
         wanted, limit_s = connection.wanted, self._limits.connect_timeout_s
         # The deadline bounds the opening; once open it is lifted, and set again for the closing.
         with anyio.CancelScope(deadline=anyio.current_time() + limit_s) as scope:
@@ -286,42 +268,44 @@ class ConnectionPool:
             connection.crashed = False
             raise UpstreamTimeoutError(f"it did not complete the connection within {limit_s:g} s")
 
-    def _discard(self, connection: _Connection) -> None:
+    def _discard(self, connection: Held) -> None:
         siblings = self._connections.get(connection.key, [])
         if connection in siblings:
             siblings.remove(connection)
             if not siblings:
                 del self._connections[connection.key]
-            self._parting.add(connection)
+            self._closing.add(connection)
         connection.closing.set()
 
-    def _all(self) -> list[_Connection]:
+    def _all(self) -> list[Held]:
         return [connection for siblings in self._connections.values() for connection in siblings]
 
-    def _retire(self, connection: _Connection) -> None:
+    def _retire(self, connection: Held) -> None:
         connection.retired = True
         if connection.in_flight == 0:
             self._discard(connection)
 
-    def _make_room(self, key: ConnectionKey) -> None:
-        """Let the longest idle connection give way where a bound is reached.
+    def _make_room(self, key: ConnectionKey) -> list[Held]:
+        """Let others give way where a bound is reached; return those whose end is to be waited for.
 
         Raises:
-            UpstreamError: All of them are in use.
+            UpstreamUnaskedError: All of them are in use.
         """
-        everything = self._all()
-        bounds = (
-            (self._limits.per_user, [c for c in everything if _user(c.key) == _user(key)], " of yours"),
-            (self._limits.per_upstream, [c for c in everything if c.key.upstream_id == key.upstream_id], " to it"),
-            (self._limits.in_all, everything, ""),
-        )
-        for bound, those, whose in bounds:
-            if sum(not c.closing.is_set() for c in those) < bound:
-                continue
-            idle = [c for c in those if c.is_idle]
-            if not idle:
-                raise UpstreamUnaskedError(f"All upstream connections{whose} are in use; try again shortly.")
-            self._discard(min(idle, key=lambda c: c.last_used))
+        leaving = giving_way(key, self._limits, [*self._all(), *self._closing])
+        for connection in leaving:
+            connection.gives_way = True
+            self._discard(connection)
+        return leaving
+
+    async def _wait_for_room(self, connection: Held) -> None:
+        with anyio.move_on_after(self._limits.connect_timeout_s):
+            while connection.after:
+                await connection.after[-1].closed.wait()
+                connection.after.pop()
+        if connection.after:
+            for leaving in connection.after:
+                leaving.gives_way = False
+            raise UpstreamUnaskedError("All upstream connections are in use; try again shortly.")
 
     async def _reap(self) -> None:
         while True:
@@ -331,7 +315,7 @@ class ConnectionPool:
     async def _close_all(self) -> None:
         await self._end(self._all())
 
-    async def _end(self, connections: list[_Connection]) -> None:
+    async def _end(self, connections: list[Held]) -> None:
         for connection in connections:
             self._discard(connection)
         with anyio.move_on_after(_CLOSE_S, shield=True):
@@ -353,10 +337,6 @@ def _is_superseded(old: ConnectionKey, new: ConnectionKey) -> bool:
         return False
     same_caller = old.version == new.version and old.user_id == new.user_id
     return old.version < new.version or (same_caller and old.credential != new.credential)
-
-
-def _user(key: ConnectionKey) -> tuple[object, object]:
-    return key.org_id, key.user_id
 
 
 def _parting_s(wanted: Wanted) -> float:

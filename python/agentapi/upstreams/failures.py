@@ -13,7 +13,7 @@ import anyio
 from mcp import MCPError
 
 from agentapi.egress.transport import ResponseTooLargeError
-from agentapi.errors import UpstreamError, UpstreamTimeoutError
+from agentapi.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnaskedError
 from agentapi.upstreams.challenges import Challenge, parse_challenge
 from agentapi.upstreams.reasons import reason_of
 
@@ -155,7 +155,7 @@ def judge(  # noqa: C901, PLR0911, PLR0912 - one line per kind of failure reads 
         return UpstreamError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")
     if isinstance(call.failure, WrongAnswerError):
         return UpstreamError(f"Upstream '{name}' answered with a result that the protocol does not allow.")
-    if isinstance(call.failure, MCPError):
+    if isinstance(call.failure, MCPError | UpstreamUnaskedError):
         return call.failure
     if call.failure is not None:
         return BrokenError(f"Upstream '{name}' failed: {reason_of(call.failure)}.")

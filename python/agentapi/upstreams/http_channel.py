@@ -19,6 +19,7 @@ from mcp import MCPError
 
 from agentapi._core import EnvelopeError, scan_envelope
 from agentapi.egress.transport import BoundedStream
+from agentapi.errors import UpstreamUnaskedError
 from agentapi.upstreams.calls import current_call
 from agentapi.upstreams.failures import WrongAnswerError, refusal_of
 from agentapi.upstreams.link import MAX_ANSWER_DEPTH
@@ -67,7 +68,7 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
         timeout = {**request.extensions.get("timeout", {}), "read": _STREAM_SILENCE_S if long else _SHORT_SILENCE_S}
         request.extensions = {**request.extensions, "timeout": timeout}
         try:
-            response = await self._inner.handle_async_request(request)
+            response = await self._sent(request)
         except Exception as error:
             if request.method != "POST":
                 raise
@@ -95,6 +96,12 @@ class WatchedTransport(httpx2.AsyncBaseTransport):
             stream=_WatchedStream(_answer(response, call)),
             extensions=response.extensions,
         )
+
+    async def _sent(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            return await self._inner.handle_async_request(request)
+        except httpx2.PoolTimeout as error:
+            raise UpstreamUnaskedError("All sockets for calls to upstreams are in use; try again shortly.") from error
 
     def _note(self, response: httpx2.Response) -> None:
         self.last_status = response.status_code

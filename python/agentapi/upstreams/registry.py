@@ -72,11 +72,16 @@ class UpstreamRegistry:
             clock=clock, ttl_s=view_ttl_s, feed=feed, topics=("upstreams", "workspaces"), max_views=max_views
         )
         self._on_change: list[Callable[[Upstream], None]] = []
+        self._on_end: list[Callable[[UpstreamId, int], None]] = []
         self._with_deletion: list[DeletionStep] = []
 
     def on_change(self, callback: Callable[[Upstream], None]) -> None:
         """Call ``callback`` with every upstream that this process creates, changes or deletes, once it is done."""
         self._on_change.append(callback)
+
+    def on_end(self, callback: Callable[[UpstreamId, int], None]) -> None:
+        """Call ``callback`` with the id and the version of what this process replaces or deletes, once it is done."""
+        self._on_end.append(callback)
 
     def with_deletion(self, step: DeletionStep) -> None:
         """Run ``step`` in the transaction that deletes an upstream, and what it returns once that is committed."""
@@ -195,7 +200,7 @@ class UpstreamRegistry:
             expected.check((await store.hold_upstream(connection, upstream.id)).version)
             updated = await store.update_upstream(connection, upstream, now=datetime.now(UTC))
             await self._audit.record(connection, principal, upstream_entry("upstream.updated", updated))
-        self._changed(updated)
+        self._changed(updated, ended=updated.version - 1)
         return updated
 
     async def delete(self, principal: Principal, upstream_id: UpstreamId, *, expected: IfMatch = ANY) -> None:
@@ -218,12 +223,16 @@ class UpstreamRegistry:
                 await store.delete_upstream(connection, upstream_id)
                 await self._audit.record(connection, principal, upstream_entry("upstream.deleted", upstream))
             await together.commit()
-        self._changed(upstream)
+        self._changed(upstream, ended=upstream.version)
         for afterward in afterwards:
             await afterward()
 
-    def _changed(self, upstream: Upstream) -> None:
+    def _changed(self, upstream: Upstream, *, ended: int = 0) -> None:
+        """Tell of a change, and of the version that it ended, if any."""
         self._views.forget(upstream.org_id)
+        if ended:
+            for end in self._on_end:
+                end(upstream.id, ended)
         for callback in self._on_change:
             callback(upstream)
 

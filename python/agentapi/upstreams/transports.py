@@ -82,7 +82,7 @@ class TransportFactory:
         endpoint = with_query(upstream.endpoint, credential)
         over_sse = upstream.transport is Transport.SSE
         watched = WatchedTransport(
-            self._egress.transport, answers_elsewhere=over_sse, own=credential.user_id is not None
+            self._egress.to_upstreams, answers_elsewhere=over_sse, own=credential.user_id is not None
         )
         attached = {name: value.get_secret_value() for name, value in credential.headers.items()}
 

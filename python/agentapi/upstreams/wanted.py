@@ -73,8 +73,14 @@ class Limits:
     """Side by side, to one upstream."""
     in_all: int = 500
     per_upstream: int = 200
+    per_organization: int = 250
     per_user: int = 100
     """Of one user in one organisation, over all upstreams; a credential is a user's or narrower."""
+    requests_per_connection: int = 32
+    """Requests under way; a listener is none, since a connection has few."""
+    requests_per_user: int = 50
+    """The same of one user in one organisation, over all connections."""
+    requests_per_organization: int = 200
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Limits:
@@ -86,5 +92,9 @@ class Limits:
             connecting=settings.upstream_max_connecting_per_upstream,
             in_all=settings.upstream_max_connections,
             per_upstream=settings.upstream_max_connections_per_upstream,
+            per_organization=settings.upstream_max_connections_per_organization,
             per_user=settings.upstream_max_connections_per_user,
+            requests_per_connection=settings.upstream_max_requests_per_connection,
+            requests_per_user=settings.upstream_max_requests_per_user,
+            requests_per_organization=settings.upstream_max_requests_per_organization,
         )

@@ -115,3 +115,15 @@ async def test_a_view_read_before_a_change_is_not_kept_after_it(
     monkeypatch.setattr(store, "list_for_workspace", overtaken)
     assert await seen(registry, tenant) == []
     assert await seen(registry, tenant) == ["one"]
+
+
+async def test_who_is_told_of_an_end_is_told_of_the_version_that_ended(database: Database) -> None:
+    registry, alice = UpstreamRegistry(database, audit=AuditLog(database), clock=Clock()), await make_tenant(database)
+    ended: list[tuple[object, int]] = []
+    registry.on_end(lambda upstream_id, version: ended.append((upstream_id, version)))
+    upstream = alice.upstream("one")
+    await registry.create(alice.principal, upstream)
+    changed = await registry.update(alice.principal, replace(upstream, name="two"))
+    await registry.delete(alice.principal, upstream.id)
+    assert changed.version == upstream.version + 1
+    assert ended == [(upstream.id, upstream.version), (upstream.id, changed.version)]

@@ -54,6 +54,20 @@ async def test_fetches_from_an_allowed_server_over_one_connection() -> None:
         assert server.connections == 1
 
 
+async def test_calls_to_upstreams_leave_sockets_for_key_sets() -> None:
+    async def handler(path: str, _headers: dict[str, str], writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(b"") if path == "/keys" else b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+
+    async with serve(handler) as server, egress(max_connections=1, timeout_s=2.0) as out:
+        url = f"http://upstream.example:{server.port}"
+        async with out.client(transport=out.to_upstreams) as client, client.stream("POST", f"{url}/mcp"):
+            with pytest.raises(httpx2.PoolTimeout):
+                await client.post(f"{url}/mcp", timeout=httpx2.Timeout(2.0, pool=0.01))
+            assert await out.get_bytes(f"{url}/keys", max_bytes=100) == b""
+            async with out.client() as other:
+                assert (await other.get(f"{url}/keys")).is_success
+
+
 async def test_what_comes_besides_an_answer_answers_no_other_request() -> None:
     """One byte too much and every later request on the connection, whoever makes it, had its predecessor's answer."""
 

@@ -71,7 +71,7 @@ class Arena:
         return text_of(await call(self.made.client, NEIGHBOUR, BOB, "run", code=code))
 
     def close_hostile(self) -> None:
-        self.made.client.close_upstream(HOSTILE.id)
+        self.made.client.close_upstream(HOSTILE.id, HOSTILE.version)
 
     def processes(self) -> list[int]:
         """Return what runs of this arena: it is told by the path of its code on the command line."""

@@ -83,6 +83,8 @@ class Opener:
     gate: asyncio.Event | None = None
     failure: Exception | None = None
     status: int | None = None
+    parting: asyncio.Event | None = None
+    """Set when it may close."""
     opened: int = 0
     closed: int = 0
 
@@ -96,6 +98,8 @@ class Opener:
                 raise self.failure
             yield Channel(InMemoryTransport(self.transport), last_status=lambda: self.status)
         finally:
+            if self.parting is not None:
+                await self.parting.wait()
             self.closed += 1
 
     @property

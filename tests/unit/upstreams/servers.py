@@ -240,11 +240,13 @@ async def world(
     allowed: StdioCommands | None = None,
     session_directory: SessionDirectory | None = None,
     breakers: UpstreamBreakers | None = None,
+    sockets: int = 500,
+    egress_timeout_s: float = 10.0,
     **commands: StdioCommand,
 ) -> AsyncIterator[World]:
     policy = AddressPolicy(allow_networks=(ipaddress.ip_network("127.0.0.0/8"),), allow_http=True)
     pool = ConnectionPool(limits or Limits(), clock=clock)
-    async with Egress(policy) as egress:
+    async with Egress(policy, max_connections=sockets, timeout_s=egress_timeout_s) as egress:
         allowed = allowed or StdioCommands(
             commands,
             root=root or Path("/nonexistent"),

@@ -15,12 +15,14 @@ from mcp import MCPError
 from mcp_types import jsonrpc_message_adapter
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 
-from agentapi.errors import UpstreamError, UpstreamTimeoutError
+from agentapi.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnaskedError
+from agentapi.upstreams.breakers import outcome_of
 from agentapi.upstreams.link import Bounds, Era
 from agentapi.upstreams.lists import MAX_LIST_BYTES
 from agentapi.upstreams.wanted import Limits
 from unit.upstreams.servers import (
     ALICE,
+    BOB,
     Heard,
     Journal,
     World,
@@ -553,3 +555,25 @@ async def test_a_read_is_repeated_once_and_nothing_else() -> None:
         with pytest.raises(UpstreamError):
             await call(made.client, up, ALICE, "t")
         assert tries == ["t"]
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_where_no_socket_is_left_the_upstream_is_not_at_fault(*, connected: bool) -> None:
+    begun = asyncio.Event()
+
+    def hang(_: Any) -> Response:
+        begun.set()
+        return streamed(hang=True)
+
+    raw = Raw(tools={"hang": hang, "echo": lambda asked: result(asked, {"resultType": "complete", "content": []})})
+    async with serving(raw) as url, world(sockets=1, egress_timeout_s=0.1) as made:
+        up = http(f"{url}/mcp")
+        if connected:
+            await call(made.client, up, BOB, "echo")
+        holding = asyncio.ensure_future(call(made.client, up, ALICE, "hang"))
+        await asyncio.wait_for(begun.wait(), 5)
+        with pytest.raises(UpstreamUnaskedError, match="All sockets for calls to upstreams are in use") as refused:
+            await call(made.client, up, BOB, "echo")
+        assert outcome_of(refused.value) == "neutral"
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)

@@ -7,14 +7,17 @@ import contextlib
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import anyio
 import pytest
 from mcp import MCPError
 
-from agentapi.errors import UpstreamError, UpstreamTimeoutError
+from agentapi.errors import UpstreamError, UpstreamTimeoutError, UpstreamUnaskedError
+from agentapi.principal import OrgId
 from agentapi.upstreams.link import Era
 from agentapi.upstreams.models import ProtocolChoice
+from agentapi.upstreams.wanted import Limits
 from unit.upstreams.servers import (
     ALICE,
     ASKABLE,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from agentapi.upstreams.link import Caller
     from agentapi.upstreams.models import Upstream
 
 # What the older revisions have and the newest one has not is deprecated in the SDK.
@@ -48,7 +52,7 @@ LOG_LEVEL = "io.modelcontextprotocol/logLevel"
 
 
 @contextlib.asynccontextmanager
-async def setting(kind: str) -> AsyncIterator[tuple[World, Upstream, Journal]]:
+async def setting(kind: str, limits: Limits | None = None) -> AsyncIterator[tuple[World, Upstream, Journal]]:
     """A full server of one kind and a client in front of it."""
     journal = Journal()
     opened: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {
@@ -56,7 +60,7 @@ async def setting(kind: str) -> AsyncIterator[tuple[World, Upstream, Journal]]:
         "legacy": lambda: full_http(journal, legacy=True),
         "sse": lambda: full_sse(journal),
     }
-    async with opened[kind]() as url, world() as made:
+    async with opened[kind]() as url, world(limits=limits) as made:
         yield made, (sse(url) if kind == "sse" else http(url)), journal
 
 
@@ -298,11 +302,38 @@ async def test_two_users_and_two_tenants_never_share_a_connection(kind: str) -> 
 
 
 async def test_a_hundred_callers_open_one_connection() -> None:
-    async with setting("legacy") as (made, up, journal):
+    async with setting("legacy", Limits(requests_per_connection=100, requests_per_user=100)) as (made, up, journal):
         await asyncio.gather(*(call(made.client, up, ALICE, "echo", text="x") for _ in range(100)))
         assert len(made.pool) == 1
         assert sum(request.get("mcp-method") == "server/discover" for request in journal.requests) == 1
         assert sum("mcp-protocol-version" not in request for request in journal.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "second", "words"),
+    [
+        ({"requests_per_connection": 1}, ALICE, "requests of yours to this upstream are under way"),
+        ({"requests_per_user": 1}, session_of(ALICE, "c"), "requests of yours are under way"),
+        ({"requests_per_organization": 1}, BOB, "requests of your organisation are under way"),
+        ({"requests_per_connection": 1, "requests_per_user": 1}, BOB, None),
+        ({"requests_per_organization": 1}, replace(ALICE, org_id=OrgId(UUID(int=9))), None),
+    ],
+    ids=["connection", "user", "organisation", "another user", "another organisation"],
+)
+async def test_requests_beyond_a_bound_are_refused_at_once(
+    bounds: dict[str, int], second: Caller, words: str | None
+) -> None:
+    async with setting("legacy", Limits(**bounds)) as (made, up, journal):
+        hanging = asyncio.ensure_future(call(made.client, up, ALICE, "hang", name="h"))
+        await asyncio.wait_for(journal.begun.get(), 5)
+        theirs = replace(up, org_id=second.org_id)
+        refused = contextlib.nullcontext() if words is None else pytest.raises(UpstreamUnaskedError, match=words)
+        with refused:
+            assert text_of(await call(made.client, theirs, second, "echo", text="x")) == "x"
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+        assert text_of(await call(made.client, theirs, second, "echo", text="x")) == "x"
+        assert len(made.pool._in_flight) == 0
 
 
 async def test_who_a_client_is_reaches_the_upstream() -> None:
@@ -330,7 +361,7 @@ async def test_what_was_changed_or_deleted_is_closed_at_once_and_not_opened_agai
     async with setting("legacy") as (made, up, journal):
         busy = asyncio.ensure_future(call(made.client, up, ALICE, "hang", name="h", repeatable=True))
         await asyncio.wait_for(journal.begun.get(), 5)
-        made.client.close_upstream(up.id)
+        made.client.close_upstream(up.id, up.version)
         with pytest.raises(UpstreamError, match="changed or deleted"):
             await asyncio.wait_for(busy, 5)
         assert len(made.pool) == 0
@@ -338,6 +369,18 @@ async def test_what_was_changed_or_deleted_is_closed_at_once_and_not_opened_agai
             await call(made.client, up, ALICE, "echo", text="x")
         newer = http(str(up.endpoint), version=2)
         assert text_of(await call(made.client, newer, ALICE, "echo", text="x")) == "x"
+
+
+async def test_the_version_that_replaces_another_is_open_to_calls_that_come_first() -> None:
+    async with setting("legacy") as (made, up, _):
+        newer = http(str(up.endpoint), version=up.version + 1)
+        await call(made.client, newer, ALICE, "echo", text="x")
+        made.client.close_upstream(up.id, up.version)
+        assert [key.version for key in made.pool._connections] == [newer.version]
+        assert text_of(await call(made.client, newer, ALICE, "echo", text="x")) == "x"
+        # Nobody had a connection to the old one, and nobody gets one any more.
+        with pytest.raises(UpstreamError, match="changed or deleted"):
+            await call(made.client, up, ALICE, "echo", text="x")
 
 
 async def test_a_conversation_that_ends_takes_its_connections_along() -> None:

@@ -14,6 +14,7 @@ from agentapi.errors import (
     UpstreamError,
     UpstreamNeedsConnectionError,
     UpstreamTimeoutError,
+    UpstreamUnaskedError,
 )
 from agentapi.upstreams.connections import ConnectionPool
 from agentapi.upstreams.link import Caller
@@ -36,6 +37,7 @@ async def pool(
     connect_timeout_s: float = 5.0,
     in_all: int = 10,
     per_upstream: int = 10,
+    per_organization: int = 10,
     per_user: int = 10,
     connecting: int = 16,
     clock: Clock | None = None,
@@ -45,6 +47,7 @@ async def pool(
         connecting=connecting,
         in_all=in_all,
         per_upstream=per_upstream,
+        per_organization=per_organization,
         per_user=per_user,
     )
     made = ConnectionPool(limits, clock=clock or Clock())
@@ -317,10 +320,12 @@ async def test_where_all_are_busy_the_next_is_refused() -> None:
     [
         ({"per_user": 2}, [key(1), key(2), key(3)], "connections of yours are in use"),
         ({"per_upstream": 2}, [key(user=1), key(user=2), key(user=3)], "connections to it are in use"),
+        ({"per_organization": 2}, [key(1, user=1), key(2, user=2), key(3, user=3)], "of your organisation are in use"),
+        ({"per_organization": 1}, [key(1, org=1), key(2, org=2)], None),
         ({"per_user": 1}, [key(user=1, org=1), key(user=1, org=2)], None),
         ({"per_user": 1, "per_upstream": 1}, [key(1, user=1), key(2, user=2)], None),
     ],
-    ids=["user", "upstream", "another tenant", "others"],
+    ids=["user", "upstream", "organisation", "another organisation", "another tenant", "others"],
 )
 async def test_no_user_and_no_upstream_takes_all(
     bounds: dict[str, Any], keys: list[ConnectionKey], words: str | None
@@ -337,6 +342,50 @@ async def test_no_user_and_no_upstream_takes_all(
         await asyncio.gather(*busy, return_exceptions=True)
         # The longest idle of the same user or upstream gives way.
         assert await call(connections, opener, of=keys[-1]) == ["echo", "hang"]
+
+
+@pytest.mark.parametrize("share", [2, 3])
+async def test_an_organisation_makes_room_among_its_own_first(share: int) -> None:
+    theirs, ours, clock = Opener(), Opener(), Clock()
+    async with pool(clock=clock, in_all=3, per_organization=share) as connections:
+        await call(connections, theirs, of=key(1, org=1))
+        for number in (2, 3, 4):
+            clock.advance(1)
+            await call(connections, ours, of=key(number, org=2))
+        # Theirs has idled for longest, and there is no room left for anybody.
+        await call(connections, ours, of=key(5, org=2))
+        assert (theirs.open, ours.open, len(connections)) == (1, 2, 3)
+
+
+async def test_a_connection_counts_until_it_is_closed() -> None:
+    slow, next_one, third = Opener(parting=asyncio.Event()), Opener(), Opener()
+    assert slow.parting is not None
+    async with pool(in_all=1) as connections:
+        await call(connections, slow)
+        connections.close(lambda _: True)
+        waiting = asyncio.ensure_future(call(connections, next_one, of=key(2)))
+        await drain()
+        assert (slow.open, next_one.opened, waiting.done()) == (1, 0, False)
+        # Its place is taken: a third one is refused.
+        with pytest.raises(UpstreamUnaskedError, match="All upstream connections are in use"):
+            await call(connections, third, of=key(3))
+        slow.parting.set()
+        assert await waiting == ["echo", "hang"]
+        assert (slow.open, next_one.open, third.opened) == (0, 1, 0)
+
+
+async def test_nobody_waits_without_end_for_a_connection_to_close() -> None:
+    slow, next_one = Opener(parting=asyncio.Event()), Opener()
+    assert slow.parting is not None
+    async with pool(in_all=1, connect_timeout_s=0.05) as connections:
+        await call(connections, slow)
+        with pytest.raises(UpstreamUnaskedError, match="All upstream connections are in use"):
+            await call(connections, next_one, of=key(2))
+        # It counts as before.
+        with pytest.raises(UpstreamUnaskedError, match="All upstream connections are in use"):
+            await call(connections, next_one, of=key(2))
+        assert next_one.opened == 0
+        slow.parting.set()
 
 
 async def test_one_at_a_time_means_one_connection_each() -> None:

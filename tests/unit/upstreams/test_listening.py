@@ -170,7 +170,7 @@ async def test_who_listens_learns_that_it_is_over(kind: str) -> None:
 
         task = asyncio.ensure_future(listen())
         assert await asyncio.wait_for(heard.get(), 5) == "begun"
-        made.client.close_upstream(up.id)
+        made.client.close_upstream(up.id, up.version)
         with pytest.raises(UpstreamError):
             await asyncio.wait_for(task, 5)
 
