@@ -265,17 +265,13 @@ async def _routes(
     sessions.book.before_removal(client.close_session)
     registry.with_deletion(oauth.revoker.take_for)
     registry.on_end(client.close_upstream)
+    ended = [identity.end_keys_of, sessions.book.end_all, pool.end_member]
     tenancy = Tenancy(
         database,
         audit=audit,
         admission=admission,
         before_deletion=[sessions.book.end_all, oauth.revoker.revoke_all],
-        after_removal=[
-            sessions.book.end_all,
-            pool.end_member,
-            oauth.revoker.revoke_all,
-            brought.book.delete_everything,
-        ],
+        after_removal=[*ended, oauth.revoker.revoke_all, brought.book.delete_everything],
         with_workspace=[sessions.book.end_in_workspace],
         on_change=[registry.forget, client.close_organization, sessions.grants.forget],
     )

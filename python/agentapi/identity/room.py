@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agentapi.egress.client import Egress
     from agentapi.identity.api_keys.models import KeyId
     from agentapi.jobs.queue import JobQueue
-    from agentapi.principal import OrgId, Principal
+    from agentapi.principal import OrgId, Principal, UserId
     from agentapi.settings import IssuerSettings, Settings
     from agentapi.storage.database import Database
     from agentapi.storage.notifier import ChangeFeed
@@ -100,13 +100,7 @@ class IdentityRoom:
 
         ``admit`` gives the principal of a verified token; ``after_revocation`` runs with every API key that is revoked.
         """
-        book = KeyBook(
-            self._database,
-            audit=self._audit,
-            directory=self.keys,
-            asks_scopes=self.issuers.asks_operation_scopes,
-            after_revocation=after_revocation,
-        )
+        book = self._book(after_revocation)
         revoking = RevocationRoutes(
             authorize=authorize,
             admit=admit,
@@ -116,3 +110,16 @@ class IdentityRoom:
             public_url=self._public_url,
         )
         return [key_set_route(self.ring), *KeyRoutes(authorize=authorize, book=book).routes(), *revoking.routes()]
+
+    async def end_keys_of(self, org_id: OrgId, user_id: UserId) -> None:
+        """End all keys that somebody made who is no member any more."""
+        await self._book().revoke_of_maker(org_id, user_id)
+
+    def _book(self, after_revocation: Sequence[Callable[[OrgId, KeyId], Awaitable[object]]] = ()) -> KeyBook:
+        return KeyBook(
+            self._database,
+            audit=self._audit,
+            directory=self.keys,
+            asks_scopes=self.issuers.asks_operation_scopes,
+            after_revocation=after_revocation,
+        )

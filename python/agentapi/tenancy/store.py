@@ -100,7 +100,9 @@ RETURNING *
 _OTHER_ADMINS = """
 SELECT count(*) FROM members
 WHERE user_id <> $1 AND removed_at IS NULL AND COALESCE(assigned_role, role) = 'org_admin'
+    AND NOT EXISTS (SELECT FROM api_keys k WHERE k.org_id = members.org_id AND k.id = members.user_id)
 """
+"""People: what acts by an API key ends with whoever made the key."""
 _MEMBER_IDS = "SELECT user_id FROM members ORDER BY user_id"
 
 

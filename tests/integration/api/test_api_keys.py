@@ -445,3 +445,30 @@ async def test_the_audit_log_says_which_key_a_call_came_with(api: Api) -> None:
     await holder(api, document["key"]).request("POST", own(api), json=called, headers=headers)
     (row,) = await audited(api, "tools.call")
     assert (row["details"]["by"], row["actor_id"]) == (f"key:{document['id']}", document["id"])
+
+
+@pytest.mark.parametrize("acts_as", ["user", "agent"])
+async def test_a_key_does_not_come_back_with_its_maker(api: Api, acts_as: str) -> None:
+    admin, mara = api.caller(), api.caller(Role.MEMBER, "mara")
+    document = await made(mara, acts_as=acts_as)
+    assert await status(api, document["key"]) == 200
+    (member,) = [
+        each for each in (await admin.request("GET", "/api/v1/members")).json()["items"] if each["subject"] == "mara"
+    ]
+    assert (await admin.request("DELETE", f"/api/v1/members/{member['id']}")).status_code == 204
+    assert await status(api, document["key"]) == 401
+    invited = await admin.request("POST", "/api/v1/invitations", json={"role": "member", "subject": "mara"})
+    token = invited.json()["token"]
+    answer = await mara.request("POST", "/api/v1/invitations/accept", json={"token": token})
+    assert answer.status_code in {200, 201}, answer.text
+    assert (await mara.request("GET", KEYS)).json()["items"][0]["revoked_at"] is not None
+    assert await status(api, document["key"]) == 401
+    assert [row["resource"] for row in await audited(api, "api_keys.revoked")] == [f"key:{document['id']}"]
+
+
+async def test_an_agent_is_no_admin_that_an_organisation_could_be_left_to(api: Api) -> None:
+    admin = api.caller()
+    document = await made(admin, acts_as="agent", role="org_admin")
+    assert await status(api, document["key"]) == 200
+    answer = await admin.request("DELETE", "/api/v1/members/me")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from agentapi.audit.models import Entry, Outcome
+from agentapi.audit.models import Actor, Entry, Outcome
 from agentapi.errors import ConflictError, ForbiddenError, NotFoundError
 from agentapi.identity.api_keys import store
 from agentapi.identity.api_keys.models import MCP_SCOPES, ApiKey, KeyId
@@ -176,6 +176,15 @@ class KeyBook:
         self._directory.forget(key.org_id, key.id)
         for step in self._after_revocation:
             await step(key.org_id, key.id)
+
+    async def revoke_of_maker(self, org_id: OrgId, user_id: UserId) -> None:
+        """End all keys that somebody made who is no member any more: should they come back, their keys do not."""
+        async with self._database.organization_transaction(org_id) as connection:
+            ended = await store.revoke_of_maker(connection, user_id, now=self._now())
+            for key_id in ended:
+                await self._audit.record(connection, Actor(org_id, user_id), _entry("revoked", key_id))
+        for key_id in ended:
+            self._directory.forget(org_id, key_id)
 
 
 def _known(principal: Principal, key: ApiKey | None) -> ApiKey:

@@ -27,6 +27,7 @@ __all__ = [
     "page",
     "page_of_maker",
     "revoke",
+    "revoke_of_maker",
     "rotate",
     "standing",
     "touch",
@@ -72,6 +73,7 @@ WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)
 RETURNING id
 """
 _REVOKE = "UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL RETURNING id"
+_REVOKE_OF_MAKER = "UPDATE api_keys SET revoked_at = $2 WHERE created_by = $1 AND revoked_at IS NULL RETURNING id"
 _TOUCH = """
 UPDATE api_keys SET last_used_at = now()
 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - make_interval(secs => $2))
@@ -149,6 +151,11 @@ async def rotate(connection: Connection, key_id: KeyId, hash_: bytes, *, now: da
 async def revoke(connection: Connection, key_id: KeyId, *, now: datetime) -> bool:
     """End a key; False if it was revoked before."""
     return await connection.fetchval(_REVOKE, key_id, now) is not None
+
+
+async def revoke_of_maker(connection: Connection, user_id: UserId, *, now: datetime) -> list[KeyId]:
+    """End all keys that a user made, and return those that had not ended."""
+    return [KeyId(row["id"]) for row in await connection.fetch(_REVOKE_OF_MAKER, user_id, now)]
 
 
 async def touch(connection: Connection, key_id: KeyId, *, every_s: float) -> None:
