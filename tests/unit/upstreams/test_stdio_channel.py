@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import psutil  # type: ignore[import-untyped]
 import pytest
 from mcp_types import jsonrpc_message_adapter
@@ -82,7 +83,11 @@ async def test_a_server_that_cannot_be_asked_for_its_era_is_initialized(manner: 
         os.kill(first, signal.SIGKILL)
         await gone(first)
         assert await pid(made) != first
-        assert made.pool._backoff._loops[ALICE.org_id, UP.id, 1, ALICE.user_id, None].crashes == 1
+        loops, who = made.pool._backoff._loops, (ALICE.org_id, UP.id, 1, ALICE.user_id, None)
+        with anyio.fail_after(10):
+            while who not in loops:
+                await anyio.lowlevel.checkpoint()
+        assert loops[who].crashes == 1
 
 
 @pytest.mark.parametrize(("sharing", "processes"), [("user", 2), ("session", 4)])
